@@ -1,0 +1,199 @@
+//! The HTTP connection manager
+//! (`extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`).
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{ConfigSource, RouteConfiguration};
+
+/// `HttpConnectionManager`, with Envoy's defaults applied. A timeout of `None` is off.
+#[derive(Clone, Debug)]
+pub struct HttpConnectionManager {
+    /// `stat_prefix`
+    pub stat_prefix: String,
+    /// `route_config` or `rds`.
+    pub routes: RouteSource,
+    /// `http_filters`, in order. The router is last.
+    pub filters: Vec<HttpFilter>,
+    /// `common_http_protocol_options.idle_timeout`: 1 h.
+    pub idle_timeout: Option<Duration>,
+    /// `stream_idle_timeout`: 5 min.
+    pub stream_idle_timeout: Option<Duration>,
+    /// `request_timeout`: off. From the first byte of a request to its last.
+    pub request_timeout: Option<Duration>,
+    /// `request_headers_timeout`: off.
+    pub request_headers_timeout: Option<Duration>,
+    /// `delayed_close_timeout`: 1 s. `None` closes at once.
+    pub delayed_close_timeout: Option<Duration>,
+    /// `drain_timeout`: 5 s.
+    pub drain_timeout: Duration,
+    /// `common_http_protocol_options.max_connection_duration`: off.
+    pub max_connection_duration: Option<Duration>,
+    /// `common_http_protocol_options.max_requests_per_connection`: unlimited.
+    pub max_requests_per_connection: Option<u32>,
+    /// `max_request_headers_kb` in bytes: 60 KiB.
+    pub max_request_headers_bytes: usize,
+    /// `common_http_protocol_options.max_headers_count`: 100.
+    pub max_headers_count: usize,
+    /// `common_http_protocol_options.headers_with_underscores_action`
+    pub underscores: UnderscoresAction,
+    /// `use_remote_address`: false.
+    pub use_remote_address: bool,
+    /// `xff_num_trusted_hops`
+    pub xff_num_trusted_hops: u32,
+    /// `skip_xff_append`
+    pub skip_xff_append: bool,
+    /// `append_x_forwarded_port`
+    pub append_forwarded_port: bool,
+    /// `generate_request_id`: true.
+    pub generate_request_id: bool,
+    /// `preserve_external_request_id`
+    pub preserve_external_request_id: bool,
+    /// `always_set_request_id_in_response`
+    pub always_set_request_id_in_response: bool,
+    /// `server_name`: `envoy`.
+    pub server_name: String,
+    /// `server_header_transformation`
+    pub server_header: ServerHeader,
+    /// `via`
+    pub via: String,
+    /// `normalize_path`
+    pub normalize_path: bool,
+    /// `merge_slashes`
+    pub merge_slashes: bool,
+    /// `path_with_escaped_slashes_action`
+    pub escaped_slashes: EscapedSlashes,
+    /// `strip_matching_host_port` / `strip_any_host_port`
+    pub strip_port: StripPort,
+    /// `strip_trailing_host_dot`
+    pub strip_trailing_host_dot: bool,
+    /// `http_protocol_options`
+    pub http1: Http1Options,
+    /// `upgrade_configs`: lower-case upgrade type and whether it is enabled.
+    pub upgrades: Vec<(String, bool)>,
+    /// Whether the `Router` suppresses `x-envoy-*` headers.
+    pub suppress_envoy_headers: bool,
+    /// `access_log`
+    pub access_log: Vec<AccessLog>,
+}
+
+/// Where the routes of a connection manager come from.
+#[derive(Clone, Debug)]
+pub enum RouteSource {
+    /// `route_config`
+    Inline(Arc<RouteConfiguration>),
+    /// `rds`
+    Rds {
+        /// `config_source`
+        source: ConfigSource,
+        /// `route_config_name`
+        name: String,
+    },
+}
+
+/// One entry of `http_filters`.
+#[derive(Clone, Debug)]
+pub enum HttpFilter {
+    /// `extensions.filters.http.router.v3.Router`
+    Router,
+}
+
+/// `extensions.access_loggers.file.v3.FileAccessLog` and the stdout and stderr loggers.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    /// A path; `/dev/stdout` and `/dev/stderr` are the process's own streams.
+    pub path: String,
+    /// A line without its newline. `None`: Envoy's default format.
+    pub format: Option<crate::Format>,
+}
+
+/// `HttpProtocolOptions.HeadersWithUnderscoresAction`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum UnderscoresAction {
+    /// `ALLOW`
+    #[default]
+    Allow,
+    /// `DROP_HEADER`
+    Drop,
+    /// `REJECT_REQUEST`: 400.
+    Reject,
+}
+
+/// `ServerHeaderTransformation`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ServerHeader {
+    /// `APPEND_IF_ABSENT`
+    AppendIfAbsent,
+    /// `OVERWRITE`
+    #[default]
+    Overwrite,
+    /// `PASS_THROUGH`
+    PassThrough,
+}
+
+/// `PathWithEscapedSlashesAction`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum EscapedSlashes {
+    /// `KEEP_UNCHANGED`
+    #[default]
+    Keep,
+    /// `REJECT_REQUEST`: 400.
+    Reject,
+    /// `UNESCAPE_AND_FORWARD`
+    UnescapeAndForward,
+    /// `UNESCAPE_AND_REDIRECT`: 307.
+    UnescapeAndRedirect,
+}
+
+/// What happens to the port of the Host header.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum StripPort {
+    /// `strip_any_host_port`
+    Any,
+    /// `strip_matching_host_port`: only when it is the listener's port.
+    Matching,
+    /// Kept.
+    #[default]
+    No,
+}
+
+/// `config.core.v3.Http1ProtocolOptions`.
+#[derive(Clone, Debug)]
+pub struct Http1Options {
+    /// `allow_absolute_url`: true.
+    pub allow_absolute_url: bool,
+    /// `accept_http_10`: false, answered with 426.
+    pub accept_http_10: bool,
+    /// `default_host_for_http_10`
+    pub default_host_for_http_10: String,
+    /// `header_key_format`
+    pub header_case: HeaderCase,
+    /// `enable_trailers`: false, trailers are dropped.
+    pub enable_trailers: bool,
+    /// `allow_chunked_length`: false. Content-Length beside chunked is dropped instead of refused.
+    pub allow_chunked_length: bool,
+}
+
+impl Default for Http1Options {
+    fn default() -> Self {
+        Self {
+            allow_absolute_url: true,
+            accept_http_10: false,
+            default_host_for_http_10: String::new(),
+            header_case: HeaderCase::Lower,
+            enable_trailers: false,
+            allow_chunked_length: false,
+        }
+    }
+}
+
+/// `Http1ProtocolOptions.header_key_format`: how names are written on an HTTP/1 connection.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum HeaderCase {
+    /// Lower case, Envoy's default.
+    #[default]
+    Lower,
+    /// `stateful_formatter` with `PreserveCaseFormatterConfig`: as received.
+    Preserve,
+    /// `proper_case_words`: `Content-Type`.
+    Proper,
+}

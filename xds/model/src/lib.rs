@@ -1,0 +1,23 @@
+//! The validated configuration model: what the data plane runs on.
+//!
+//! Every type here is *already valid*: regular expressions are compiled, defaults are applied, weights are
+//! non-zero sums, names are resolved or known to be resolvable. Producing it from Envoy's protobuf messages is the
+//! job of `culvert-xds`; nothing here knows about protobuf, files or sockets, so that the decision code in
+//! `culvert-proto` can be built and fuzzed alone.
+//!
+//! Types are named after the Envoy message they come from; each field names its source where the names differ.
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod extension;
+mod http;
+mod listener;
+mod matcher;
+mod route;
+
+pub use cluster::*;
+pub use extension::*;
+pub use http::*;
+pub use listener::*;
+pub use matcher::*;
+pub use route::*;
