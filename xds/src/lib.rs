@@ -1,1 +1,21 @@
-//! Placeholder.
+//! Reads Envoy's configuration: the bootstrap and the resources it points to.
+//!
+//! Text (YAML or JSON) or wire bytes become protobuf messages by reflection, are checked against Envoy's own
+//! constraints and against the tables of what Culvert supports, and leave as [`culvert_model`] types, which are valid
+//! by construction. What is not supported is refused by name; a field that is accepted takes effect or is reported in
+//! the [`Note`]s.
+//!
+//! - [`load_bootstrap`] reads the bootstrap.
+//! - [`ConfigStream`] follows the files it names and yields a new configuration when one changes in meaning.
+//! - [`ConfigView`] is what the admin server reads: counters of the sources and `/config_dump`.
+#![forbid(unsafe_code)]
+
+mod counters;
+mod error;
+mod load;
+mod stream;
+
+pub use counters::SourceCounters;
+pub use error::{Error, Errors, Note, NoteKind};
+pub use load::{LoadOptions, Loaded, check, load_bootstrap};
+pub use stream::{Changes, ConfigStream, ConfigView, DumpQuery, Update, config_dump};
