@@ -1,0 +1,308 @@
+//! The sets of statistics, with Envoy 1.40's names.
+//!
+//! A name is here only if the data plane feeds it. Histograms and times are in milliseconds, sizes in bytes. Unless a
+//! set says otherwise each worker makes its own and registers it under the scope given.
+
+use crate::stat_set;
+
+stat_set! {
+    /// Scope `listener.<address>` (see [`crate::observe::names::address_scope`]) or `listener.<stat_prefix>`.
+    pub struct ListenerStats {
+        counter downstream_cx_total,
+        gauge downstream_cx_active,
+        counter downstream_cx_destroy,
+        /// Closed because the listener's connection limit was reached.
+        counter downstream_cx_overflow,
+        /// Closed because the process-wide connection limit was reached.
+        counter downstream_global_cx_overflow,
+        counter downstream_cx_overload_reject,
+        /// Handshakes of the transport socket that did not end in time.
+        counter downstream_cx_transport_socket_connect_timeout,
+        /// Connections still with the listener filters.
+        gauge downstream_pre_cx_active,
+        counter downstream_pre_cx_timeout,
+        counter downstream_listener_filter_error,
+        counter downstream_listener_filter_remote_close,
+        counter no_filter_chain_match,
+        histogram downstream_cx_length_ms,
+    }
+}
+
+stat_set! {
+    /// Scope `listener.<address>.worker_<n>`: the same connections again, by worker.
+    pub struct ListenerWorkerStats {
+        counter downstream_cx_total,
+        gauge downstream_cx_active,
+    }
+}
+
+stat_set! {
+    /// Scope `listener_manager`; one set, owned by the control thread.
+    pub struct ListenerManagerStats {
+        counter listener_added,
+        counter listener_create_failure,
+        counter listener_create_success,
+        counter listener_in_place_updated,
+        counter listener_modified,
+        counter listener_removed,
+        counter listener_stopped,
+        gauge total_filter_chains_draining,
+        gauge total_listeners_active,
+        gauge total_listeners_draining,
+        gauge total_listeners_warming,
+        gauge workers_started,
+    }
+}
+
+stat_set! {
+    /// Scope `http.<stat_prefix>`. Response classes are beside it in a
+    /// [`CodeStats::downstream`](crate::observe::codes::CodeStats::downstream) of the same scope.
+    pub struct HttpStats {
+        counter downstream_cx_total,
+        gauge downstream_cx_active,
+        counter downstream_cx_delayed_close_timeout,
+        counter downstream_cx_destroy,
+        counter downstream_cx_destroy_active_rq,
+        counter downstream_cx_destroy_local,
+        counter downstream_cx_destroy_local_active_rq,
+        counter downstream_cx_destroy_remote,
+        counter downstream_cx_destroy_remote_active_rq,
+        counter downstream_cx_drain_close,
+        counter downstream_cx_http1_total,
+        gauge downstream_cx_http1_active,
+        counter downstream_cx_idle_timeout,
+        counter downstream_cx_max_duration_reached,
+        counter downstream_cx_max_requests_reached,
+        counter downstream_cx_overload_disable_keepalive,
+        counter downstream_cx_protocol_error,
+        counter downstream_cx_rx_bytes_total,
+        gauge downstream_cx_rx_bytes_buffered,
+        counter downstream_cx_tx_bytes_total,
+        gauge downstream_cx_tx_bytes_buffered,
+        counter downstream_cx_upgrades_total,
+        gauge downstream_cx_upgrades_active,
+        counter downstream_flow_control_paused_reading_total,
+        counter downstream_flow_control_resumed_reading_total,
+        counter downstream_rq_total,
+        gauge downstream_rq_active,
+        counter downstream_rq_http1_total,
+        counter downstream_rq_failed_path_normalization,
+        counter downstream_rq_header_timeout,
+        counter downstream_rq_idle_timeout,
+        counter downstream_rq_max_duration_reached,
+        counter downstream_rq_non_relative_path,
+        counter downstream_rq_overload_close,
+        counter downstream_rq_redirected_with_normalized_path,
+        counter downstream_rq_rejected_via_ip_detection,
+        counter downstream_rq_response_before_rq_complete,
+        counter downstream_rq_rx_reset,
+        counter downstream_rq_timeout,
+        counter downstream_rq_too_large,
+        counter downstream_rq_tx_reset,
+        counter downstream_rq_ws_on_non_ws_route,
+        counter no_cluster,
+        counter no_route,
+        counter rq_direct_response,
+        counter rq_redirect,
+        counter rq_reset_after_downstream_response_started,
+        counter rq_total,
+        counter rs_too_large,
+        histogram downstream_cx_length_ms,
+        histogram downstream_rq_time,
+    }
+}
+
+stat_set! {
+    /// Scope `cluster.<alt_stat_name or name>`: what the workers do with the cluster. Response codes are beside it in a
+    /// [`CodeStats::upstream`](crate::observe::codes::CodeStats::upstream) of the same scope.
+    pub struct ClusterStats {
+        counter bind_errors,
+        counter lb_healthy_panic,
+        counter original_dst_host_invalid,
+        counter retry_or_shadow_abandoned,
+        counter upstream_cx_total,
+        gauge upstream_cx_active,
+        counter upstream_cx_close_notify,
+        counter upstream_cx_connect_attempts_exceeded,
+        counter upstream_cx_connect_fail,
+        counter upstream_cx_connect_timeout,
+        counter upstream_cx_destroy,
+        counter upstream_cx_destroy_local,
+        counter upstream_cx_destroy_local_with_active_rq,
+        counter upstream_cx_destroy_remote,
+        counter upstream_cx_destroy_remote_with_active_rq,
+        counter upstream_cx_destroy_with_active_rq,
+        counter upstream_cx_http1_total,
+        counter upstream_cx_idle_timeout,
+        counter upstream_cx_max_duration_reached,
+        counter upstream_cx_max_requests,
+        counter upstream_cx_none_healthy,
+        counter upstream_cx_overflow,
+        counter upstream_cx_pool_overflow,
+        counter upstream_cx_protocol_error,
+        counter upstream_cx_rx_bytes_total,
+        gauge upstream_cx_rx_bytes_buffered,
+        counter upstream_cx_tx_bytes_total,
+        gauge upstream_cx_tx_bytes_buffered,
+        counter upstream_flow_control_backed_up_total,
+        counter upstream_flow_control_drained_total,
+        counter upstream_flow_control_paused_reading_total,
+        counter upstream_flow_control_resumed_reading_total,
+        counter upstream_rq_total,
+        gauge upstream_rq_active,
+        counter upstream_rq_active_overflow,
+        counter upstream_rq_cancelled,
+        counter upstream_rq_maintenance_mode,
+        counter upstream_rq_max_duration_reached,
+        gauge upstream_rq_pending_active,
+        counter upstream_rq_pending_failure_eject,
+        counter upstream_rq_pending_overflow,
+        counter upstream_rq_pending_total,
+        counter upstream_rq_per_try_idle_timeout,
+        counter upstream_rq_per_try_timeout,
+        counter upstream_rq_retry,
+        counter upstream_rq_retry_backoff_exponential,
+        counter upstream_rq_retry_limit_exceeded,
+        counter upstream_rq_retry_overflow,
+        counter upstream_rq_retry_success,
+        counter upstream_rq_rx_reset,
+        counter upstream_rq_timeout,
+        counter upstream_rq_tx_reset,
+        histogram upstream_cx_connect_ms,
+        histogram upstream_cx_length_ms,
+        histogram upstream_rq_per_cx,
+        histogram upstream_rq_time,
+    }
+}
+
+stat_set! {
+    /// Scope `cluster.<alt_stat_name or name>`: what the control thread knows of the cluster; one set, its own.
+    pub struct ClusterControlStats {
+        gauge max_host_weight,
+        counter membership_change,
+        gauge membership_degraded,
+        gauge membership_excluded,
+        gauge membership_healthy,
+        gauge membership_total,
+        counter update_attempt,
+        counter update_empty,
+        counter update_failure,
+        counter update_no_rebuild,
+        counter update_success,
+        gauge version,
+        gauge warming_state,
+    }
+}
+
+stat_set! {
+    /// Scope `cluster.<alt_stat_name or name>.circuit_breakers.<default|high>`. Each is 1 while the limit is reached;
+    /// reached on one worker is reached.
+    pub struct CircuitBreakerStats {
+        flag cx_open,
+        flag cx_pool_open,
+        flag rq_open,
+        flag rq_pending_open,
+        flag rq_retry_open,
+    }
+}
+
+stat_set! {
+    /// Scope `cluster_manager`; one set, owned by the control thread.
+    pub struct ClusterManagerStats {
+        gauge active_clusters,
+        counter cluster_added,
+        counter cluster_modified,
+        counter cluster_removed,
+        counter cluster_updated,
+        gauge warming_clusters,
+    }
+}
+
+stat_set! {
+    /// One subscription of the control thread: scope `cluster_manager.cds`, `listener_manager.lds`,
+    /// `http.<stat_prefix>.rds.<route config>` or `cluster.<name>` (EDS).
+    pub struct SubscriptionStats {
+        counter init_fetch_timeout,
+        counter update_attempt,
+        counter update_failure,
+        counter update_rejected,
+        counter update_success,
+        /// Milliseconds since the epoch of the last applied update.
+        gauge update_time,
+        /// A hash of the version, as Envoy reports it.
+        gauge version,
+        histogram update_duration,
+    }
+}
+
+stat_set! {
+    /// Scope `tcp.<stat_prefix>`.
+    pub struct TcpStats {
+        counter downstream_cx_total,
+        counter downstream_cx_no_route,
+        counter downstream_cx_drain_close,
+        counter downstream_cx_rx_bytes_total,
+        gauge downstream_cx_rx_bytes_buffered,
+        counter downstream_cx_tx_bytes_total,
+        gauge downstream_cx_tx_bytes_buffered,
+        counter downstream_flow_control_paused_reading_total,
+        counter downstream_flow_control_resumed_reading_total,
+        counter idle_timeout,
+        counter max_downstream_connection_duration,
+        counter upstream_flush_total,
+        gauge upstream_flush_active,
+    }
+}
+
+stat_set! {
+    /// Scope `server`; one set, owned by the control thread.
+    pub struct ServerStats {
+        /// Workers.
+        gauge concurrency,
+        gauge hot_restart_epoch,
+        /// 1 while the server is live and not draining.
+        gauge live,
+        gauge memory_allocated,
+        gauge memory_heap_size,
+        gauge memory_physical_size,
+        gauge parent_connections,
+        /// 0 live, 1 draining, 2 pre-initialising, 3 initialising.
+        gauge state,
+        gauge total_connections,
+        /// Seconds since start.
+        gauge uptime,
+        /// The first digits of the source revision.
+        gauge version,
+        counter static_unknown_fields,
+        counter dynamic_unknown_fields,
+        histogram initialization_time_ms,
+    }
+}
+
+stat_set! {
+    /// Scope `filesystem`; one set, owned by the access log's flusher.
+    pub struct FilesystemStats {
+        counter flushed_by_timer,
+        counter reopen_failed,
+        counter write_buffered,
+        counter write_completed,
+        counter write_failed,
+        gauge write_total_buffered,
+    }
+}
+
+stat_set! {
+    /// Scope `culvert.capture`: connections that pods' traffic made, as the workers see them.
+    pub struct CaptureStats {
+        /// Outbound connections accepted with a recorded original destination.
+        counter captured_outbound,
+        /// Inbound connections accepted on behalf of a pod.
+        counter captured_inbound,
+        /// Reset because nobody had recorded where they were going: dialled by hand, or the record was lost.
+        counter no_original_dst,
+        /// Reset because they would have come back to the listener that accepted them.
+        counter loop_refused,
+        /// Sent on without a proxy because the pod's listener was not there.
+        counter passed_by,
+    }
+}
