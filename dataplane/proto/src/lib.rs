@@ -1,1 +1,22 @@
-//! Placeholder.
+//! Sans-IO codecs and decisions: HTTP/1.1 framing, path hygiene, routing and balancing.
+//!
+//! Nothing here knows a socket, a clock or a thread: bytes and numbers go in, decisions come out, and the same input
+//! always gives the same output. Randomness is an argument. Everything that reads bytes from the network is fuzzed
+//! (`fuzz/`) and split-invariant: how the bytes were cut into reads never changes the result.
+//!
+//! Map: [`Headers`], [`RequestHead`] and [`ResponseHead`] are the recyclable message heads; [`h1`] is the wire;
+//! [`path`] and [`host`] are what the connection manager does before routing; [`route`] picks a route and applies
+//! what it says; [`balance`] picks an endpoint.
+#![forbid(unsafe_code)]
+
+pub mod balance;
+pub mod h1;
+pub mod host;
+pub mod path;
+pub mod route;
+
+mod head;
+mod headers;
+
+pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
+pub use headers::{Headers, Iter, Joined};
