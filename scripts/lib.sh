@@ -1,0 +1,63 @@
+# shellcheck shell=bash disable=SC2034 # what is set here is used by those who source it
+# Shared by the scripts beside it: messages, where things are, the Rust toolchain. To be sourced; it only defines.
+
+# The repository, and the cargo target folder as an absolute path (CARGO_TARGET_DIR is relative to the caller's folder).
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+TARGET=$(realpath -m "${CARGO_TARGET_DIR:-$ROOT/target}")
+SELF=${0##*/}
+
+if [ -t 1 ]; then BOLD=$'\e[1m' PLAIN=$'\e[0m'; else BOLD='' PLAIN=''; fi
+
+# step TEXT: one line of progress. note TEXT: a detail of the step above it.
+step() { printf '%s==> %s%s\n' "$BOLD" "$*" "$PLAIN"; }
+note() { printf '    %s\n' "$*"; }
+warn() { printf '%s: %s\n' "$SELF" "$*" >&2; }
+# die TEXT: one line that says what is wrong and what to do, then exit 1.
+die() {
+  warn "$@"
+  exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# at_least VERSION MINIMUM: compares dotted versions.
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+# The oldest Rust that builds this workspace, as Cargo.toml says.
+rust_minimum() { sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$ROOT/Cargo.toml"; }
+
+# rust_version: the version of the rustc that would be used, empty when there is none.
+rust_version() { rustc --version 2>/dev/null | awk '{ print $2 }'; }
+
+rust_is_new_enough() {
+  local version
+  version=$(rust_version)
+  [ -n "$version" ] && at_least "${version%%-*}" "$(rust_minimum)"
+}
+
+# use_rust: puts a good enough toolchain first, when there is one. Fails when there is none.
+use_rust() {
+  [ -d "${CARGO_HOME:-$HOME/.cargo}/bin" ] && PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+  export PATH
+  rust_is_new_enough && return
+  # An older default (or a pinned one) must not stop a machine that also has a good `stable`.
+  have rustup || return 1
+  export RUSTUP_TOOLCHAIN=stable
+  rust_is_new_enough && return
+  unset RUSTUP_TOOLCHAIN
+  return 1
+}
+
+# kill_tree PID [SIGNAL]: signals PID and all its descendants, children last so that none is re-parented unseen.
+kill_tree() {
+  local pid=$1 signal=${2:-TERM} child
+  local children
+  children=$(ps -o pid= --ppid "$pid" 2>/dev/null) || true
+  kill "-$signal" "$pid" 2>/dev/null || true
+  for child in $children; do kill_tree "$child" "$signal"; done
+}
+
+# duration SECONDS: "1 min 5 s".
+duration() {
+  if [ "$1" -ge 60 ]; then printf '%d min %d s' $(($1 / 60)) $(($1 % 60)); else printf '%d s' "$1"; fi
+}
