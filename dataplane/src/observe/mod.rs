@@ -6,6 +6,8 @@
 pub mod codes;
 pub mod histogram;
 pub mod names;
+pub mod prometheus;
 pub mod registry;
+pub mod render;
 pub mod sets;
 pub mod stats;

@@ -125,7 +125,7 @@ pub trait StatSet {
 /// Defines a [`StatSet`]: a struct of [`Counter`], [`Gauge`] and [`Histogram`] fields whose names are the names of the
 /// statistics. `flag` is a gauge whose highest value over the workers counts, not the sum.
 ///
-/// ```ignore
+/// ```text
 /// stat_set! {
 ///     /// What happened on one door.
 ///     pub struct DoorStats {
