@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod counters;
+mod descriptor;
 mod error;
 mod load;
 mod stream;

@@ -330,6 +330,16 @@ pub enum FormatPart {
     UpstreamCluster,
     /// `%UPSTREAM_HOST%`
     UpstreamHost,
+    /// `%RESPONSE_CODE_DETAILS%`
+    ResponseCodeDetails,
+    /// `%RESPONSE_FLAGS%`
+    ResponseFlags,
+    /// `%BYTES_RECEIVED%`: body bytes of the request.
+    BytesReceived,
+    /// `%BYTES_SENT%`: body bytes of the response.
+    BytesSent,
+    /// `%DURATION%`: milliseconds from the request's first byte to the response's last.
+    Duration,
     /// `%START_TIME%`, default format (`%Y-%m-%dT%H:%M:%S.000Z`).
     StartTime,
 }
