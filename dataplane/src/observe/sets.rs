@@ -280,14 +280,23 @@ stat_set! {
 }
 
 stat_set! {
-    /// Scope `filesystem`; one set, owned by the access log's flusher.
+    /// Scope `filesystem`; one set, owned by the thread that writes log files.
     pub struct FilesystemStats {
+        /// Writes because the flush interval passed, not because a buffer was full.
         counter flushed_by_timer,
         counter reopen_failed,
-        counter write_buffered,
         counter write_completed,
         counter write_failed,
-        gauge write_total_buffered,
+    }
+}
+
+stat_set! {
+    /// Scope `filesystem`: what one worker handed to one log file.
+    pub struct SinkStats {
+        /// Lines taken.
+        counter write_buffered,
+        /// Lines lost because the disk did not keep up (Culvert's own).
+        counter write_dropped,
     }
 }
 

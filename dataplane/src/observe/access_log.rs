@@ -1,0 +1,601 @@
+//! Access logs in files: workers hand over whole buffers, a thread of its own writes them.
+//!
+//! A worker appends a line to an open buffer. A buffer that is full, or that has waited for the flush interval, goes to
+//! the writing thread. Buffers change hands through bounded lock-free queues; when the disk does not keep up and
+//! the queue is full, lines are dropped and counted. A worker is never held up.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use crossbeam_queue::ArrayQueue;
+
+use crate::observe::stats::{Counter, FilesystemStats, Registry, SinkStats};
+
+/// Full buffers that may wait for the writing thread, for each sink. With the default buffer size, 1 MiB.
+const FULL_MAX: usize = 16;
+/// Empty buffers kept for reuse, for each sink.
+const SPARE_MAX: usize = 2;
+
+/// When buffered lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// The longest time a line waits (`--file-flush-interval-msec`, default 10 s).
+    pub flush_interval: Duration,
+    /// The bytes after which a buffer is written without waiting (`--file-flush-min-size-kb`, default 64 KiB).
+    pub flush_size: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { flush_interval: Duration::from_secs(10), flush_size: 64 << 10 }
+    }
+}
+
+/// Why there is no access log.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessLogError {
+    /// The file cannot be opened for appending.
+    #[error("access log {}: {source}", path.display())]
+    Open {
+        /// As configured.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The writing thread cannot be started.
+    #[error("access log thread: {0}")]
+    Thread(io::Error),
+}
+
+/// All log files of the process and the thread that writes them. Cheap to clone. When the last clone is dropped, what is
+/// buffered is written and the thread ends.
+#[derive(Debug, Clone)]
+pub struct AccessLogs(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    commands: Sender<Command>,
+    registry: Registry,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: Options,
+    files: Mutex<BTreeMap<PathBuf, LogFile>>,
+    stop: AtomicBool,
+}
+
+#[derive(Debug)]
+struct LogFile {
+    target: Arc<Mutex<Target>>,
+    queues: Vec<Arc<Queue>>,
+}
+
+#[derive(Debug)]
+enum Target {
+    File(File),
+    Stderr,
+    Stdout,
+}
+
+enum Command {
+    Flush(Sender<()>),
+    Reopen(Sender<()>),
+}
+
+/// The way of one worker into one log file.
+#[derive(Debug)]
+pub struct Sink {
+    queue: Arc<Queue>,
+    stats: Arc<SinkStats>,
+    writer: Thread,
+}
+
+#[derive(Debug)]
+struct Queue {
+    flush_size: usize,
+    /// The buffer being filled, while neither the worker nor the writing thread has it in hand.
+    open: ArrayQueue<Buffer>,
+    full: ArrayQueue<Buffer>,
+    spare: ArrayQueue<Vec<u8>>,
+    /// Buffers begun so far; counted by the worker.
+    begun: Counter,
+}
+
+#[derive(Debug)]
+struct Buffer {
+    /// Which one of its queue, in the order in which they were begun. The writing thread may take the open buffer
+    /// while the one before is still among the full ones.
+    number: u64,
+    bytes: Vec<u8>,
+}
+
+impl AccessLogs {
+    /// Starts the writing thread. Its statistics are registered as `filesystem`.
+    pub fn new(options: Options, registry: &Registry) -> Result<Self, AccessLogError> {
+        let shared = Arc::new(Shared { options, files: Mutex::default(), stop: AtomicBool::new(false) });
+        let stats = Arc::new(FilesystemStats::default());
+        registry.register("filesystem", stats.clone());
+        let (commands, inbox) = mpsc::channel();
+        let writer = Writer { shared: shared.clone(), stats, inbox };
+        let thread = thread::Builder::new()
+            .name("culvert-logs".to_owned())
+            .spawn(move || writer.run())
+            .map_err(AccessLogError::Thread)?;
+        Ok(Self(Arc::new(Handle { shared, commands, registry: registry.clone(), thread: Some(thread) })))
+    }
+
+    /// A way into the file at `path`, which is made if it is missing. Each worker asks for its own; lines of one worker
+    /// stay in order. `/dev/stdout` and `/dev/stderr` mean the process's own, whatever they are.
+    pub fn sink(&self, path: impl AsRef<Path>) -> Result<Arc<Sink>, AccessLogError> {
+        let path = path.as_ref();
+        let mut files = self.0.shared.lock_files();
+        if !files.contains_key(path) {
+            let target = Target::open(path)
+                .map_err(|source| AccessLogError::Open { path: path.to_owned(), source })?;
+            let file = LogFile { target: Arc::new(Mutex::new(target)), queues: Vec::new() };
+            files.insert(path.to_owned(), file);
+        }
+        let flush_size = self.0.shared.options.flush_size.max(1);
+        let queue = Arc::new(Queue {
+            flush_size,
+            open: ArrayQueue::new(1),
+            full: ArrayQueue::new(FULL_MAX),
+            spare: ArrayQueue::new(SPARE_MAX),
+            begun: Counter::default(),
+        });
+        if let Some(file) = files.get_mut(path) {
+            file.queues.push(queue.clone());
+        }
+        let stats = Arc::new(SinkStats::default());
+        self.0.registry.register("filesystem", stats.clone());
+        Ok(Arc::new(Sink { queue, stats, writer: self.0.writer() }))
+    }
+
+    /// Opens every file anew, after writing what was buffered: for log rotation. Returns when it is done.
+    pub fn reopen(&self) {
+        self.0.ask(Command::Reopen);
+    }
+
+    /// Writes what is buffered. Returns when it is written.
+    pub fn flush(&self) {
+        self.0.ask(Command::Flush);
+    }
+
+    /// Reopens the files whenever the process gets `SIGUSR1`, as Envoy does. Never returns, unless the signal
+    /// cannot be watched.
+    pub async fn reopen_on_sigusr1(self) -> io::Result<()> {
+        let mut signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1())?;
+        while signals.recv().await.is_some() {
+            self.reopen();
+        }
+        Ok(())
+    }
+}
+
+impl Handle {
+    fn writer(&self) -> Thread {
+        // The thread is only taken when the handle is dropped.
+        self.thread.as_ref().map_or_else(thread::current, |thread| thread.thread().clone())
+    }
+
+    fn ask(&self, command: impl FnOnce(Sender<()>) -> Command) {
+        let (done, wait) = mpsc::channel();
+        if self.commands.send(command(done)).is_err() {
+            return;
+        }
+        self.writer().unpark();
+        // The sender is dropped if the thread is gone, so this cannot hang.
+        let _ = wait.recv();
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        let Some(thread) = self.thread.take() else { return };
+        thread.thread().unpark();
+        if thread.join().is_err() {
+            log::error!("access log thread died; buffered lines are lost");
+        }
+    }
+}
+
+impl Sink {
+    /// Takes one line; adds the newline if the line has none. Copies the bytes and returns; when the disk has not kept up,
+    /// drops the line and counts it. To be called by the thread that asked for the sink.
+    pub fn write_line(&self, line: &[u8]) {
+        let queue = &self.queue;
+        let mut buffer = queue.open.pop().unwrap_or_else(|| queue.begin());
+        if buffer.bytes.len() >= queue.flush_size {
+            // The last attempt to hand this buffer over found the queue full.
+            if let Err(back) = queue.full.push(buffer) {
+                self.stats.write_dropped.inc();
+                queue.put_back(back);
+                return;
+            }
+            buffer = queue.begin();
+        }
+        buffer.bytes.extend_from_slice(line);
+        if line.last() != Some(&b'\n') {
+            buffer.bytes.push(b'\n');
+        }
+        self.stats.write_buffered.inc();
+        if buffer.bytes.len() < queue.flush_size {
+            queue.put_back(buffer);
+            return;
+        }
+        if let Err(back) = queue.full.push(buffer) {
+            queue.put_back(back);
+        }
+        self.writer.unpark();
+    }
+
+    /// Lines dropped so far.
+    pub fn dropped(&self) -> u64 {
+        self.stats.write_dropped.value()
+    }
+}
+
+impl Queue {
+    fn begin(&self) -> Buffer {
+        self.begun.inc();
+        let bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(self.flush_size));
+        Buffer { number: self.begun.value(), bytes }
+    }
+
+    fn put_back(&self, buffer: Buffer) {
+        // Only the worker fills the place, and it emptied it before.
+        let _ = self.open.push(buffer);
+    }
+
+    /// What the worker handed over, in the order it was written.
+    fn take(&self, take: Take) -> Vec<Buffer> {
+        // Whatever is older than the open buffer was put among the full ones before that one was begun.
+        let open = if take == Take::Everything { self.open.pop() } else { None };
+        let mut buffers: Vec<Buffer> =
+            std::iter::from_fn(|| self.full.pop()).take(FULL_MAX).chain(open).collect();
+        buffers.sort_unstable_by_key(|buffer| buffer.number);
+        buffers
+    }
+
+    /// Keeps an empty buffer for reuse.
+    fn give_back(&self, mut bytes: Vec<u8>) {
+        bytes.clear();
+        // One long line may have made it large; that one is not kept.
+        if bytes.capacity() <= 2 * self.flush_size {
+            let _ = self.spare.push(bytes);
+        }
+    }
+}
+
+impl Shared {
+    fn lock_files(&self) -> MutexGuard<'_, BTreeMap<PathBuf, LogFile>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The writing thread.
+struct Writer {
+    shared: Arc<Shared>,
+    stats: Arc<FilesystemStats>,
+    inbox: Receiver<Command>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Take {
+    Everything,
+    FullBuffers,
+}
+
+impl Writer {
+    fn run(&self) {
+        let interval = self.shared.options.flush_interval;
+        let mut due = Instant::now() + interval;
+        loop {
+            thread::park_timeout(due.saturating_duration_since(Instant::now()));
+            if self.shared.stop.load(Ordering::Acquire) {
+                self.write(Take::Everything);
+                return;
+            }
+            while let Ok(command) = self.inbox.try_recv() {
+                self.obey(command);
+            }
+            if Instant::now() < due {
+                self.write(Take::FullBuffers);
+                continue;
+            }
+            if self.write(Take::Everything) {
+                self.stats.flushed_by_timer.inc();
+            }
+            due = Instant::now() + interval;
+        }
+    }
+
+    fn obey(&self, command: Command) {
+        self.write(Take::Everything);
+        // Whoever asked may have stopped waiting; nothing is lost by that.
+        match command {
+            Command::Flush(done) => {
+                let _ = done.send(());
+            }
+            Command::Reopen(done) => {
+                self.reopen();
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Writes what the workers handed over; tells whether there was anything.
+    fn write(&self, take: Take) -> bool {
+        let mut any = false;
+        for (path, target, queues) in self.sources() {
+            let mut target = target.lock().unwrap_or_else(PoisonError::into_inner);
+            for queue in &queues {
+                for buffer in queue.take(take) {
+                    any |= self.write_buffer(&path, &mut target, &buffer.bytes);
+                    queue.give_back(buffer.bytes);
+                }
+            }
+        }
+        self.forget_abandoned();
+        any
+    }
+
+    fn write_buffer(&self, path: &Path, target: &mut Target, bytes: &[u8]) -> bool {
+        if bytes.is_empty() {
+            return false;
+        }
+        match target.write_all(bytes) {
+            Ok(()) => self.stats.write_completed.inc(),
+            Err(error) => {
+                self.stats.write_failed.inc();
+                log::debug!("access log {}: {error}", path.display());
+            }
+        }
+        true
+    }
+
+    /// A copy of the list, so that a slow disk does not hold up whoever asks for a sink.
+    fn sources(&self) -> Vec<(PathBuf, Arc<Mutex<Target>>, Vec<Arc<Queue>>)> {
+        let files = self.shared.lock_files();
+        files.iter().map(|(path, file)| (path.clone(), file.target.clone(), file.queues.clone())).collect()
+    }
+
+    /// Lets go of sinks that were dropped and have nothing left, and of files without sinks.
+    fn forget_abandoned(&self) {
+        self.shared.lock_files().retain(|_, file| {
+            file.queues.retain(|queue| {
+                Arc::strong_count(queue) > 1 || !queue.full.is_empty() || !queue.open.is_empty()
+            });
+            !file.queues.is_empty()
+        });
+    }
+
+    fn reopen(&self) {
+        for (path, target, _) in self.sources() {
+            match Target::open(&path) {
+                Ok(new) => *target.lock().unwrap_or_else(PoisonError::into_inner) = new,
+                Err(error) => {
+                    self.stats.reopen_failed.inc();
+                    log::warn!(
+                        "access log {}: cannot reopen, going on with the old file: {error}",
+                        path.display()
+                    );
+                }
+            }
+        }
+    }
+}
+
+impl Target {
+    fn open(path: &Path) -> io::Result<Self> {
+        // Opening these paths fails when they are sockets, as under systemd.
+        if path == Path::new("/dev/stdout") {
+            return Ok(Self::Stdout);
+        }
+        if path == Path::new("/dev/stderr") {
+            return Ok(Self::Stderr);
+        }
+        OpenOptions::new().append(true).create(true).open(path).map(Self::File)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.write_all(bytes),
+            Self::Stderr => io::stderr().lock().write_all(bytes),
+            Self::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(bytes)?;
+                stdout.flush()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const NEVER: Duration = Duration::from_secs(3_600);
+
+    fn logs(flush_interval: Duration, flush_size: usize) -> (AccessLogs, Registry) {
+        let registry = Registry::new();
+        (AccessLogs::new(Options { flush_interval, flush_size }, &registry).unwrap(), registry)
+    }
+
+    fn file() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("access.log");
+        (directory, path)
+    }
+
+    /// Waits for what another thread will do; the bound is a guard against hanging.
+    fn until(mut done: impl FnMut() -> bool) {
+        let guard = Instant::now() + Duration::from_secs(30);
+        while !done() {
+            assert!(Instant::now() < guard, "nothing happened");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn lines_arrive_whole_and_in_order() {
+        const LINES: u64 = 5_000;
+        let (_directory, path) = file();
+        let (logs, registry) = logs(NEVER, 32);
+        let writers: Vec<_> = (0..4)
+            .map(|worker| {
+                let sink = logs.sink(&path).unwrap();
+                thread::spawn(move || {
+                    for line in 0..LINES {
+                        while sink.queue.full.is_full() {
+                            thread::yield_now();
+                        }
+                        sink.write_line(format!("{worker} {line}").as_bytes());
+                    }
+                    assert_eq!(sink.dropped(), 0);
+                })
+            })
+            .collect();
+        // Open buffers are taken away all the while, which must not disturb the order.
+        while !writers.iter().all(JoinHandle::is_finished) {
+            logs.flush();
+        }
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        logs.flush();
+        let text = fs::read_to_string(&path).unwrap();
+        let mut next = [0; 4];
+        for line in text.lines() {
+            let (worker, number) = line.split_once(' ').unwrap();
+            let worker: usize = worker.parse().unwrap();
+            assert_eq!(number, next[worker].to_string());
+            next[worker] += 1;
+        }
+        assert_eq!(next, [LINES; 4]);
+        assert!(registry.snapshot().value("filesystem.write_completed").unwrap() > 10);
+    }
+
+    #[test]
+    fn a_newline_is_added_only_where_it_is_missing() {
+        let (_directory, path) = file();
+        let (logs, _) = logs(NEVER, 4_096);
+        let sink = logs.sink(&path).unwrap();
+        for line in [b"one".as_slice(), b"two\n", b"", b"three"] {
+            sink.write_line(line);
+        }
+        logs.flush();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n\nthree\n");
+    }
+
+    #[test]
+    fn a_full_buffer_is_written_without_waiting_and_the_rest_by_the_timer() {
+        let (_directory, path) = file();
+        let (logs_full, _) = logs(NEVER, 8);
+        logs_full.sink(&path).unwrap().write_line(b"0123456789");
+        until(|| fs::read(&path).unwrap().len() == 11);
+
+        let (_directory, path) = file();
+        let (logs_timer, registry) = logs(Duration::from_millis(5), 1 << 20);
+        logs_timer.sink(&path).unwrap().write_line(b"short");
+        until(|| fs::read(&path).unwrap() == b"short\n");
+        until(|| registry.snapshot().value("filesystem.flushed_by_timer") >= Some(1));
+    }
+
+    #[test]
+    fn reopening_follows_a_rename() {
+        let (directory, path) = file();
+        let (logs, _) = logs(NEVER, 4_096);
+        let sink = logs.sink(&path).unwrap();
+        sink.write_line(b"before");
+        let moved = directory.path().join("access.log.1");
+        logs.flush();
+        fs::rename(&path, &moved).unwrap();
+        sink.write_line(b"between");
+        logs.reopen();
+        sink.write_line(b"after");
+        logs.flush();
+        assert_eq!(fs::read_to_string(&moved).unwrap(), "before\nbetween\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "after\n");
+    }
+
+    #[test]
+    fn a_failed_reopening_keeps_the_old_file() {
+        let (directory, path) = file();
+        let (logs, registry) = logs(NEVER, 4_096);
+        let sink = logs.sink(&path).unwrap();
+        let moved = directory.path().join("moved");
+        fs::rename(&path, &moved).unwrap();
+        fs::create_dir(&path).unwrap();
+        logs.reopen();
+        sink.write_line(b"still here");
+        logs.flush();
+        assert_eq!(fs::read_to_string(&moved).unwrap(), "still here\n");
+        assert_eq!(registry.snapshot().value("filesystem.reopen_failed"), Some(1));
+    }
+
+    #[test]
+    fn dropping_the_logs_writes_what_is_buffered() {
+        let (_directory, path) = file();
+        let (logs, _) = logs(NEVER, 4_096);
+        let sink = logs.sink(&path).unwrap();
+        sink.write_line(b"last words");
+        drop(logs);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "last words\n");
+        // A sink that outlives the logs fills its buffers and drops the rest, without ever waiting.
+        for _ in 0..200_000 {
+            sink.write_line(&[b'x'; 100]);
+        }
+        assert!(sink.dropped() > 0);
+    }
+
+    #[test]
+    fn a_dropped_sink_is_written_out_and_forgotten() {
+        let (_directory, path) = file();
+        let (logs, _) = logs(NEVER, 4_096);
+        let sink = logs.sink(&path).unwrap();
+        sink.write_line(b"bye");
+        drop(sink);
+        logs.flush();
+        logs.flush();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "bye\n");
+        assert!(logs.0.shared.lock_files().is_empty());
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_costs_lines_not_time() {
+        let (logs, registry) = logs(NEVER, 64);
+        let sink = logs.sink("/dev/full").unwrap();
+        for _ in 0..1_000 {
+            sink.write_line(b"to nowhere, and no further than the device that is always full");
+        }
+        logs.flush();
+        assert!(registry.snapshot().value("filesystem.write_failed").unwrap() > 0);
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_opened_is_named() {
+        let (logs, _) = logs(NEVER, 64);
+        let error = logs.sink("/nonexistent/dir/access.log").unwrap_err();
+        assert!(error.to_string().starts_with("access log /nonexistent/dir/access.log: "), "{error}");
+    }
+
+    #[test]
+    fn standard_streams_are_not_opened_as_files() {
+        assert!(matches!(Target::open(Path::new("/dev/stdout")).unwrap(), Target::Stdout));
+        assert!(matches!(Target::open(Path::new("/dev/stderr")).unwrap(), Target::Stderr));
+    }
+}
