@@ -51,7 +51,11 @@ write_pods() {
   policy: permissive
   outbound: outbound
 END
-    case $pod in reviews-*) echo "  inbound: inbound-$pod" ;; esac
+    # The client serves nothing: what comes to it is left alone.
+    case $pod in
+      reviews-*) echo "  inbound: inbound-$pod" ;;
+      *) echo '  inbound: "off"' ;;
+    esac
   done
 }
 

@@ -38,7 +38,7 @@ make_node() {
     && ip -n "$NODE" link add br0 type bridge \
     && ip -n "$NODE" address add "$NODE_IP/24" dev br0 \
     && ip -n "$NODE" link set br0 up \
-    && ip netns exec "$NODE" sysctl -q net.ipv4.ip_forward=1 \
+    && ip netns exec "$NODE" sysctl -q net.ipv4.ip_forward=1 net.ipv4.icmp_ratelimit=0 \
     && ip -n "$NODE" route add unreachable "$SERVICE_IP/32"
 }
 
