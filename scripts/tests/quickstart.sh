@@ -1,4 +1,4 @@
-# shellcheck shell=bash disable=SC2034 # names that the sourced files use
+# shellcheck shell=bash disable=SC2034,SC2317 # names and functions that the sourced files use
 # The parts of the quickstart that do not need culvert: statistics, refusals, pods and their removal.
 
 # The names of this test, not of a quickstart that may be running.
