@@ -1,0 +1,45 @@
+//! Sockets for connections that the proxy makes from inside a pod.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
+};
+
+use culvert_bpf_common::{PROXY_MARK, TRANSPARENT_MARK};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::capture::PodHandle;
+
+/// Makes a non-blocking TCP socket in the pod's network namespace, for a connection to `destination`. It carries the
+/// proxy's mark, so that it is not captured again. With `source`, the destination sees that address as its peer: the
+/// address of the client on whose behalf the connection is made (`IP_TRANSPARENT`; the answers find their way back by
+/// the rule and route that enrolling put into the namespace).
+///
+/// Several system calls, no waiting; two of them move the calling thread into the namespace and back.
+///
+/// # Errors
+/// `InvalidInput` when source and destination are of different families; else those of the system calls.
+pub fn upstream_socket(pod: &PodHandle, destination: &SocketAddr, source: Option<IpAddr>) -> io::Result<OwnedFd> {
+    if source.is_some_and(|source| source.is_ipv4() != destination.is_ipv4()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "source and destination of different families"));
+    }
+    let domain = Domain::for_address(*destination);
+    // A socket belongs to the namespace in which it was made, for ever: everything else can be done outside.
+    let socket = culvert_ring::net::in_netns(pod.netns.as_fd(), || {
+        Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
+    })??;
+    // Both marks keep the connection from being captured again. The other one also routes everything to loopback, which
+    // is right only towards the pod's own application.
+    socket.set_mark(if source.is_some() { TRANSPARENT_MARK } else { PROXY_MARK })?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(source) = source {
+        // One bit of the socket, whatever its family; the IPv4 option reaches it for IPv6 too.
+        socket.set_ip_transparent_v4(true)?;
+        // Binding port 0 takes a port of the parity that connect(2) uses last. Clients of this kernel therefore hardly
+        // ever have a connection from the same address and port to the same destination, which would be the same
+        // connection to the application's host.
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    Ok(socket.into())
+}
