@@ -1,0 +1,71 @@
+//! CPU time spent while the window is open: by the generator and by cgroups.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::lab::cgroup;
+
+pub(super) struct Meter {
+    cgroups: Vec<PathBuf>,
+    start: Option<Sample>,
+    stop: Option<Sample>,
+}
+
+/// What was spent between start and stop.
+pub(super) struct Usage {
+    pub(super) wall: Duration,
+    pub(super) own_cpu: Duration,
+    /// In the order of the cgroups given.
+    pub(super) cgroup_cpu_us: Vec<u64>,
+}
+
+struct Sample {
+    at: Instant,
+    own_cpu: Duration,
+    cgroup_cpu_us: Vec<u64>,
+}
+
+impl Meter {
+    pub(super) fn new(cgroups: &[PathBuf]) -> Self {
+        Self { cgroups: cgroups.to_vec(), start: None, stop: None }
+    }
+
+    pub(super) fn start(&mut self) -> io::Result<()> {
+        self.start = Some(self.sample()?);
+        Ok(())
+    }
+
+    pub(super) fn stop(&mut self) -> io::Result<()> {
+        self.stop = Some(self.sample()?);
+        Ok(())
+    }
+
+    /// All zero unless both [`Meter::start`] and [`Meter::stop`] were called.
+    pub(super) fn usage(&self) -> Usage {
+        let (Some(start), Some(stop)) = (&self.start, &self.stop) else {
+            return Usage {
+                wall: Duration::ZERO,
+                own_cpu: Duration::ZERO,
+                cgroup_cpu_us: vec![0; self.cgroups.len()],
+            };
+        };
+        let spent = |(before, after): (&u64, &u64)| after.saturating_sub(*before);
+        Usage {
+            wall: stop.at - start.at,
+            own_cpu: stop.own_cpu.saturating_sub(start.own_cpu),
+            cgroup_cpu_us: start.cgroup_cpu_us.iter().zip(&stop.cgroup_cpu_us).map(spent).collect(),
+        }
+    }
+
+    fn sample(&self) -> io::Result<Sample> {
+        let own = clock_gettime(ClockId::ProcessCPUTime);
+        let own_cpu =
+            Duration::new(u64::try_from(own.tv_sec).unwrap_or(0), u32::try_from(own.tv_nsec).unwrap_or(0));
+        let cgroup_cpu_us =
+            self.cgroups.iter().map(|path| cgroup::cpu_usage_us(path)).collect::<io::Result<_>>()?;
+        Ok(Sample { at: Instant::now(), own_cpu, cgroup_cpu_us })
+    }
+}

@@ -1,0 +1,202 @@
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+
+use super::*;
+use crate::upstream::{Io, Server, Settings};
+
+fn upstream() -> Server {
+    let settings = Settings::new(None, 100).expect("settings");
+    Server::start("127.0.0.1:0".parse().expect("address"), settings, Io::Auto).expect("upstream")
+}
+
+fn plan(url: &str, more: &[&str]) -> Plan {
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+    let line = [&["load", url], more].concat();
+    <Line as clap::Parser>::try_parse_from(line).expect("arguments").args.plan().expect("plan")
+}
+
+/// A server that handles each connection by `serve` on a thread; runs as long as the test process.
+fn server(serve: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let url = format!("http://{}/", listener.local_addr().expect("address"));
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = serve.clone();
+            thread::spawn(move || serve(stream));
+        }
+    });
+    url
+}
+
+/// Reads one request head; false at the end of the connection.
+fn read_head(stream: &mut TcpStream) -> bool {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        if !matches!(stream.read(&mut byte), Ok(1)) {
+            return false;
+        }
+        head.push(byte[0]);
+    }
+    true
+}
+
+#[test]
+fn closed_loop_sends_exactly_what_was_asked() {
+    let upstream = upstream();
+    let url = format!("http://{}/bytes/5000", upstream.address());
+    for connections in ["1", "7"] {
+        let outcome = run(&plan(&url, &["--requests", "500", "-c", connections])).expect("run");
+        assert_eq!((outcome.requests, outcome.statuses[&200]), (500, 500));
+        assert_eq!((outcome.failed(), outcome.non_2xx), (0, 0));
+        assert_eq!(outcome.latency_us.count, 500);
+        assert!(outcome.bytes_received > 500 * 5000);
+        assert!(outcome.latency_us.p50 > 0.0 && outcome.latency_us.max >= outcome.latency_us.p99_9);
+    }
+}
+
+#[test]
+fn bodies_larger_than_the_socket_buffers_are_sent_while_the_echo_is_read() {
+    let upstream = upstream();
+    let url = format!("http://{}/echo", upstream.address());
+    let outcome = run(&plan(&url, &["-n", "20", "-c", "2", "--body", "8000000"])).expect("run");
+    assert_eq!((outcome.statuses[&200], outcome.failed()), (20, 0));
+    assert!(outcome.bytes_received > 20 * 8_000_000);
+}
+
+#[test]
+fn each_request_gets_its_own_connection_on_demand() {
+    let upstream = upstream();
+    let url = format!("http://{}/", upstream.address());
+    let outcome = run(&plan(&url, &["-n", "300", "-c", "5", "--new-connections"])).expect("run");
+    assert_eq!((outcome.requests, outcome.failed()), (300, 0));
+    assert_eq!(outcome.connect_us.count, 300);
+    assert!(outcome.connect_us.max < outcome.latency_us.max * 1.01);
+
+    let kept = run(&plan(&url, &["-n", "300", "-c", "5"])).expect("run");
+    assert_eq!((kept.requests, kept.connect_us.count), (300, 5));
+}
+
+#[test]
+fn a_server_that_closes_after_each_response_is_connected_to_again() {
+    let url = server(|mut stream| {
+        read_head(&mut stream);
+        let _ =
+            stream.write_all(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno");
+    });
+    let outcome = run(&plan(&url, &["-n", "50", "-c", "3"])).expect("run");
+    assert_eq!((outcome.requests, outcome.non_2xx, outcome.statuses[&404]), (50, 50, 50));
+    assert_eq!(outcome.failed(), 0);
+}
+
+#[test]
+fn open_loop_keeps_the_rate() {
+    let upstream = upstream();
+    let url = format!("http://{}/", upstream.address());
+    let outcome = run(&plan(&url, &["-R", "400", "-d", "1", "-c", "4", "--warm-up", "0.2"])).expect("run");
+    // The schedule is exact; the window begins and ends with a wake-up that may be late.
+    assert!((380..=402).contains(&outcome.latency_us.count), "{outcome:?}");
+    assert_eq!(outcome.failed(), 0);
+    assert!(outcome.seconds >= 1.0, "{outcome:?}");
+}
+
+#[test]
+fn a_stall_shows_in_the_latencies_of_all_who_would_have_waited() {
+    let url = server(|mut stream| {
+        for count in 0.. {
+            if !read_head(&mut stream) {
+                return;
+            }
+            if count == 100 {
+                thread::sleep(Duration::from_millis(600));
+            }
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let outcome = run(&plan(&url, &["-R", "500", "-d", "1.5", "-c", "1"])).expect("run");
+    assert_eq!(outcome.failed(), 0);
+    assert!((740..=751).contains(&outcome.latency_us.count), "{outcome:?}");
+    // 300 of 750 requests were due during the stall and waited 300 ms on average, but only one was on the wire.
+    assert!(outcome.latency_us.p90 > 300_000.0, "{:?}", outcome.latency_us);
+    assert!(outcome.service_us.p90 < 200_000.0, "{:?}", outcome.service_us);
+    assert!(outcome.service_us.max >= 600_000.0 && outcome.latency_us.max >= 600_000.0);
+}
+
+#[test]
+fn requests_never_answered_count_with_the_time_they_waited() {
+    let url = server(|mut stream| while read_head(&mut stream) {});
+    let outcome = run(&plan(&url, &["-R", "100", "-d", "0.5", "-c", "2", "--timeout", "0.4"])).expect("run");
+    assert_eq!(outcome.requests, 0);
+    assert_eq!(outcome.failed(), outcome.latency_us.count);
+    assert!((48..=51).contains(&outcome.failed()), "{outcome:?}");
+    assert!(outcome.failures.contains_key(&Failure::Timeout), "{outcome:?}");
+    assert!(outcome.latency_us.p50 >= 350_000.0, "{:?}", outcome.latency_us);
+}
+
+#[test]
+fn failures_are_told_apart() {
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
+    let closes = server(|mut stream| {
+        read_head(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort");
+    });
+    let garbles = server(|mut stream| {
+        read_head(&mut stream);
+        let _ = stream.write_all(b"SMTP ready\r\n\r\n");
+        read_head(&mut stream);
+    });
+    let resets = server(|stream| {
+        let socket = socket2::Socket::from(stream);
+        let _ = socket.peek(&mut [std::mem::MaybeUninit::uninit()]);
+        let _ = socket.set_linger(Some(Duration::ZERO));
+    });
+    for (url, failure) in [
+        (format!("http://{nobody}/"), Failure::ConnectRefused),
+        (closes, Failure::Closed),
+        (garbles, Failure::Malformed),
+        (resets, Failure::Reset),
+    ] {
+        for mode in [&[][..], &["--new-connections"], &["-R", "1000", "--new-connections"]] {
+            let outcome =
+                run(&plan(&url, &[&["-n", "5", "-c", "2", "-d", "20"], mode].concat())).expect("run");
+            assert_eq!(outcome.failures.get(&failure), Some(&5), "{url} {mode:?}: {outcome:?}");
+            assert_eq!((outcome.failed(), outcome.requests), (5, 0), "{url} {mode:?}: {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn the_window_is_metered() {
+    let upstream = upstream();
+    let url = format!("http://{}/", upstream.address());
+    let missing = run(&plan(&url, &["-n", "1", "--cpu-of", "/none/such"]));
+    assert!(missing.expect_err("no cgroup").to_string().contains("/none/such/cpu.stat"));
+
+    let outcome = run(&plan(&url, &["-d", "0.3"])).expect("run");
+    assert!(outcome.generator_cpu_us > 0.0 && outcome.cgroup_cpu_us.is_empty(), "{outcome:?}");
+}
+
+#[test]
+fn arguments_out_of_range_are_refused() {
+    let parse = |more: &[&str]| {
+        let command = <Args as clap::Args>::augment_args(clap::Command::new("load"));
+        command.try_get_matches_from([&["load", "http://127.0.0.1/"], more].concat())
+    };
+    assert!(parse(&["-R", "10", "-d", "0.5", "--warm-up", "0"]).is_ok());
+    for bad in [
+        ["-R", "0"],
+        ["-R", "nan"],
+        ["-d", "-1"],
+        ["-d", "inf"],
+        ["-c", "0"],
+        ["-n", "0"],
+        ["--warm-up", "-1"],
+    ] {
+        assert!(parse(&bad).is_err(), "{bad:?}");
+    }
+}

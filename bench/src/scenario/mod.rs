@@ -1,0 +1,3 @@
+//! Comparisons, one per file.
+
+pub mod capture;
