@@ -10,7 +10,9 @@
 //! - [`ConfigView`] is what the admin server reads: counters of the sources and `/config_dump`.
 #![forbid(unsafe_code)]
 
+mod at;
 mod counters;
+mod decode;
 mod descriptor;
 mod error;
 mod load;
