@@ -147,7 +147,7 @@ check_source_address() {
 }
 
 # counter NAME: one number from the admin's /stats.
-counter() { curl -fsS "http://127.0.0.1:$ADMIN_PORT/stats" | sed -n "s/^$1: \([0-9]*\)$/\1/p"; }
+counter() { curl -fsS "http://$(admin)/stats" | sed -n "s/^$1: \([0-9]*\)$/\1/p"; }
 
 between() { [ "$1" -le "$2" ] && [ "$2" -le "$3" ]; }
 

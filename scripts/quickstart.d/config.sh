@@ -2,7 +2,6 @@
 # The configuration the mesh is driven by: Envoy's, in files, as a control plane would send it. To be sourced after pods.sh.
 
 write_configuration() {
-  ADMIN_PORT=$(free_port)
   write_bootstrap >"$STATE/bootstrap.yaml"
   write_pods >"$STATE/pods.yaml"
   write_listeners >"$STATE/lds.yaml"
@@ -19,10 +18,6 @@ set_weights() {
   mv "$STATE/rds.yaml.new" "$STATE/rds.yaml"
 }
 
-free_port() {
-  perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1)->sockport'
-}
-
 router() {
   echo '[{name: envoy.filters.http.router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]'
 }
@@ -33,7 +28,7 @@ write_bootstrap() {
   cat <<END
 node: {id: quickstart, cluster: quickstart}
 admin:
-  address: {socket_address: {address: 127.0.0.1, port_value: $ADMIN_PORT}}
+  address: {socket_address: {address: 127.0.0.1, port_value: 0}} # any free port
 dynamic_resources:
   lds_config: $(file_source lds.yaml)
   cds_config: $(file_source cds.yaml)

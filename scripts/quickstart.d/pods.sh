@@ -18,11 +18,12 @@ pod_ip() {
   esac
 }
 pod_namespace() { echo "$NAME-$1"; }
-pod_cgroup() { echo "$CGROUPS/$NAME/$1"; }
+pod_cgroup() { echo "$CGROUPS/$NAME/pods/$1"; }
 
 make_pods() {
   local pod
-  mkdir -p "$STATE" "$CGROUPS/$NAME/proxy" "$CGROUPS/$NAME/bench"
+  # Pods below one cgroup, as the kubelet has them: that is where the hooks go, so no other process meets them.
+  mkdir -p "$STATE" "$CGROUPS/$NAME/pods" "$CGROUPS/$NAME/proxy" "$CGROUPS/$NAME/bench"
   chmod 700 "$STATE"
   note_bpffs
   make_node || die "the node's namespace could not be made (does this kernel have bridge and veth devices?)"
@@ -56,9 +57,17 @@ make_pod() {
     && ip -n "$namespace" route add default via "$NODE_IP"
 }
 
-# become_in_cgroup NAME COMMAND...: replaces this (sub)shell; the command is in that cgroup before its first socket.
+# become_in_cgroup CGROUP COMMAND...: replaces this (sub)shell; the command is in the cgroup before its first socket.
 # The lock (9) is not handed on: what outlives a killed quickstart must not keep the next one out.
 become_in_cgroup() {
+  echo "$BASHPID" >"$1/cgroup.procs"
+  exec "${@:2}" 9>&-
+}
+
+# become_in_pod POD COMMAND...: as a container runtime would start it: in the pod's cgroup, namespace and /etc/hosts.
+become_in_pod() { become_in_cgroup "$(pod_cgroup "$1")" ip netns exec "$(pod_namespace "$1")" "${@:2}"; }
+
+in_cgroup() {
   echo "$BASHPID" >"$(pod_cgroup "$1")/cgroup.procs"
   exec "${@:2}" 9>&-
 }
@@ -107,7 +116,7 @@ stop_processes() {
   signal_cgroup "$cgroup/proxy" TERM
   wait_until 15 "culvert to stop" cgroup_is_empty "$cgroup/proxy" || true
   local child
-  for child in "$cgroup"/*/; do signal_cgroup "$child" KILL; done
+  while read -r child; do signal_cgroup "$child" KILL; done < <(find "$cgroup" -depth -type d)
 }
 
 signal_cgroup() {

@@ -55,7 +55,7 @@ test_pods_are_made_and_removed() {
   trap remove_everything EXIT
   make_pods
   in_pod client ip -br address | grep 10.201.0.10/24
-  in_pod client grep "$NAME/client" /proc/self/cgroup
+  in_pod client grep "$NAME/pods/client" /proc/self/cgroup
   in_pod client getent hosts reviews | grep 10.202.0.10
   become_in_pod reviews-v1 nc -lk 10.201.0.11 9080 &
   disown
