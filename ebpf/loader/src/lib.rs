@@ -1,1 +1,39 @@
-//! Placeholder.
+//! eBPF capture of pod traffic: loads, attaches, pins and updates the programs, and tells them about pods.
+//!
+//! Everything that talks to bpf(2) is here, and nothing of the proxy: the caller makes the listening sockets inside a
+//! pod's network namespace ([`run_in_netns`]), enrols the pod ([`Capture::enrol`]), accepts, and learns from
+//! [`OrigDstTable`] where an outbound connection was going. An inbound connection's `getsockname` says it by itself.
+//!
+//! What the sockets of the proxy must look like:
+//!  * listeners: on loopback addresses, not bound to a device, without a mark;
+//!  * upstream sockets in a pod: marked [`PROXY_MARK`], or they are captured again;
+//!  * sockets that dial the application with the client's address: IP_TRANSPARENT (IPV6_TRANSPARENT), marked
+//!    [`TRANSPARENT_MARK`], in a pod that [`prepare_netns`] has been applied to.
+
+mod capture;
+mod cgroup;
+mod error;
+mod links;
+mod maps;
+mod netns;
+mod object;
+mod orig_dst;
+mod pins;
+mod pod;
+mod probe;
+mod routing;
+mod rtnetlink;
+mod sys;
+
+pub use culvert_bpf_common::{PROXY_MARK, PROXY_MARK_MASK, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK};
+
+pub use crate::{
+    capture::{Capture, CaptureConfig},
+    error::Error,
+    netns::{netns_addresses, netns_cookie, run_in_netns},
+    orig_dst::OrigDstTable,
+    pins::uninstall,
+    pod::{InboundListener, PodCounters, PodSpec, PodStatus},
+    probe::probe,
+    routing::{NetnsState, prepare_netns, restore_netns},
+};

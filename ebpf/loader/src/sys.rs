@@ -1,0 +1,193 @@
+//! The calls of bpf(2) that aya keeps to itself or lacks, and nothing else that is unsafe about it.
+
+use std::{
+    ffi::{CStr, CString},
+    io, mem,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+    ptr,
+};
+
+use aya::Pod;
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_prog_type};
+
+/// Opens a pinned map or link.
+pub(crate) fn obj_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    fd(bpf_cmd::BPF_OBJ_GET, &mut attr)
+}
+
+/// Pins a link or map at `path`, which must not exist.
+pub(crate) fn obj_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = zeroed();
+    // SAFETY: all variants of the union are plain integers.
+    let u = unsafe { &mut attr.__bindgen_anon_4 };
+    u.pathname = path.as_ptr() as u64;
+    u.bpf_fd = object.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Attaches a program to a cgroup or network namespace for as long as the link, or a pin of it, exists.
+pub(crate) fn link_create(
+    program: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    attach_type: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_fd = target.as_raw_fd() as u32;
+    attr.link_create.attach_type = attach_type as u32;
+    fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// Replaces the program of a link in one step: no packet meets neither.
+pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_update.link_fd = link.as_raw_fd() as u32;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Detaches a link now, whoever else has it open.
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_detach.link_fd = link.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// What a link is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkTarget {
+    /// The id of a cgroup: its inode number.
+    Cgroup(u64),
+    /// The inode number of a network namespace.
+    Netns(u32),
+    /// Nothing any more: the cgroup or namespace is gone, or the link was detached.
+    Gone,
+}
+
+/// What the link is attached to; `attach_type` tells how to read the kernel's answer.
+pub(crate) fn link_target(link: BorrowedFd<'_>, attach_type: bpf_attach_type) -> io::Result<LinkTarget> {
+    // SAFETY: plain integers, for which zero is a value.
+    let mut info: bpf_link_info = unsafe { mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = link.as_raw_fd() as u32;
+    attr.info.info = (&raw mut info) as u64;
+    attr.info.info_len = size_of_val(&info) as u32;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: the kernel has filled the variant that belongs to the kind of link; both are plain integers.
+    let (netns, cgroup) = unsafe { (info.__bindgen_anon_1.netns, info.__bindgen_anon_1.cgroup) };
+    Ok(match attach_type {
+        bpf_attach_type::BPF_SK_LOOKUP if netns.netns_ino != 0 => LinkTarget::Netns(netns.netns_ino),
+        bpf_attach_type::BPF_SK_LOOKUP => LinkTarget::Gone,
+        _ if cgroup.cgroup_id != 0 => LinkTarget::Cgroup(cgroup.cgroup_id),
+        _ => LinkTarget::Gone,
+    })
+}
+
+/// Loads a program. On refusal the error's text is the last of what the verifier said.
+pub(crate) fn prog_load(
+    prog_type: bpf_prog_type,
+    attach_type: bpf_attach_type,
+    name: &CStr,
+    license: &CStr,
+    insns: &[bpf_insn],
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: all variants of the union are plain integers.
+    let u = unsafe { &mut attr.__bindgen_anon_3 };
+    u.prog_type = prog_type as u32;
+    u.expected_attach_type = attach_type as u32;
+    u.insns = insns.as_ptr() as u64;
+    u.insn_cnt = insns.len() as u32;
+    u.license = license.as_ptr() as u64;
+    for (to, from) in u.prog_name.iter_mut().take(15).zip(name.to_bytes()) {
+        *to = *from as libc::c_char;
+    }
+    let error = match fd(bpf_cmd::BPF_PROG_LOAD, &mut attr) {
+        Ok(program) => return Ok(program),
+        Err(error) => error,
+    };
+    // Again with a log: asking for one at once costs every load that goes well.
+    let mut log = vec![0_u8; 256 * 1024];
+    // SAFETY: as above.
+    let u = unsafe { &mut attr.__bindgen_anon_3 };
+    u.log_level = 1;
+    u.log_buf = log.as_mut_ptr() as u64;
+    u.log_size = log.len() as u32;
+    let _ = fd(bpf_cmd::BPF_PROG_LOAD, &mut attr);
+    let log = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy();
+    let tail: Vec<&str> = log.lines().rev().take(6).collect();
+    if tail.is_empty() {
+        return Err(error);
+    }
+    let tail = tail.into_iter().rev().collect::<Vec<_>>().join(" | ");
+    Err(io::Error::new(error.kind(), format!("{error}: {tail}")))
+}
+
+/// Reads an entry and removes it in one step, so that no other caller can have it too.
+pub(crate) fn lookup_and_delete<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    element(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM, map, key)
+}
+
+/// Reads an entry.
+pub(crate) fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    element(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, key)
+}
+
+/// Removes an entry; whether it was there.
+pub(crate) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
+    let mut attr = zeroed();
+    // SAFETY: all variants of the union are plain integers.
+    let u = unsafe { &mut attr.__bindgen_anon_2 };
+    u.map_fd = map.as_raw_fd() as u32;
+    u.key = ptr::from_ref(key) as u64;
+    match bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn element<K: Pod, V: Pod>(command: bpf_cmd, map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = mem::MaybeUninit::<V>::uninit();
+    let mut attr = zeroed();
+    // SAFETY: all variants of the union are plain integers.
+    let u = unsafe { &mut attr.__bindgen_anon_2 };
+    u.map_fd = map.as_raw_fd() as u32;
+    u.key = ptr::from_ref(key) as u64;
+    u.__bindgen_anon_1.value = value.as_mut_ptr() as u64;
+    match bpf(command, &mut attr) {
+        // SAFETY: the kernel has written the value; the caller's types are those of the map.
+        Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: a union of structures of plain integers; the kernel requires unused bytes to be zero.
+    unsafe { mem::zeroed() }
+}
+
+fn fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attr)?;
+    // SAFETY: these commands answer with a new file descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+    // SAFETY: `attr` is a whole bpf_attr whose pointers the callers above keep alive across the call.
+    let ret = unsafe { libc::syscall(libc::SYS_bpf, command as u32, ptr::from_mut(attr), size_of_val(attr)) };
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::from)
+}

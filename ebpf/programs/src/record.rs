@@ -1,0 +1,123 @@
+//! The record that joins the two ends of a captured connection.
+
+use aya_ebpf::{
+    bindings::{BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock},
+    macros::sock_ops,
+    programs::SockOpsContext,
+};
+use culvert_bpf_common::{Address, BypassKey, OrigDstKey, Pod, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK};
+
+use crate::{
+    context::{AF_INET, netns_cookie, storage},
+    maps::{BYPASS, ORIG_DST, pod},
+};
+
+/// States of `enum bpf_tcp_state`.
+const TCP_SYN_SENT: u32 = 2;
+const TCP_CLOSE: u32 = 7;
+
+/// Runs at the state changes of TCP sockets. Its answer means something for other operations only.
+#[sock_ops]
+pub fn sock_ops(ctx: SockOpsContext) -> u32 {
+    let op = ctx.op();
+    if op == BPF_SOCK_OPS_TCP_CONNECT_CB {
+        connecting(&ctx);
+    } else if op == BPF_SOCK_OPS_STATE_CB && ctx.arg(1) == TCP_CLOSE {
+        closed(&ctx);
+    }
+    1
+}
+
+/// The local port is chosen and the SYN is about to leave: the last moment before the proxy can ask.
+#[inline(always)]
+fn connecting(ctx: &SockOpsContext) {
+    let Some(conn) = Connection::of_pod(ctx) else { return };
+    let original = storage(conn.sk).filter(|original| original.captured == 1);
+    let tracked = match original {
+        Some(original) => ORIG_DST.insert(conn.orig_dst_key(), &*original, 0).is_ok(),
+        None if conn.is_transparent() => BYPASS.insert(conn.bypass_key(), 1_u32, 0).is_ok(),
+        None => {
+            // Somebody dials the listener itself. A record left under this tuple by a connection that was never
+            // accepted must not become theirs.
+            if conn.remote_port == conn.pod.outbound_port {
+                let _ = ORIG_DST.remove(conn.orig_dst_key());
+            }
+            false
+        }
+    };
+    if tracked {
+        // Other programs on this socket may have asked for other callbacks.
+        let _ = ctx.set_cb_flags(ctx.cb_flags() as i32 | BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+    }
+}
+
+#[inline(always)]
+fn closed(ctx: &SockOpsContext) {
+    let Some(conn) = Connection::of_pod(ctx) else { return };
+    if conn.is_transparent() {
+        let _ = BYPASS.remove(conn.bypass_key());
+    } else if ctx.arg(0) == TCP_SYN_SENT {
+        // Never accepted, never will be. A connection that was established keeps its record although its client is
+        // gone: what the client sent before is still the proxy's to deliver.
+        let _ = ORIG_DST.remove(conn.orig_dst_key());
+    }
+}
+
+/// A connecting socket of a pod.
+struct Connection {
+    netns: u64,
+    pod: &'static Pod,
+    sk: *mut bpf_sock,
+    local: Address,
+    local_port: u16,
+    remote: Address,
+    remote_port: u16,
+}
+
+impl Connection {
+    #[inline(always)]
+    fn of_pod(ctx: &SockOpsContext) -> Option<Self> {
+        let netns = netns_cookie(ctx);
+        let pod = pod(netns)?;
+        // SAFETY: reads a field of the context.
+        let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+        if sk.is_null() {
+            return None;
+        }
+        let (local, remote) = addresses(sk);
+        // SAFETY: reads fields of the context's socket.
+        let (local_port, remote_port) = unsafe { ((*sk).src_port as u16, u16::from_be((*sk).dst_port)) };
+        Some(Self { netns, pod, sk, local, local_port, remote, remote_port })
+    }
+
+    #[inline(always)]
+    fn is_transparent(&self) -> bool {
+        // SAFETY: reads a field of the context's socket.
+        unsafe { (*self.sk).mark & TRANSPARENT_MARK_MASK == TRANSPARENT_MARK }
+    }
+
+    #[inline(always)]
+    const fn orig_dst_key(&self) -> OrigDstKey {
+        OrigDstKey::new(self.netns, self.local, self.local_port)
+    }
+
+    /// Named from the accepting side: what is local here is remote there.
+    #[inline(always)]
+    const fn bypass_key(&self) -> BypassKey {
+        BypassKey::new(self.netns, (self.remote, self.remote_port), (self.local, self.local_port))
+    }
+}
+
+/// The addresses of a socket. One of family IPv6 that dials IPv4 has v4-mapped addresses here already.
+#[inline(always)]
+fn addresses(sk: *mut bpf_sock) -> (Address, Address) {
+    // SAFETY: reads fields of the context's socket.
+    unsafe {
+        if (*sk).family == AF_INET {
+            return (Address::from_v4_word((*sk).src_ip4), Address::from_v4_word((*sk).dst_ip4));
+        }
+        let local = [(*sk).src_ip6[0], (*sk).src_ip6[1], (*sk).src_ip6[2], (*sk).src_ip6[3]];
+        let remote = [(*sk).dst_ip6[0], (*sk).dst_ip6[1], (*sk).dst_ip6[2], (*sk).dst_ip6[3]];
+        (Address::from_words(local), Address::from_words(remote))
+    }
+}
