@@ -59,7 +59,15 @@ make_pod() {
 
 # become_in_cgroup CGROUP COMMAND...: replaces this (sub)shell; the command is in the cgroup before its first socket.
 # The lock (9) is not handed on: what outlives a killed quickstart must not keep the next one out.
-become_in_cgroup() { (become_in_cgroup "$@"); }
+become_in_cgroup() {
+  echo "$BASHPID" >"$1/cgroup.procs"
+  exec "${@:2}" 9>&-
+}
+
+# become_in_pod POD COMMAND...: as a container runtime would start it: in the pod's cgroup, namespace and /etc/hosts.
+become_in_pod() { become_in_cgroup "$(pod_cgroup "$1")" ip netns exec "$(pod_namespace "$1")" "${@:2}"; }
+
+in_cgroup() { (become_in_cgroup "$@"); }
 in_pod() { (become_in_pod "$@"); }
 
 # The same for hands: `sh $STATE/client curl ...`.
