@@ -67,11 +67,11 @@ impl Method {
         }
     }
 
-    /// Whether a request without body says so with `content-length: 0`: methods whose body has a meaning
-    /// (RFC 9110 section 8.6).
+    /// Whether a request without body says so with `content-length: 0` (RFC 9110 section 8.6): all methods but those
+    /// that Envoy excepts.
     #[must_use]
     pub fn expects_body(&self) -> bool {
-        !matches!(self, Self::Connect | Self::Delete | Self::Get | Self::Head | Self::Options | Self::Trace)
+        !matches!(self, Self::Connect | Self::Delete | Self::Get | Self::Head | Self::Trace)
     }
 }
 

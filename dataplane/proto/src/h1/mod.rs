@@ -25,6 +25,8 @@ pub use fault::{Fault, INTENDED_DIFFERENCES, IntendedDifference};
 pub use request::{RequestOptions, parse_request};
 pub use response::{ResponseOptions, parse_response};
 
+pub(crate) use field::decimal;
+
 /// How the body of a message is delimited (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Framing {
