@@ -1,0 +1,168 @@
+//! Building snapshots: from the resources in force to what workers run on.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use culvert_model::{
+    Cluster, Config, Discovery, Endpoint, Health, Listener, LoadAssignment, NetworkFilter, RouteConfiguration,
+    RouteSource,
+};
+use culvert_proto::route::Table;
+
+use crate::{
+    observe::stats::{ClusterControlStats, Registry},
+    snapshot::{ChainSpec, ClusterSpec, HostSpec, HostStats, HttpSpec, Limits, ListenerSpec, RouteSpec, Snapshot},
+};
+
+/// Endpoints of DNS clusters, by cluster name.
+pub type Resolved = HashMap<Arc<str>, Arc<LoadAssignment>>;
+
+/// Builds each snapshot from the one before, so that what did not change is not compiled again and keeps its identity.
+pub struct Builder {
+    workers: usize,
+    generation: u64,
+    registry: Registry,
+    listeners: HashMap<Arc<str>, (Arc<Listener>, Arc<ListenerSpec>)>,
+    routes: HashMap<Arc<str>, (Arc<RouteConfiguration>, Arc<Table>)>,
+    clusters: HashMap<Arc<str>, Known>,
+}
+
+/// A cluster of the snapshot before.
+struct Known {
+    spec: Arc<ClusterSpec>,
+    endpoints: Arc<LoadAssignment>,
+    stats: Arc<ClusterControlStats>,
+}
+
+impl Builder {
+    /// A builder for this many workers; membership counters of clusters appear in `registry`.
+    pub fn new(workers: usize, registry: Registry) -> Self {
+        Self {
+            workers,
+            generation: 0,
+            registry,
+            listeners: HashMap::new(),
+            routes: HashMap::new(),
+            clusters: HashMap::new(),
+        }
+    }
+
+    /// The next snapshot.
+    pub fn build(&mut self, config: &Config, resolved: &Resolved) -> Arc<Snapshot> {
+        self.generation += 1;
+        self.update_listeners(&config.listeners);
+        self.update_routes(&config.routes);
+        self.update_clusters(config, resolved);
+        Arc::new(Snapshot {
+            generation: self.generation,
+            listeners: self.listeners.iter().map(|(name, (_, spec))| (name.clone(), spec.clone())).collect(),
+            routes: self.routes.iter().map(|(name, (_, table))| (name.clone(), table.clone())).collect(),
+            clusters: self.clusters.iter().map(|(name, known)| (name.clone(), known.spec.clone())).collect(),
+        })
+    }
+
+    fn update_listeners(&mut self, listeners: &[Arc<Listener>]) {
+        let mut old = std::mem::take(&mut self.listeners);
+        for listener in listeners {
+            let name: Arc<str> = listener.name.as_str().into();
+            let kept = old.remove(&name).filter(|(config, _)| Arc::ptr_eq(config, listener));
+            let entry = kept.unwrap_or_else(|| (listener.clone(), Arc::new(compile_listener(listener))));
+            self.listeners.insert(name, entry);
+        }
+    }
+
+    fn update_routes(&mut self, routes: &BTreeMap<String, Arc<RouteConfiguration>>) {
+        let mut old = std::mem::take(&mut self.routes);
+        for (name, config) in routes {
+            let name: Arc<str> = name.as_str().into();
+            let kept = old.remove(&name).filter(|(known, _)| Arc::ptr_eq(known, config));
+            let entry = kept.unwrap_or_else(|| (config.clone(), Arc::new(Table::compile(config))));
+            self.routes.insert(name, entry);
+        }
+    }
+
+    fn update_clusters(&mut self, config: &Config, resolved: &Resolved) {
+        let mut old = std::mem::take(&mut self.clusters);
+        let none = Arc::new(LoadAssignment::default());
+        for cluster in &config.clusters {
+            let endpoints = match &cluster.discovery {
+                Discovery::Eds { service_name, .. } => config.assignments.get(service_name),
+                Discovery::Static(assignment) => Some(assignment),
+                Discovery::StrictDns { .. } => resolved.get(&cluster.name),
+            };
+            let endpoints = endpoints.unwrap_or(&none);
+            let known = old.remove(&cluster.name);
+            let next = self.next_cluster(cluster, endpoints, known);
+            self.clusters.insert(cluster.name.clone(), next);
+        }
+    }
+
+    fn next_cluster(&self, config: &Arc<Cluster>, endpoints: &Arc<LoadAssignment>, known: Option<Known>) -> Known {
+        if let Some(known) = &known
+            && Arc::ptr_eq(&known.spec.config, config)
+            && Arc::ptr_eq(&known.endpoints, endpoints)
+        {
+            return Known {
+                spec: known.spec.clone(),
+                endpoints: known.endpoints.clone(),
+                stats: known.stats.clone(),
+            };
+        }
+        let mut by_address: HashMap<_, _> = known
+            .iter()
+            .flat_map(|known| known.spec.hosts.iter())
+            .map(|host| (host.endpoint.address.clone(), host.clone()))
+            .collect();
+        let hosts = endpoints
+            .endpoints
+            .iter()
+            .map(|endpoint| self.next_host(endpoint, by_address.remove(&endpoint.address)))
+            .collect();
+        let limits = known.as_ref().map_or_else(|| Arc::new(Limits::default()), |known| known.spec.limits.clone());
+        let stats = known.map_or_else(|| self.control_stats(config), |known| known.stats);
+        count_members(&stats, endpoints);
+        let spec = Arc::new(ClusterSpec { config: config.clone(), hosts, limits });
+        Known { spec, endpoints: endpoints.clone(), stats }
+    }
+
+    fn next_host(&self, endpoint: &Endpoint, known: Option<Arc<HostSpec>>) -> Arc<HostSpec> {
+        match known {
+            Some(known) if known.endpoint == *endpoint => known,
+            Some(known) => Arc::new(HostSpec { endpoint: endpoint.clone(), stats: known.stats.clone() }),
+            None => {
+                let stats = (0..self.workers).map(|_| HostStats::default()).collect();
+                Arc::new(HostSpec { endpoint: endpoint.clone(), stats })
+            }
+        }
+    }
+
+    fn control_stats(&self, config: &Cluster) -> Arc<ClusterControlStats> {
+        let stats = Arc::new(ClusterControlStats::default());
+        self.registry.register(format!("cluster.{}", config.stat_name), stats.clone());
+        stats
+    }
+}
+
+fn count_members(stats: &ClusterControlStats, endpoints: &LoadAssignment) {
+    let of = |health: Health| endpoints.endpoints.iter().filter(|endpoint| endpoint.health == health).count() as u64;
+    stats.membership_total.set(endpoints.endpoints.len() as u64);
+    stats.membership_healthy.set(of(Health::Healthy));
+    stats.membership_degraded.set(of(Health::Degraded));
+    stats.membership_change.inc();
+}
+
+fn compile_listener(listener: &Arc<Listener>) -> ListenerSpec {
+    let chain = match &listener.filter_chain.filter {
+        NetworkFilter::Http(http) => {
+            let routes = match &http.routes {
+                RouteSource::Inline(config) => RouteSpec::Inline(Arc::new(Table::compile(config))),
+                RouteSource::Rds { name, .. } => RouteSpec::Rds(name.as_str().into()),
+            };
+            ChainSpec::Http(Arc::new(HttpSpec { config: http.clone(), routes }))
+        }
+        NetworkFilter::Tcp(tcp) => ChainSpec::Tcp(tcp.clone()),
+    };
+    ListenerSpec { config: listener.clone(), chain }
+}

@@ -1,0 +1,10 @@
+//! HTTP/1.1 over a [`culvert_ring::Stream`].
+
+mod client;
+mod input;
+mod receive;
+mod send;
+mod server;
+
+pub use client::ClientConn;
+pub use server::{RequestStart, ServerConn};

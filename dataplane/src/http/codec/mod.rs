@@ -1,0 +1,33 @@
+//! Codecs: bytes to a request head and a body stream, and back. Nothing outside this room knows the wire.
+
+pub mod h1;
+
+use culvert_proto::h1::Fault;
+use culvert_ring::Chunk;
+
+/// What a body brings next.
+pub enum Body {
+    /// Bytes, at least one.
+    Data(Chunk),
+    /// The end; trailers, if any, are complete.
+    End,
+}
+
+/// Why no more of a message can be had.
+#[derive(Debug)]
+pub enum ReceiveError {
+    /// The peer closed between messages.
+    Closed,
+    /// The bytes violate the protocol.
+    Fault(Fault),
+    /// The connection failed (reset, timed out).
+    Io(std::io::Error),
+    /// The peer closed in the middle of a message.
+    Truncated,
+}
+
+impl From<Fault> for ReceiveError {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}

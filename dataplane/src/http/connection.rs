@@ -1,0 +1,261 @@
+//! A downstream connection: requests one after the other, until one of them, a timer or the peer ends it.
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use culvert_proto::h1::Fault;
+use culvert_ring::{Stream, time, time::Timer};
+
+use crate::{
+    http::{
+        HttpManager,
+        codec::{
+            ReceiveError,
+            h1::{RequestStart, ServerConn},
+        },
+        exchange::{After, Exchange},
+        reply::Reply,
+    },
+    listener::Downstream,
+    tcp,
+    worker::Worker,
+};
+
+/// A connection's state between requests.
+pub struct Connection {
+    pub(super) worker: Rc<Worker>,
+    pub(super) manager: Rc<HttpManager>,
+    pub(super) downstream: Downstream,
+    pub(super) codec: ServerConn,
+    started: Instant,
+    requests: Cell<u32>,
+}
+
+/// The timers of a connection. Re-armed lazily: moving a deadline further away costs nothing, so two serve every wait.
+pub(super) struct Timers {
+    /// For whatever is awaited now: a request, its head, progress of a stream.
+    pub(super) wait: Timer,
+    /// The route's timeout.
+    pub(super) route: Timer,
+}
+
+/// What ended the wait for a request.
+enum Next {
+    /// The client closed.
+    Closed,
+    /// Nothing came for `idle_timeout`.
+    Idle,
+    /// `max_connection_duration` passed, or a drain began.
+    Expired,
+    /// A request begins.
+    Request,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(worker: Rc<Worker>, stream: Stream, downstream: Downstream, manager: Rc<HttpManager>) {
+    let config = &manager.spec.config;
+    let limit = downstream.listener.spec.config.buffer_limit_bytes;
+    let codec = ServerConn::new(stream, config.http1.header_case, limit, manager.stats.clone());
+    let _open = Open::new(&manager, &downstream);
+    let connection = Connection {
+        worker,
+        codec,
+        started: time::now(),
+        requests: Cell::new(0),
+        manager: manager.clone(),
+        downstream,
+    };
+    connection.run().await;
+}
+
+impl Connection {
+    async fn run(self) {
+        let mut timers = Timers { wait: Timer::new(), route: Timer::new() };
+        loop {
+            match self.next(&mut timers.wait).await {
+                Next::Request => {}
+                Next::Closed => return self.manager.stats.downstream_cx_destroy_remote.inc(),
+                Next::Idle => return self.manager.stats.downstream_cx_idle_timeout.inc(),
+                Next::Expired => return,
+            }
+            self.requests.set(self.requests.get() + 1);
+            // Boxed so that an idle connection does not carry the space of a request.
+            match Box::pin(self.request(&mut timers)).await {
+                After::Abort => return self.codec.abort(),
+                After::Close => return self.close(timers.wait).await,
+                After::KeepAlive => {}
+                After::Tunnel(upstream) => {
+                    let idle = self.manager.spec.config.stream_idle_timeout;
+                    let downstream = self.codec.into_tunnel();
+                    return tcp::tunnel(downstream, upstream, idle).await;
+                }
+            }
+        }
+    }
+
+    async fn next(&self, timer: &mut Timer) -> Next {
+        let config = &self.manager.spec.config;
+        let now = time::now();
+        let expires = config.max_connection_duration.map(|max| self.started + max);
+        let idle = config.idle_timeout.map(|max| now + max);
+        let Some(deadline) = earliest(expires, idle) else {
+            timer.clear();
+            return start_or(poll_fn(|cx| self.codec.poll_start(cx)).await);
+        };
+        timer.set(deadline);
+        poll_fn(|cx| {
+            if let Poll::Ready(start) = self.codec.poll_start(cx) {
+                return Poll::Ready(start_or(start));
+            }
+            timer.poll_expired(cx).map(|()| {
+                if expires == Some(deadline) {
+                    self.manager.stats.downstream_cx_max_duration_reached.inc();
+                    Next::Expired
+                } else {
+                    Next::Idle
+                }
+            })
+        })
+        .await
+    }
+
+    /// Reads one request and answers it.
+    async fn request(&self, timers: &mut Timers) -> After {
+        let mut head = self.worker.request_head();
+        head.headers.set_preserve_case(self.manager.options.preserve_case);
+        let started = time::now();
+        let config = &self.manager.spec.config;
+        let limit = earliest(
+            config.request_headers_timeout.map(|max| started + max),
+            // A head that trickles in must not outlive an idle connection.
+            config.request_timeout.or(config.stream_idle_timeout).map(|max| started + max),
+        );
+        let timer = &mut timers.wait;
+        match limit {
+            Some(limit) => timer.set(limit),
+            None => timer.clear(),
+        }
+        let received = poll_fn(|cx| {
+            if let Poll::Ready(result) = self.codec.poll_head(&self.manager.options, &mut head, cx) {
+                return Poll::Ready(Some(result));
+            }
+            timer.poll_expired(cx).map(|()| None)
+        })
+        .await;
+        timer.clear();
+        let framing = match received {
+            Some(Ok(framing)) => framing,
+            Some(Err(ReceiveError::Fault(fault))) => return self.refuse(fault),
+            Some(Err(ReceiveError::Closed | ReceiveError::Truncated | ReceiveError::Io(_))) => {
+                self.manager.stats.downstream_cx_destroy_remote.inc();
+                return After::Abort;
+            }
+            None => {
+                self.manager.stats.downstream_rq_header_timeout.inc();
+                Reply::new(408, "request header timeout").write_bare(self);
+                return After::Close;
+            }
+        };
+        let last = config.max_requests_per_connection.is_some_and(|max| self.requests.get() >= max);
+        if last {
+            self.manager.stats.downstream_cx_max_requests_reached.inc();
+        }
+        Exchange::new(self, head, framing, started, last).run(timers).await
+    }
+
+    /// Answers bytes that are not a request.
+    fn refuse(&self, fault: Fault) -> After {
+        let stats = &self.manager.stats;
+        stats.downstream_cx_protocol_error.inc();
+        stats.downstream_rq_total.inc();
+        stats.downstream_rq_http1_total.inc();
+        if fault.status() == 431 {
+            stats.downstream_rq_too_large.inc();
+        }
+        ::log::debug!(target: "http", "request refused: {fault}");
+        Reply::new(fault.status(), "").write_bare(self);
+        After::Close
+    }
+
+    /// Whether the connection should end after the current request.
+    pub(super) fn should_close(&self) -> bool {
+        self.downstream.listener.is_draining() || self.worker.is_draining(self.downstream.is_inbound())
+    }
+
+    /// Closes without losing what was written: FIN first, then whatever the client still sends is read and dropped,
+    /// because a close with unread bytes would reset the connection under the response (`delayed_close_timeout`).
+    async fn close(self, mut timer: Timer) {
+        self.manager.stats.downstream_cx_destroy_local.inc();
+        let Some(patience) = self.manager.spec.config.delayed_close_timeout else { return };
+        self.codec.shutdown();
+        timer.set(time::now() + patience);
+        let mut left = LINGER_BYTES;
+        poll_fn(|cx| {
+            while let Poll::Ready(dropped) = self.codec.poll_discard(cx) {
+                match dropped {
+                    Some(bytes) if bytes <= left => left -= bytes,
+                    _ => return Poll::Ready(()),
+                }
+            }
+            timer.poll_expired(cx).map(|()| self.manager.stats.downstream_cx_delayed_close_timeout.inc())
+        })
+        .await;
+    }
+}
+
+/// Most bytes read and dropped after the last response.
+const LINGER_BYTES: usize = 1 << 20;
+
+fn start_or(start: RequestStart) -> Next {
+    match start {
+        RequestStart::Bytes => Next::Request,
+        RequestStart::Closed => Next::Closed,
+    }
+}
+
+fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+/// Counts a connection in, and out when dropped.
+struct Open {
+    manager: Rc<HttpManager>,
+    listener: Rc<crate::listener::ListenerRuntime>,
+    since: Instant,
+}
+
+impl Open {
+    fn new(manager: &Rc<HttpManager>, downstream: &Downstream) -> Self {
+        manager.stats.downstream_cx_total.inc();
+        manager.stats.downstream_cx_active.inc();
+        manager.stats.downstream_cx_http1_total.inc();
+        manager.stats.downstream_cx_http1_active.inc();
+        downstream.listener.stats.downstream_cx_active.inc();
+        Self { manager: manager.clone(), listener: downstream.listener.clone(), since: time::now() }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let length = millis(time::now() - self.since);
+        self.manager.stats.downstream_cx_active.dec();
+        self.manager.stats.downstream_cx_http1_active.dec();
+        self.manager.stats.downstream_cx_destroy.inc();
+        self.manager.stats.downstream_cx_length_ms.record(length);
+        self.listener.stats.downstream_cx_active.dec();
+        self.listener.stats.downstream_cx_destroy.inc();
+        self.listener.stats.downstream_cx_length_ms.record(length);
+    }
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,211 @@
+//! One request and its response.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Instant,
+};
+
+use culvert_model::Action;
+use culvert_proto::{
+    RequestHead, ResponseHead, Version,
+    h1::{self, Framing},
+    route::{Match, Mutations, NoRoute, Table, redirect_location},
+};
+use culvert_ring::time;
+
+use crate::{
+    http::{
+        connection::{Connection, Timers, millis},
+        format::Values,
+        hygiene,
+        log::Flags,
+        reply::Reply,
+    },
+    upstream::{Host, TunnelConn},
+};
+
+/// What happens to the connection after an exchange.
+pub(super) enum After {
+    /// Reset it: the response cannot be completed.
+    Abort,
+    /// Close it once what was written has left.
+    Close,
+    /// Wait for the next request.
+    KeepAlive,
+    /// It belongs to another protocol now.
+    Tunnel(TunnelConn),
+}
+
+/// A request being answered.
+pub(super) struct Exchange<'c> {
+    pub(super) conn: &'c Connection,
+    pub(super) head: Box<RequestHead>,
+    pub(super) framing: Framing,
+    pub(super) record: Record,
+    /// What the client speaks; the head's version becomes the upstream's.
+    pub(super) downstream_version: Version,
+    /// Whether client, limits and drain state let the connection stay open.
+    keep_alive: bool,
+}
+
+/// What is known of a request when it is logged.
+pub(super) struct Record {
+    pub(super) started: Instant,
+    pub(super) status: Cell<u16>,
+    pub(super) flags: Cell<Flags>,
+    pub(super) details: Cell<&'static str>,
+    pub(super) bytes_received: Cell<u64>,
+    pub(super) bytes_sent: Cell<u64>,
+    pub(super) route_name: RefCell<String>,
+    pub(super) cluster: RefCell<Option<Rc<str>>>,
+    pub(super) host: RefCell<Option<Rc<Host>>>,
+    pub(super) response: RefCell<Option<Box<ResponseHead>>>,
+    /// How the response's body is framed towards the client.
+    pub(super) framing: Cell<Framing>,
+}
+
+impl<'c> Exchange<'c> {
+    /// A request whose head was received. `last`: no further request is taken on this connection.
+    pub(super) fn new(
+        conn: &'c Connection,
+        head: Box<RequestHead>,
+        framing: Framing,
+        started: Instant,
+        last: bool,
+    ) -> Self {
+        let keep_alive = !last && h1::keep_alive(head.version, &head.headers);
+        let record = Record {
+            started,
+            status: Cell::new(0),
+            flags: Cell::new(Flags::default()),
+            details: Cell::new(""),
+            bytes_received: Cell::new(0),
+            bytes_sent: Cell::new(0),
+            route_name: RefCell::default(),
+            cluster: RefCell::default(),
+            host: RefCell::default(),
+            response: RefCell::default(),
+            framing: Cell::new(Framing::None),
+        };
+        Self { downstream_version: head.version, conn, head, framing, record, keep_alive }
+    }
+
+    /// Answers it.
+    pub(super) async fn run(mut self, timers: &mut Timers) -> After {
+        let stats = &self.conn.manager.stats;
+        stats.downstream_rq_total.inc();
+        stats.downstream_rq_http1_total.inc();
+        stats.downstream_rq_active.inc();
+        let active = Active(self.conn);
+        let after = self.answer(timers).await;
+        drop(active);
+        self.finish();
+        after
+    }
+
+    /// Whether the connection stays open after this exchange, given that the request has been read to its end.
+    pub(super) fn keeps_alive(&self) -> bool {
+        self.keep_alive && !self.conn.should_close() && !self.conn.codec.is_half_closed()
+    }
+
+    async fn answer(&mut self, timers: &mut Timers) -> After {
+        if let Err(reply) = hygiene::prepare(self) {
+            return self.reply(reply);
+        }
+        let Some(table) = self.conn.manager.table(&self.conn.worker) else {
+            return self.no_route();
+        };
+        let random = self.conn.worker.rng.borrow_mut().u64(..);
+        let matched = match table.route(&self.head.view(), random) {
+            Ok(matched) => matched,
+            Err(NoRoute::Route | NoRoute::VirtualHost) => return self.no_route(),
+            Err(NoRoute::TlsRequired) => return self.redirect_to_tls(),
+        };
+        if !matched.route.name.is_empty() {
+            self.record.route_name.borrow_mut().push_str(&matched.route.name);
+        }
+        match &matched.route.action {
+            Action::Direct(direct) => {
+                self.conn.manager.stats.rq_direct_response.inc();
+                let reply = Reply::new(direct.status, "").details("direct_response").body(direct.body.clone());
+                self.reply_with(reply, Some((&table, &matched)))
+            }
+            Action::Forward(action) => self.forward(action, &table, &matched, random, timers).await,
+            Action::Redirect(redirect) => {
+                self.conn.manager.stats.rq_redirect.inc();
+                let mut location = Vec::new();
+                redirect_location(redirect, &matched.route.matcher.path, &self.head.view(), &mut location);
+                let reply = Reply::new(redirect.status, "").details("direct_response").location(location);
+                self.reply_with(reply, Some((&table, &matched)))
+            }
+        }
+    }
+
+    fn no_route(&self) -> After {
+        self.conn.manager.stats.no_route.inc();
+        self.reply(Reply::new(404, "").flag(Flags::NO_ROUTE).details("route_not_found"))
+    }
+
+    fn redirect_to_tls(&self) -> After {
+        let mut location = b"https://".to_vec();
+        location.extend_from_slice(self.head.authority());
+        location.extend_from_slice(self.head.path());
+        self.reply(Reply::new(301, "").details("direct_response").location(location))
+    }
+
+    /// Answers without an upstream.
+    pub(super) fn reply(&self, reply: Reply) -> After {
+        self.reply_with(reply, None)
+    }
+
+    fn reply_with(&self, reply: Reply, matched: Option<(&Table, &Match<'_>)>) -> After {
+        // The rest of the request would have to be read before the next one; nobody wants it.
+        let keep_alive = self.keeps_alive() && self.framing.is_empty();
+        let mut head = self.conn.worker.response_head();
+        reply.write_head(&mut head);
+        if let Some((table, matched)) = matched {
+            let mutations = Mutations::new(table, matched, None);
+            let values = Values::for_response(self, None);
+            mutations.apply_to_response(&mut head.headers, &values, &mut Vec::new());
+        }
+        hygiene::finish_response(self, &mut head, !keep_alive);
+        self.record.status.set(reply.status);
+        self.record.flags.set(self.record.flags.get() | reply.flags);
+        self.record.details.set(reply.details);
+        let body = reply.into_body();
+        let with_body = !body.is_empty() && self.head.method != culvert_proto::Method::Head;
+        self.conn.codec.send_head(&head, Framing::Length(body.len() as u64));
+        if with_body {
+            self.record.bytes_sent.set(body.len() as u64);
+            self.conn.codec.send_data(body);
+        }
+        self.record.response.replace(Some(head));
+        if !self.framing.is_empty() {
+            self.conn.manager.stats.downstream_rq_response_before_rq_complete.inc();
+        }
+        if keep_alive { After::KeepAlive } else { After::Close }
+    }
+
+    /// Counts and logs, and gives the heads back.
+    fn finish(self) {
+        let manager = &self.conn.manager;
+        let status = self.record.status.get();
+        if status != 0 {
+            manager.codes.record(status);
+        }
+        manager.stats.downstream_rq_time.record(millis(time::now() - self.record.started));
+        manager.logs.write(&self);
+        let response = self.record.response.take();
+        self.conn.worker.recycle(self.head, response);
+    }
+}
+
+/// Keeps `downstream_rq_active`, also when the task is dropped in the middle of a request.
+struct Active<'c>(&'c Connection);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.manager.stats.downstream_rq_active.dec();
+    }
+}

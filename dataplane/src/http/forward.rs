@@ -1,0 +1,551 @@
+//! The router: choosing a cluster and a host, sending the request, relaying the response.
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::Instant,
+};
+
+use culvert_model::{ClusterSpecifier, RouteAction, WeightedCluster};
+use culvert_proto::{
+    Method, ResponseHead, Version,
+    h1::{self, Framing},
+    route::{Match, Mutations, Table, pick_cluster, rewrite_host, rewrite_path},
+};
+use culvert_ring::time;
+
+use crate::{
+    http::{
+        codec::{Body, ReceiveError, h1::ClientConn},
+        connection::{Timers, millis},
+        exchange::{After, Exchange},
+        format::Values,
+        hygiene,
+        log::Flags,
+        pump::{Activity, PumpError, request_body},
+        reply::Reply,
+    },
+    upstream::{AcquireError, Cluster, Credit, Host, Lent, Limit, Via},
+};
+
+/// How a response ended.
+enum Ended {
+    /// Completely; the upstream connection may be used again or not.
+    Complete {
+        reusable: bool,
+        close: bool,
+    },
+    /// The upstream switched protocols.
+    Switched,
+}
+
+/// Why a response did not reach the client.
+enum Failed {
+    Downstream,
+    Upstream(ReceiveError),
+}
+
+/// What ended the exchange with the upstream.
+enum Outcome {
+    ClientGone,
+    Ended(Result<Ended, Failed>),
+    Idle,
+    RequestFailed(ReceiveError),
+    Timeout,
+}
+
+/// State of the exchange with the upstream that both directions look at.
+struct Progress {
+    request_complete: Cell<bool>,
+    response_started: Cell<bool>,
+    activity: Activity,
+}
+
+impl Exchange<'_> {
+    /// Forwards the request as `action` says.
+    pub(super) async fn forward(
+        &mut self,
+        action: &RouteAction,
+        table: &Table,
+        matched: &Match<'_>,
+        random: u64,
+        timers: &mut Timers,
+    ) -> After {
+        let (name, weighted) = match self.cluster_name(action, random) {
+            Some(chosen) => chosen,
+            None => return self.no_cluster(action),
+        };
+        let Some(cluster) = self.conn.worker.cluster(&name) else { return self.no_cluster(action) };
+        *self.record.cluster.borrow_mut() = Some(name);
+        let upgrade = match self.upgrade(action) {
+            Ok(upgrade) => upgrade,
+            Err(reply) => return self.reply(reply),
+        };
+        let Some(host) = cluster.pick(&mut self.conn.worker.rng.borrow_mut()) else {
+            cluster.stats.upstream_cx_none_healthy.inc();
+            let reply = Reply::new(503, "no healthy upstream");
+            return self.reply(reply.flag(Flags::NO_HEALTHY_UPSTREAM).details("no_healthy_upstream"));
+        };
+        *self.record.host.borrow_mut() = Some(host.clone());
+        let breakers = cluster.config().circuit_breakers;
+        let Some(_credit) = Credit::take(&cluster.limits, Limit::Requests, breakers.max_requests) else {
+            cluster.stats.upstream_rq_pending_overflow.inc();
+            return self.reply(overflow());
+        };
+        let mutations = Mutations::new(table, matched, weighted);
+        let framing = self.prepare_head(action, matched, weighted, &mutations, &host, upgrade);
+        let active = ActiveUpstream::new(&cluster, &host);
+        let via = Via { pod: self.conn.downstream.pod.clone(), source: self.conn.downstream.preserved_source };
+        let mut lent = match cluster.acquire(&self.conn.worker, &host, &via).await {
+            Ok(lent) => lent,
+            Err(error) => return self.reply(acquire_failed(&error)),
+        };
+        lent.begin_request();
+        lent.conn.send_head(&self.head, framing);
+        let progress = Progress {
+            request_complete: Cell::new(framing.is_empty()),
+            response_started: Cell::new(false),
+            activity: Activity::new(),
+        };
+        let outcome = self.converse(action, &cluster, &lent, &mutations, &progress, timers).await;
+        timers.wait.clear();
+        timers.route.clear();
+        let after = self.conclude(outcome, lent, &cluster, &host, &progress);
+        drop(active);
+        after
+    }
+
+    fn cluster_name<'a>(
+        &self,
+        action: &'a RouteAction,
+        random: u64,
+    ) -> Option<(Rc<str>, Option<&'a WeightedCluster>)> {
+        match &action.cluster {
+            ClusterSpecifier::Header(header) => {
+                let value = self.head.headers.get(header)?;
+                Some((std::str::from_utf8(value).ok()?.into(), None))
+            }
+            ClusterSpecifier::Name(name) => Some(((**name).into(), None)),
+            ClusterSpecifier::Weighted(weighted) => {
+                let chosen = pick_cluster(weighted, random)?;
+                Some(((*chosen.name).into(), Some(chosen)))
+            }
+        }
+    }
+
+    fn no_cluster(&self, action: &RouteAction) -> After {
+        self.conn.manager.stats.no_cluster.inc();
+        let reply = Reply::new(action.cluster_not_found_status, "");
+        self.reply(reply.flag(Flags::NO_CLUSTER).details("cluster_not_found"))
+    }
+
+    /// Whether the request asks for an upgrade that the route or the connection manager allows.
+    fn upgrade(&self, action: &RouteAction) -> Result<bool, Reply> {
+        let manager = &self.conn.manager;
+        let wanted = match h1::upgrade(&self.head.headers) {
+            Some(wanted) => wanted,
+            None if self.head.method == Method::Connect => b"connect",
+            None => return Ok(false),
+        };
+        let of = |list: &[(String, bool)]| {
+            list.iter().find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(wanted)).map(|(_, on)| *on)
+        };
+        let allowed = of(&action.upgrades).or_else(|| of(&manager.spec.config.upgrades)).unwrap_or(false);
+        // CONNECT is refused until it is terminated properly.
+        if !allowed || self.head.method == Method::Connect {
+            manager.stats.downstream_rq_ws_on_non_ws_route.inc();
+            return Err(Reply::new(403, "").details("upgrade_failed"));
+        }
+        manager.stats.downstream_cx_upgrades_total.inc();
+        Ok(true)
+    }
+
+    /// Turns the downstream head into the upstream head. Returns how its body is framed.
+    fn prepare_head(
+        &mut self,
+        action: &RouteAction,
+        matched: &Match<'_>,
+        weighted: Option<&WeightedCluster>,
+        mutations: &Mutations<'_>,
+        host: &Rc<Host>,
+        upgrade: bool,
+    ) -> Framing {
+        h1::remove_hop_by_hop(&mut self.head.headers, upgrade);
+        let mut scratch = Vec::new();
+        if rewrite_path(&action.path, &matched.route.matcher.path, self.head.path(), &mut scratch) {
+            let original = self.head.path().to_vec();
+            self.head.headers.set("x-envoy-original-path", original);
+            self.head.set_path(&scratch);
+        }
+        let spec = host.spec();
+        let rewritten = match weighted.and_then(|weighted| weighted.host_rewrite.as_deref()) {
+            Some(literal) => {
+                scratch.clear();
+                scratch.extend_from_slice(literal.as_bytes());
+                true
+            }
+            None => rewrite_host(&action.host, &self.head.view(), &spec.endpoint.hostname, &mut scratch),
+        };
+        if rewritten {
+            if action.append_forwarded_host {
+                let original = self.head.authority().to_vec();
+                self.head.headers.append("x-forwarded-host", original);
+            }
+            self.head.set_authority(&scratch);
+        }
+        hygiene::router_headers(self, action.timeout);
+        // The list is taken out so that the values may look at the rest of the request.
+        let mut headers = std::mem::take(&mut self.head.headers);
+        mutations.apply_to_request(&mut headers, &Values::for_request(self, host), &mut scratch);
+        self.head.headers = headers;
+        self.head.version = Version::Http11;
+        self.framing
+    }
+
+    /// Runs both directions until the response is complete or something ends it.
+    async fn converse(
+        &self,
+        action: &RouteAction,
+        cluster: &Rc<Cluster>,
+        lent: &Lent,
+        mutations: &Mutations<'_>,
+        progress: &Progress,
+        timers: &mut Timers,
+    ) -> Outcome {
+        let server = &self.conn.codec;
+        let trailers = cluster.config().enable_trailers;
+        let mut pump =
+            pin!(request_body(server, &lent.conn, trailers, &self.record.bytes_received, &progress.activity));
+        let mut pumping = !progress.request_complete.get();
+        let mut response = pin!(self.respond(cluster, lent, mutations, progress));
+        let idle = action.idle_timeout.or(self.conn.manager.spec.config.stream_idle_timeout);
+        let idle = idle.filter(|idle| !idle.is_zero());
+        arm(&mut timers.wait, idle.map(|idle| time::now() + idle));
+        let overall = |progress: &Progress| {
+            action.timeout.filter(|_| progress.request_complete.get()).map(|max| time::now() + max)
+        };
+        arm(&mut timers.route, overall(progress));
+        poll_fn(|cx| {
+            if pumping {
+                if let Poll::Ready(pumped) = pump.as_mut().poll(cx) {
+                    pumping = false;
+                    match pumped {
+                        Ok(()) => {
+                            progress.request_complete.set(true);
+                            arm(&mut timers.route, overall(progress));
+                        }
+                        Err(PumpError::Downstream(error)) => return Poll::Ready(Outcome::RequestFailed(error)),
+                        // The upstream may have answered before it stopped reading.
+                        Err(PumpError::Upstream) => {}
+                    }
+                }
+            } else if progress.request_complete.get() && server.poll_gone(cx).is_ready() {
+                return Poll::Ready(Outcome::ClientGone);
+            }
+            if let Poll::Ready(ended) = response.as_mut().poll(cx) {
+                return Poll::Ready(Outcome::Ended(ended));
+            }
+            if timers.route.poll_expired(cx).is_ready() {
+                return Poll::Ready(Outcome::Timeout);
+            }
+            while timers.wait.poll_expired(cx).is_ready() {
+                let Some(idle) = idle else { break };
+                let due = progress.activity.last() + idle;
+                if due <= time::now() {
+                    return Poll::Ready(Outcome::Idle);
+                }
+                timers.wait.set(due);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Relays the response.
+    async fn respond(
+        &self,
+        cluster: &Rc<Cluster>,
+        lent: &Lent,
+        mutations: &Mutations<'_>,
+        progress: &Progress,
+    ) -> Result<Ended, Failed> {
+        let mut head = self.conn.worker.response_head();
+        let framing = loop {
+            let received = poll_fn(|cx| lent.conn.poll_head(&self.head.method, &mut head, cx)).await;
+            let framing = received.map_err(Failed::Upstream)?;
+            progress.activity.touch();
+            if head.status >= 200 || head.status == 101 {
+                break framing;
+            }
+            self.inform(&mut head);
+        };
+        let switched = framing == Framing::Tunnel;
+        let reusable = !switched && framing != Framing::UntilClose && h1::keep_alive(head.version, &head.headers);
+        let downstream_framing = self.downstream_framing(framing);
+        let close = !switched
+            && (!self.keeps_alive()
+                || !progress.request_complete.get()
+                || downstream_framing == Framing::UntilClose);
+        self.upstream_answered(cluster, lent, &head);
+        self.finish_head(&mut head, mutations, lent, switched, close);
+        self.record.status.set(head.status);
+        self.record.details.set("via_upstream");
+        self.conn.codec.send_head(&head, downstream_framing);
+        self.record.framing.set(downstream_framing);
+        progress.response_started.set(true);
+        self.record.response.replace(Some(head));
+        if switched {
+            return Ok(Ended::Switched);
+        }
+        self.relay_body(&lent.conn, progress).await?;
+        Ok(Ended::Complete { reusable, close })
+    }
+
+    async fn relay_body(&self, upstream: &ClientConn, progress: &Progress) -> Result<(), Failed> {
+        let server = &self.conn.codec;
+        loop {
+            match poll_fn(|cx| upstream.poll_body(cx)).await {
+                Ok(Body::Data(chunk)) => {
+                    self.record.bytes_sent.set(self.record.bytes_sent.get() + chunk.len() as u64);
+                    progress.activity.touch();
+                    server.send_data(chunk);
+                }
+                Ok(Body::End) => {
+                    let trailers = upstream.take_trailers();
+                    let enabled = self.conn.manager.spec.config.http1.enable_trailers;
+                    server.finish(trailers.as_ref().filter(|_| enabled));
+                    return Ok(());
+                }
+                Err(error) => return Err(Failed::Upstream(error)),
+            }
+            // The client's pace is the upstream's: nothing more is read while too much waits to be sent.
+            poll_fn(|cx| server.poll_ready(cx)).await.map_err(|_| Failed::Downstream)?;
+        }
+    }
+
+    /// Passes an informational response on, `100 Continue` excepted: culvert has sent its own.
+    fn inform(&self, head: &mut ResponseHead) {
+        if head.status == 100 || self.speaks_http_10() {
+            return;
+        }
+        h1::remove_hop_by_hop(&mut head.headers, false);
+        self.conn.codec.send_head(head, Framing::None);
+    }
+
+    fn speaks_http_10(&self) -> bool {
+        self.downstream_version == Version::Http10
+    }
+
+    fn downstream_framing(&self, upstream: Framing) -> Framing {
+        match upstream {
+            Framing::Chunked | Framing::UntilClose if self.speaks_http_10() => Framing::UntilClose,
+            Framing::Chunked | Framing::UntilClose => Framing::Chunked,
+            other => other,
+        }
+    }
+
+    fn upstream_answered(&self, cluster: &Cluster, lent: &Lent, head: &ResponseHead) {
+        cluster.codes.record(head.status);
+        lent.host.stats(|stats| if head.status < 500 { stats.rq_success.inc() } else { stats.rq_error.inc() });
+    }
+
+    fn finish_head(
+        &self,
+        head: &mut ResponseHead,
+        mutations: &Mutations<'_>,
+        lent: &Lent,
+        switched: bool,
+        close: bool,
+    ) {
+        h1::remove_hop_by_hop(&mut head.headers, switched);
+        if !self.conn.manager.spec.config.suppress_envoy_headers {
+            let mut text = Vec::with_capacity(8);
+            h1::push_decimal(millis(time::now() - self.record.started), &mut text);
+            head.headers.set("x-envoy-upstream-service-time", text);
+        }
+        let values = Values::for_response(self, Some(&lent.host));
+        mutations.apply_to_response(&mut head.headers, &values, &mut Vec::new());
+        hygiene::finish_response(self, head, close);
+    }
+
+    /// Turns the outcome into what happens to both connections.
+    fn conclude(
+        &self,
+        outcome: Outcome,
+        lent: Lent,
+        cluster: &Rc<Cluster>,
+        host: &Rc<Host>,
+        progress: &Progress,
+    ) -> After {
+        let started = progress.response_started.get();
+        match outcome {
+            Outcome::Ended(Ok(Ended::Complete { reusable, close })) => {
+                cluster.stats.upstream_rq_time.record(millis(time::now() - self.record.started));
+                if !progress.request_complete.get() {
+                    self.conn.manager.stats.downstream_rq_response_before_rq_complete.inc();
+                    return After::Close;
+                }
+                if reusable && lent.conn.is_reusable() {
+                    lent.release(&self.conn.worker);
+                }
+                if close { After::Close } else { After::KeepAlive }
+            }
+            Outcome::Ended(Ok(Ended::Switched)) => After::Tunnel(lent.into_tunnel()),
+            Outcome::Ended(Err(Failed::Downstream)) | Outcome::ClientGone => {
+                self.client_gone(cluster);
+                After::Abort
+            }
+            Outcome::RequestFailed(error) => {
+                cluster.stats.upstream_rq_tx_reset.inc();
+                self.request_failed(&error, started)
+            }
+            Outcome::Ended(Err(Failed::Upstream(error))) => {
+                cluster.stats.upstream_cx_destroy_remote_with_active_rq.inc();
+                cluster.stats.upstream_rq_rx_reset.inc();
+                host.stats(|stats| stats.rq_error.inc());
+                if matches!(error, ReceiveError::Fault(_)) {
+                    cluster.stats.upstream_cx_protocol_error.inc();
+                }
+                if started { self.cut_short(Flags::UPSTREAM_CONNECTION_TERMINATION) } else { self.reply(upstream_failed(&error)) }
+            }
+            Outcome::Timeout => {
+                cluster.stats.upstream_rq_timeout.inc();
+                host.stats(|stats| stats.rq_error.inc());
+                if started {
+                    return self.cut_short(Flags::UPSTREAM_REQUEST_TIMEOUT);
+                }
+                cluster.codes.record(504);
+                let reply = Reply::new(504, "upstream request timeout");
+                self.reply(reply.flag(Flags::UPSTREAM_REQUEST_TIMEOUT).details("response_timeout"))
+            }
+            Outcome::Idle => {
+                self.conn.manager.stats.downstream_rq_idle_timeout.inc();
+                cluster.stats.upstream_rq_tx_reset.inc();
+                if started {
+                    return self.cut_short(Flags::STREAM_IDLE_TIMEOUT);
+                }
+                let status = if progress.request_complete.get() { 504 } else { 408 };
+                let reply = Reply::new(status, "stream timeout");
+                self.reply(reply.flag(Flags::STREAM_IDLE_TIMEOUT).details("stream_idle_timeout"))
+            }
+        }
+    }
+
+    fn client_gone(&self, cluster: &Cluster) {
+        let stats = &self.conn.manager.stats;
+        stats.downstream_cx_destroy_remote.inc();
+        stats.downstream_cx_destroy_remote_active_rq.inc();
+        stats.downstream_cx_destroy_active_rq.inc();
+        stats.downstream_rq_rx_reset.inc();
+        cluster.stats.upstream_rq_cancelled.inc();
+        self.record.flags.set(self.record.flags.get() | Flags::DOWNSTREAM_TERMINATION);
+        self.record.details.set("downstream_remote_disconnect");
+    }
+
+    fn request_failed(&self, error: &ReceiveError, started: bool) -> After {
+        let stats = &self.conn.manager.stats;
+        match error {
+            ReceiveError::Fault(fault) => {
+                stats.downstream_cx_protocol_error.inc();
+                if started {
+                    return self.cut_short(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+                }
+                let reply = Reply::new(fault.status(), "").flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+                self.reply(reply.details(fault.details()))
+            }
+            ReceiveError::Closed | ReceiveError::Io(_) | ReceiveError::Truncated => {
+                stats.downstream_cx_destroy_remote.inc();
+                stats.downstream_cx_destroy_remote_active_rq.inc();
+                stats.downstream_cx_destroy_active_rq.inc();
+                stats.downstream_rq_rx_reset.inc();
+                self.record.flags.set(self.record.flags.get() | Flags::DOWNSTREAM_TERMINATION);
+                self.record.details.set("downstream_remote_disconnect");
+                After::Abort
+            }
+        }
+    }
+
+    /// The response has begun and cannot be completed: the client must see that it is cut short. Its framing tells,
+    /// unless it ends with the connection: then only a reset does.
+    fn cut_short(&self, flags: Flags) -> After {
+        self.conn.manager.stats.rq_reset_after_downstream_response_started.inc();
+        self.record.flags.set(self.record.flags.get() | flags);
+        if self.record.framing.get() == Framing::UntilClose { After::Abort } else { After::Close }
+    }
+}
+
+fn arm(timer: &mut time::Timer, deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => timer.set(deadline),
+        None => timer.clear(),
+    }
+}
+
+fn overflow() -> Reply {
+    Reply::new(503, "upstream connect error or disconnect/reset before headers. reset reason: overflow")
+        .flag(Flags::UPSTREAM_OVERFLOW)
+        .details("upstream_reset_before_response_started{overflow}")
+        .overloaded()
+}
+
+fn acquire_failed(error: &AcquireError) -> Reply {
+    match error {
+        AcquireError::Overflow => overflow(),
+        AcquireError::Connect(reason) => {
+            log::debug!(target: "upstream", "connect failed: {reason}");
+            Reply::new(
+                503,
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure",
+            )
+            .flag(Flags::UPSTREAM_CONNECTION_FAILURE)
+            .details("upstream_reset_before_response_started{remote_connection_failure}")
+        }
+        AcquireError::Timeout => Reply::new(
+            503,
+            "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
+        )
+        .flag(Flags::UPSTREAM_CONNECTION_FAILURE)
+        .details("upstream_reset_before_response_started{connection_timeout}"),
+    }
+}
+
+fn upstream_failed(error: &ReceiveError) -> Reply {
+    match error {
+        ReceiveError::Fault(fault) => {
+            log::debug!(target: "upstream", "response refused: {fault}");
+            Reply::new(502, "upstream connect error or disconnect/reset before headers. reset reason: protocol error")
+                .flag(Flags::UPSTREAM_PROTOCOL_ERROR)
+                .details("upstream_reset_before_response_started{protocol_error}")
+        }
+        ReceiveError::Closed | ReceiveError::Io(_) | ReceiveError::Truncated => Reply::new(
+            503,
+            "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+        )
+        .flag(Flags::UPSTREAM_CONNECTION_TERMINATION)
+        .details("upstream_reset_before_response_started{connection_termination}"),
+    }
+}
+
+/// Keeps the counters of a request that is with an upstream.
+struct ActiveUpstream {
+    cluster: Rc<Cluster>,
+    _host: crate::upstream::ActiveRequest,
+}
+
+impl ActiveUpstream {
+    fn new(cluster: &Rc<Cluster>, host: &Rc<Host>) -> Self {
+        cluster.stats.upstream_rq_total.inc();
+        cluster.stats.upstream_rq_active.inc();
+        Self { cluster: cluster.clone(), _host: host.begin() }
+    }
+}
+
+impl Drop for ActiveUpstream {
+    fn drop(&mut self) {
+        self.cluster.stats.upstream_rq_active.dec();
+    }
+}
+

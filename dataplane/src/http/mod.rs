@@ -1,0 +1,64 @@
+//! The HTTP connection manager: one request after the other, each through hygiene, routing and forwarding.
+//!
+//! `connection` reads requests off a downstream connection and decides whether it stays open; `exchange` is one request
+//! and its response; `forward` is the router; `codec` is the wire.
+
+pub mod codec;
+pub mod connection;
+pub mod date;
+mod exchange;
+mod format;
+mod forward;
+mod hygiene;
+mod log;
+mod pump;
+mod reply;
+
+use std::{rc::Rc, sync::Arc};
+
+use culvert_proto::{h1::RequestOptions, route::Table};
+
+use crate::{
+    observe::stats::{CodeStats, HttpStats},
+    snapshot::{HttpSpec, RouteSpec},
+    worker::Worker,
+};
+
+/// A connection manager with this worker's state.
+pub struct HttpManager {
+    /// As configured.
+    pub spec: Arc<HttpSpec>,
+    /// What the codec accepts.
+    options: RequestOptions,
+    /// This worker's counters.
+    pub stats: Arc<HttpStats>,
+    /// `downstream_rq_<class>`
+    codes: Arc<CodeStats>,
+    inline: Option<Rc<Arc<Table>>>,
+    logs: log::Loggers,
+}
+
+impl HttpManager {
+    /// Makes the worker's state of `spec`.
+    pub fn new(spec: Arc<HttpSpec>, worker: &Worker) -> Self {
+        let scope = format!("http.{}", spec.config.stat_prefix);
+        let stats = Arc::new(HttpStats::default());
+        worker.process.registry.register(scope.clone(), stats.clone());
+        let codes = Arc::new(CodeStats::downstream());
+        worker.process.registry.register(scope, codes.clone());
+        let inline = match &spec.routes {
+            RouteSpec::Inline(table) => Some(Rc::new(table.clone())),
+            RouteSpec::Rds(_) => None,
+        };
+        let logs = log::Loggers::new(&spec.config.access_log, &worker.process.access_logs);
+        Self { options: RequestOptions::from(&*spec.config), stats, codes, inline, logs, spec }
+    }
+
+    /// The routes a request that begins now meets. `None` while a route source has not delivered any.
+    fn table(&self, worker: &Worker) -> Option<Rc<Arc<Table>>> {
+        match &self.spec.routes {
+            RouteSpec::Inline(_) => self.inline.clone(),
+            RouteSpec::Rds(name) => worker.table(name),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Answers that culvert gives itself.
+
+use std::sync::Arc;
+
+use culvert_proto::{ResponseHead, h1::Framing};
+use culvert_ring::Chunk;
+
+use crate::http::{connection::Connection, hygiene, log::Flags};
+
+/// A local reply.
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) flags: Flags,
+    /// `%RESPONSE_CODE_DETAILS%`
+    pub(super) details: &'static str,
+    body: Body,
+    location: Option<Vec<u8>>,
+    overloaded: bool,
+}
+
+enum Body {
+    Shared(Arc<[u8]>),
+    Text(&'static str),
+}
+
+impl Reply {
+    /// A reply with a text body, which may be empty.
+    pub(super) fn new(status: u16, text: &'static str) -> Self {
+        Self {
+            status,
+            flags: Flags::default(),
+            details: "",
+            body: Body::Text(text),
+            location: None,
+            overloaded: false,
+        }
+    }
+
+    pub(super) fn flag(mut self, flags: Flags) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    pub(super) fn details(mut self, details: &'static str) -> Self {
+        self.details = details;
+        self
+    }
+
+    pub(super) fn body(mut self, body: Arc<[u8]>) -> Self {
+        self.body = Body::Shared(body);
+        self
+    }
+
+    pub(super) fn location(mut self, location: Vec<u8>) -> Self {
+        self.location = Some(location);
+        self
+    }
+
+    /// Adds `x-envoy-overloaded: true`.
+    pub(super) fn overloaded(mut self) -> Self {
+        self.overloaded = true;
+        self
+    }
+
+    /// Writes status and fields, framing excepted.
+    pub(super) fn write_head(&self, head: &mut ResponseHead) {
+        head.set_status(self.status);
+        let empty = match &self.body {
+            Body::Shared(body) => body.is_empty(),
+            Body::Text(text) => text.is_empty(),
+        };
+        if !empty {
+            head.headers.push("content-type", "text/plain");
+        }
+        if let Some(location) = &self.location {
+            head.headers.push("location", location);
+        }
+        if self.overloaded {
+            head.headers.push("x-envoy-overloaded", "true");
+        }
+    }
+
+    pub(super) fn into_body(self) -> Chunk {
+        match self.body {
+            Body::Shared(body) => Chunk::Vec(body.to_vec()),
+            Body::Text(text) => Chunk::Static(text.as_bytes()),
+        }
+    }
+
+    /// Answers bytes that never became a request; the connection closes after it.
+    pub(super) fn write_bare(self, conn: &Connection) {
+        let mut head = conn.worker.response_head();
+        self.write_head(&mut head);
+        hygiene::stamp(conn, &mut head);
+        head.headers.push("connection", "close");
+        conn.manager.codes.record(self.status);
+        let body = self.into_body();
+        conn.codec.send_head(&head, Framing::Length(body.len() as u64));
+        if !body.is_empty() {
+            conn.codec.send_data(body);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Accepting connections and handing them to the filter chain of their listener.
+
+mod runtime;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use culvert_ring::{Listener, Stream, task, time};
+
+pub use runtime::{Chain, ListenerRuntime};
+
+use crate::{
+    capture::{Direction, PodHandle},
+    http::connection::serve,
+    tcp,
+    worker::{Admission, Origin, Worker},
+};
+
+/// A downstream connection as its filter chain sees it.
+pub struct Downstream {
+    /// The client.
+    pub remote: Peer,
+    /// Where the client connected to: for a captured connection its original destination.
+    pub local: Peer,
+    /// The pod whose traffic it is.
+    pub pod: Option<Arc<PodHandle>>,
+    /// For inbound captured connections the client's address, which upstream connections are made from.
+    pub preserved_source: Option<IpAddr>,
+    /// The listener it came through.
+    pub listener: Rc<ListenerRuntime>,
+    _admission: Admission,
+}
+
+/// One end of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Peer {
+    /// An internet address.
+    Ip(SocketAddr),
+    /// A Unix socket.
+    Unix,
+}
+
+impl Peer {
+    /// The IP address, if it has one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(address) => Some(address.ip()),
+            Self::Unix => None,
+        }
+    }
+
+    fn of(address: std::io::Result<socket2::SockAddr>) -> Option<Self> {
+        let address = address.ok()?;
+        Some(address.as_socket().map_or(Self::Unix, |ip| Self::Ip(unmapped(ip))))
+    }
+}
+
+impl Downstream {
+    /// Whether the listener's traffic is inbound.
+    pub fn is_inbound(&self) -> bool {
+        self.listener.spec.config.direction == culvert_model::TrafficDirection::Inbound
+    }
+}
+
+/// Accepts on one socket until the task is aborted.
+pub async fn accept(worker: Rc<Worker>, socket: Listener, name: Arc<str>, origin: Origin) {
+    loop {
+        match socket.accept().await {
+            Ok(stream) => admit(&worker, stream, &name, &origin),
+            Err(error) => {
+                // The driver backs off by itself when descriptors run out; anything else must not become a busy loop.
+                log::warn!(target: "listener", "listener {name}: accept: {error}");
+                time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+fn admit(worker: &Rc<Worker>, stream: Stream, name: &str, origin: &Origin) {
+    let Some(listener) = worker.listener(name) else {
+        // Removed while the connection was in the backlog.
+        stream.abort();
+        return;
+    };
+    listener.stats.downstream_cx_total.inc();
+    let Some(admission) = worker.admit() else {
+        listener.stats.downstream_cx_overload_reject.inc();
+        return;
+    };
+    let Some(remote) = Peer::of(stream.peer_addr()) else {
+        // Gone before it was looked at.
+        listener.stats.downstream_cx_destroy.inc();
+        return;
+    };
+    let (local, pod, preserved_source) = match origin {
+        Origin::Direct => (Peer::of(stream.local_addr()).unwrap_or(Peer::Unix), None, None),
+        Origin::Pod(pod, direction) => match original_destination(&stream, remote, pod, *direction) {
+            Some(local) => {
+                let source = match direction {
+                    Direction::Inbound => {
+                        worker.capture_stats.captured_inbound.inc();
+                        remote.ip()
+                    }
+                    Direction::Outbound => {
+                        worker.capture_stats.captured_outbound.inc();
+                        None
+                    }
+                };
+                (Peer::Ip(local), Some(pod.clone()), source)
+            }
+            None => {
+                // A process that dials the in-pod listener by itself would be proxied to itself for ever.
+                worker.capture_stats.no_original_dst.inc();
+                listener.stats.downstream_cx_destroy.inc();
+                stream.abort();
+                return;
+            }
+        },
+    };
+    let downstream = Downstream { remote, local, pod, preserved_source, listener, _admission: admission };
+    match &downstream.listener.chain {
+        Chain::Http(manager) => {
+            let manager = manager.clone();
+            task::spawn(serve(worker.clone(), stream, downstream, manager));
+        }
+        Chain::Tcp(manager) => {
+            let manager = manager.clone();
+            task::spawn(tcp::proxy(worker.clone(), stream, downstream, manager));
+        }
+    }
+}
+
+fn original_destination(stream: &Stream, remote: Peer, pod: &PodHandle, direction: Direction) -> Option<SocketAddr> {
+    let Peer::Ip(remote) = remote else { return None };
+    pod.original_dst(stream.fd(), remote, direction).map(unmapped)
+}
+
+/// `::ffff:a.b.c.d` as the IPv4 address it is.
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}

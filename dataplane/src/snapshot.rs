@@ -1,0 +1,103 @@
+//! What workers run on: an immutable, compiled form of the configuration, built by `control` and shared by pointer.
+//!
+//! A part that did not change between two snapshots keeps its `Arc`, so a worker finds out what changed by comparing
+//! pointers, and state that belongs to a part (a cluster's limits, a host's counters) survives updates of its neighbours.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicU32},
+};
+
+use culvert_model::{Cluster, Endpoint, HttpConnectionManager, Listener, TcpProxy};
+use culvert_proto::route::Table;
+
+use crate::stat_set;
+
+/// One generation of the configuration.
+#[derive(Default)]
+pub struct Snapshot {
+    /// Increases by one with every snapshot.
+    pub generation: u64,
+    /// By listener name.
+    pub listeners: HashMap<Arc<str>, Arc<ListenerSpec>>,
+    /// Route tables of RDS sources, by route configuration name.
+    pub routes: HashMap<Arc<str>, Arc<Table>>,
+    /// By cluster name.
+    pub clusters: HashMap<Arc<str>, Arc<ClusterSpec>>,
+}
+
+/// A listener and what its connections meet.
+pub struct ListenerSpec {
+    /// As configured.
+    pub config: Arc<Listener>,
+    /// The compiled filter chain.
+    pub chain: ChainSpec,
+}
+
+/// The terminal filter of a chain.
+pub enum ChainSpec {
+    /// An HTTP connection manager.
+    Http(Arc<HttpSpec>),
+    /// A TCP proxy.
+    Tcp(Arc<TcpProxy>),
+}
+
+/// A connection manager with compiled routes.
+pub struct HttpSpec {
+    /// As configured.
+    pub config: Arc<HttpConnectionManager>,
+    /// Its routes.
+    pub routes: RouteSpec,
+}
+
+/// Where a connection manager finds its route table.
+pub enum RouteSpec {
+    /// Part of the connection manager.
+    Inline(Arc<Table>),
+    /// Looked up in [`Snapshot::routes`] for every request, so that an update reaches open connections.
+    Rds(Arc<str>),
+}
+
+/// A cluster with its current endpoints.
+pub struct ClusterSpec {
+    /// As configured.
+    pub config: Arc<Cluster>,
+    /// In configuration order. An endpoint that stayed keeps its counters.
+    pub hosts: Arc<[Arc<HostSpec>]>,
+    /// Shared by all workers and by later versions of the cluster.
+    pub limits: Arc<Limits>,
+}
+
+/// An endpoint.
+pub struct HostSpec {
+    /// As configured or resolved.
+    pub endpoint: Endpoint,
+    /// One per worker; shared with later versions of the same address.
+    pub stats: Arc<[HostStats]>,
+}
+
+stat_set! {
+    /// One worker's share of a host's counters, as `/clusters` shows them.
+    pub struct HostStats {
+        gauge cx_active,
+        counter cx_connect_fail,
+        counter cx_total,
+        gauge rq_active,
+        counter rq_error,
+        counter rq_success,
+        counter rq_timeout,
+        counter rq_total,
+    }
+}
+
+/// What the circuit breakers of a cluster count, over all workers: exact, because every change is one atomic operation
+/// on a shared word.
+#[derive(Debug, Default)]
+pub struct Limits {
+    /// Open upstream connections.
+    pub connections: AtomicU32,
+    /// Requests that wait for a connection.
+    pub pending: AtomicU32,
+    /// Requests that have a connection.
+    pub requests: AtomicU32,
+}

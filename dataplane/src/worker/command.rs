@@ -1,0 +1,49 @@
+//! What the control thread tells a worker.
+
+use std::{os::fd::OwnedFd, sync::Arc};
+
+use crate::{capture::PodHandle, snapshot::Snapshot};
+
+/// A message from control to one worker.
+pub enum Command {
+    /// Accept on a new socket.
+    AddListener(BoundListener),
+    /// From now on close connections after their current request; those of inbound listeners only if asked.
+    Drain(DrainScope),
+    /// The configuration from now on.
+    Publish(Arc<Snapshot>),
+    /// Stop accepting on every socket bound for this listener name (pods excepted).
+    RemoveListener(Arc<str>),
+    /// Stop accepting on the in-pod sockets of this pod and forget its pooled connections.
+    RemovePod(u32),
+    /// End the worker's loop.
+    Stop,
+}
+
+/// Which connections a drain concerns.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DrainScope {
+    /// All listeners.
+    All,
+    /// Listeners with `traffic_direction: INBOUND`.
+    Inbound,
+}
+
+/// A socket to accept on, with what it means.
+pub struct BoundListener {
+    /// Name of the configured listener its connections enter.
+    pub listener: Arc<str>,
+    /// Bound, listening, non-blocking.
+    pub socket: OwnedFd,
+    /// How the original destination of a connection is found.
+    pub origin: Origin,
+}
+
+/// Where connections of a socket come from.
+#[derive(Clone)]
+pub enum Origin {
+    /// An ordinary listener: the local address is where the client connected to.
+    Direct,
+    /// An in-pod listener that captured connections arrive at.
+    Pod(Arc<PodHandle>, crate::capture::Direction),
+}

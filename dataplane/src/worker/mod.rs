@@ -1,0 +1,210 @@
+//! Workers: one pinned thread each, with its own driver, listeners, connection pools, timers and counters.
+//!
+//! A connection lives and dies on one worker, and nothing on the way of a request waits for another thread. Control
+//! publishes immutable snapshots through a bounded lock-free queue; the worker takes them over between requests.
+
+mod apply;
+mod command;
+mod pool;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use culvert_proto::{RequestHead, ResponseHead, route::Table};
+use culvert_ring::task::{self, TaskId};
+
+pub use command::{BoundListener, Command, DrainScope, Origin};
+pub use pool::{StartError, WorkerConfig, Workers};
+
+use crate::{
+    http::date::Date,
+    listener::{ListenerRuntime, accept},
+    observe::{
+        access_log::AccessLogs,
+        stats::{CaptureStats, Registry},
+    },
+    snapshot::Snapshot,
+    upstream::{Cluster, IdleSet},
+};
+
+/// What all workers and control share.
+pub struct Process {
+    /// Where counters are read from.
+    pub registry: Registry,
+    /// Access log files.
+    pub access_logs: AccessLogs,
+    /// Open downstream connections over all workers, for `global_downstream_max_connections`.
+    pub downstream_connections: AtomicU64,
+    /// `overload.global_downstream_max_connections`; `u64::MAX` when not set.
+    pub downstream_connections_max: AtomicU64,
+    /// `%HOSTNAME%`
+    pub hostname: String,
+}
+
+/// The state of one worker. Shared by its tasks, never by threads.
+pub struct Worker {
+    /// 0-based.
+    pub index: usize,
+    /// What all workers share.
+    pub process: Arc<Process>,
+    /// Idle upstream connections.
+    pub idle: RefCell<IdleSet>,
+    /// For balancing, fractions and request ids.
+    pub rng: RefCell<fastrand::Rng>,
+    /// The current HTTP date.
+    pub date: Date,
+    /// Captured connections that had no recorded destination, and the like.
+    pub capture_stats: Arc<CaptureStats>,
+    snapshot: RefCell<Arc<Snapshot>>,
+    clusters: RefCell<HashMap<Arc<str>, Rc<Cluster>>>,
+    tables: RefCell<HashMap<Arc<str>, Rc<Arc<Table>>>>,
+    listeners: RefCell<HashMap<Arc<str>, Rc<ListenerRuntime>>>,
+    sockets: RefCell<Vec<Accepting>>,
+    draining: Cell<Option<DrainScope>>,
+    heads: RefCell<Heads>,
+}
+
+/// A socket that is being accepted on.
+struct Accepting {
+    listener: Arc<str>,
+    pod: Option<u32>,
+    task: TaskId,
+}
+
+/// Message heads not in use. Their buffers are kept, so that a request in the steady state allocates none.
+#[derive(Default)]
+struct Heads {
+    requests: Vec<Box<RequestHead>>,
+    responses: Vec<Box<ResponseHead>>,
+}
+
+/// How many unused heads a worker keeps: enough for a burst, little enough to forget one.
+const HEADS_KEPT: usize = 256;
+
+impl Worker {
+    fn new(index: usize, process: Arc<Process>) -> Rc<Self> {
+        let capture_stats = Arc::new(CaptureStats::default());
+        process.registry.register("culvert.capture", capture_stats.clone());
+        Rc::new(Self {
+            index,
+            process,
+            idle: RefCell::default(),
+            rng: RefCell::new(fastrand::Rng::new()),
+            date: Date::default(),
+            capture_stats,
+            snapshot: RefCell::default(),
+            clusters: RefCell::default(),
+            tables: RefCell::default(),
+            listeners: RefCell::default(),
+            sockets: RefCell::default(),
+            draining: Cell::new(None),
+            heads: RefCell::default(),
+        })
+    }
+
+    /// The cluster of that name. Its state on this worker is made when it is first asked for.
+    pub fn cluster(&self, name: &str) -> Option<Rc<Cluster>> {
+        if let Some(cluster) = self.clusters.borrow().get(name) {
+            return Some(cluster.clone());
+        }
+        let spec = self.snapshot.borrow().clusters.get(name)?.clone();
+        let key = spec.config.name.clone();
+        let cluster = Rc::new(Cluster::new(spec, self.index, &self.process.registry));
+        self.clusters.borrow_mut().insert(key, cluster.clone());
+        Some(cluster)
+    }
+
+    /// The route table of that name (RDS).
+    pub fn table(&self, name: &str) -> Option<Rc<Arc<Table>>> {
+        self.tables.borrow().get(name).cloned()
+    }
+
+    /// The configured listener of that name.
+    pub fn listener(&self, name: &str) -> Option<Rc<ListenerRuntime>> {
+        self.listeners.borrow().get(name).cloned()
+    }
+
+    /// Whether connections of listeners with that direction should close after their current request.
+    pub fn is_draining(&self, inbound: bool) -> bool {
+        match self.draining.get() {
+            Some(DrainScope::All) => true,
+            Some(DrainScope::Inbound) => inbound,
+            None => false,
+        }
+    }
+
+    /// Takes a place under the process-wide connection limit; `None` when it is full.
+    pub fn admit(&self) -> Option<Admission> {
+        let count = &self.process.downstream_connections;
+        let max = self.process.downstream_connections_max.load(Ordering::Relaxed);
+        if count.fetch_add(1, Ordering::Relaxed) >= max {
+            count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Admission(self.process.clone()))
+    }
+
+    /// A cleared request head.
+    pub fn request_head(&self) -> Box<RequestHead> {
+        self.heads.borrow_mut().requests.pop().unwrap_or_default()
+    }
+
+    /// A cleared response head.
+    pub fn response_head(&self) -> Box<ResponseHead> {
+        self.heads.borrow_mut().responses.pop().unwrap_or_default()
+    }
+
+    /// Takes heads back.
+    pub fn recycle(&self, mut request: Box<RequestHead>, response: Option<Box<ResponseHead>>) {
+        let mut heads = self.heads.borrow_mut();
+        if heads.requests.len() < HEADS_KEPT {
+            request.clear();
+            heads.requests.push(request);
+        }
+        if let Some(mut response) = response.filter(|_| heads.responses.len() < HEADS_KEPT) {
+            response.clear();
+            heads.responses.push(response);
+        }
+    }
+
+    fn add_listener(self: &Rc<Self>, bound: BoundListener) {
+        let listener = bound.listener.clone();
+        let pod = match &bound.origin {
+            Origin::Direct => None,
+            Origin::Pod(pod, _) => Some(pod.id),
+        };
+        match culvert_ring::Listener::new(bound.socket) {
+            Ok(socket) => {
+                let task = task::spawn(accept(self.clone(), socket, listener.clone(), bound.origin));
+                self.sockets.borrow_mut().push(Accepting { listener, pod, task });
+            }
+            Err(error) => log::error!(target: "worker", "listener {listener}: cannot accept: {error}"),
+        }
+    }
+
+    fn stop_accepting(&self, which: impl Fn(&Accepting) -> bool) {
+        self.sockets.borrow_mut().retain(|accepting| {
+            if which(accepting) {
+                task::abort(accepting.task);
+                return false;
+            }
+            true
+        });
+    }
+}
+
+/// A place under the process-wide connection limit, given back when dropped.
+pub struct Admission(Arc<Process>);
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.0.downstream_connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
