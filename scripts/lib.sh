@@ -48,13 +48,20 @@ use_rust() {
   return 1
 }
 
-# kill_tree PID [SIGNAL]: signals PID and all its descendants, children last so that none is re-parented unseen.
+# kill_tree PID [SIGNAL]: signals all descendants of PID, then PID itself. They are listed before the first is signalled:
+# the children of a dead process are nobody's.
 kill_tree() {
-  local pid=$1 signal=${2:-TERM} child
-  local children
-  children=$(ps -o pid= --ppid "$pid" 2>/dev/null) || true
-  kill "-$signal" "$pid" 2>/dev/null || true
-  for child in $children; do kill_tree "$child" "$signal"; done
+  local pids
+  mapfile -t pids < <(descendants "$1")
+  kill "-${2:-TERM}" "${pids[@]}" "$1" 2>/dev/null || true
+}
+
+descendants() {
+  local child
+  for child in $(ps -o pid= --ppid "$1" 2>/dev/null); do
+    descendants "$child"
+    echo "$child"
+  done
 }
 
 # duration SECONDS: "1 min 5 s".

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2016,SC2034 # for inner shells; used by the sourced file
 # How scripts/test counts, and that what lies here is well formed.
 
 test_results_of_all_programs_are_added() {
@@ -12,6 +12,20 @@ test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
 4 passed, 1 failed, 2 skipped
 END
   [ "$(count_results <"$log")" = '19 3 3' ]
+}
+
+test_a_stage_that_hangs_is_ended_and_counted() {
+  # shellcheck source=scripts/test
+  . "$ROOT/scripts/test"
+  LOGS=$SCRATCH STAGE_SECONDS_MAX=1
+  stage hanging bash -c 'echo $$ >"$0"; sleep 60; echo never' "$SCRATCH/pid"
+  stage fine true
+  stage broken false
+  [ "$PASSED $FAILED ${BROKEN[*]}" = '1 2 hanging broken' ]
+  # Killed, and taken away by init within a moment.
+  for _ in {1..50}; do [ -e "/proc/$(cat "$SCRATCH/pid")" ] && sleep 0.1; done
+  [ ! -e "/proc/$(cat "$SCRATCH/pid")" ]
+  ! grep never "$SCRATCH/hanging.log"
 }
 
 test_scripts_pass_shellcheck() {
