@@ -1,13 +1,14 @@
 //! Access to the kernel's context structures.
 //!
-//! The verifier rewrites each field access by its offset, so fields must be read one at a time through the context
-//! pointer itself: no copies of the structure, no pointers to arrays inside it.
+//! The verifier rewrites each access to a field by its offset, so a field must be read by one instruction with that
+//! constant offset. The compiler knows nothing of this: it merges reads of two fields into one read at a computed
+//! address, which is refused. Hence [`field`], which it cannot merge, for every read.
 
 use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr},
     helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_get},
     programs::SockAddrContext,
 };
@@ -18,6 +19,42 @@ use crate::maps::SOCKETS;
 pub const AF_INET: u32 = 2;
 pub const AF_INET6: u32 = 10;
 pub const IPPROTO_TCP: u32 = 6;
+
+/// Reads one field of a structure that the verifier guards, as in `field!(u32, ctx => bpf_sock_addr.user_port)`.
+///
+/// The pointer must be one that the verifier knows: the context, or a socket that it led to and that is not null.
+macro_rules! field {
+    ($int:ident, $ptr:expr => $structure:ident.$field:ident $(+ $offset:expr)?) => {{
+        let ptr: *mut $structure = $ptr;
+        let value: u64;
+        // SAFETY: reads an integer inside the structure; the verifier checks that it may be read.
+        unsafe {
+            ::core::arch::asm!(
+                concat!("{value} = *(", stringify!($int), " *)({ptr} + {offset})"),
+                value = out(reg) value,
+                ptr = in(reg) ptr,
+                offset = const ::core::mem::offset_of!($structure, $field) $(+ $offset)?,
+                options(nostack, readonly, preserves_flags),
+            );
+        }
+        value as $int
+    }};
+}
+pub(crate) use field;
+
+/// Reads a field of four words, an IPv6 address.
+macro_rules! field_v6 {
+    ($ptr:expr => $structure:ident.$field:ident) => {{
+        let ptr = $ptr;
+        ::culvert_bpf_common::Address::from_words([
+            $crate::context::field!(u32, ptr => $structure.$field),
+            $crate::context::field!(u32, ptr => $structure.$field + 4),
+            $crate::context::field!(u32, ptr => $structure.$field + 8),
+            $crate::context::field!(u32, ptr => $structure.$field + 12),
+        ])
+    }};
+}
+pub(crate) use field_v6;
 
 /// Cookie of the network namespace the context's socket lives in.
 #[inline(always)]
@@ -59,29 +96,22 @@ impl SockAddr<'_> {
 
     #[inline(always)]
     pub fn protocol(&self) -> u32 {
-        // SAFETY: reads a field of the context.
-        unsafe { (*self.0.sock_addr).protocol }
+        field!(u32, self.0.sock_addr => bpf_sock_addr.protocol)
     }
 
     #[inline(always)]
     pub fn v4(&self) -> Address {
-        // SAFETY: reads a field of the context.
-        Address::from_v4_word(unsafe { (*self.0.sock_addr).user_ip4 })
+        Address::from_v4_word(field!(u32, self.0.sock_addr => bpf_sock_addr.user_ip4))
     }
 
     #[inline(always)]
     pub fn v6(&self) -> Address {
-        let ctx = self.0.sock_addr;
-        // SAFETY: reads fields of the context.
-        Address::from_words(unsafe {
-            [(*ctx).user_ip6[0], (*ctx).user_ip6[1], (*ctx).user_ip6[2], (*ctx).user_ip6[3]]
-        })
+        field_v6!(self.0.sock_addr => bpf_sock_addr.user_ip6)
     }
 
     #[inline(always)]
     pub fn port(&self) -> u16 {
-        // SAFETY: reads a field of the context.
-        u16::from_be(unsafe { (*self.0.sock_addr).user_port } as u16)
+        u16::from_be(field!(u32, self.0.sock_addr => bpf_sock_addr.user_port) as u16)
     }
 
     #[inline(always)]

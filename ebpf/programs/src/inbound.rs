@@ -2,13 +2,13 @@
 
 use core::arch::asm;
 
-use aya_ebpf::{macros::sk_lookup, programs::SkLookupContext};
+use aya_ebpf::{bindings::bpf_sk_lookup, macros::sk_lookup, programs::SkLookupContext};
 use culvert_bpf_common::{
     Address, BypassKey, Direction, POD_COOKIE_PLACEHOLDER, Pod, PortKey, listener_slot,
 };
 
 use crate::{
-    context::{AF_INET6, IPPROTO_TCP},
+    context::{AF_INET6, IPPROTO_TCP, field, field_v6},
     maps::{BYPASS, EXCLUDED_PORTS, LISTENERS, count, is_own, pod},
 };
 
@@ -89,26 +89,20 @@ impl Arrival {
     #[inline(always)]
     fn new(ctx: &SkLookupContext) -> Self {
         let ctx = ctx.lookup;
-        // SAFETY: reads fields of the context, each by itself.
-        unsafe {
-            let v6 = (*ctx).family == AF_INET6;
-            let (local, remote) = if v6 {
-                let local =
-                    [(*ctx).local_ip6[0], (*ctx).local_ip6[1], (*ctx).local_ip6[2], (*ctx).local_ip6[3]];
-                let remote =
-                    [(*ctx).remote_ip6[0], (*ctx).remote_ip6[1], (*ctx).remote_ip6[2], (*ctx).remote_ip6[3]];
-                (Address::from_words(local), Address::from_words(remote))
-            } else {
-                (Address::from_v4_word((*ctx).local_ip4), Address::from_v4_word((*ctx).remote_ip4))
-            };
-            Self {
-                protocol: (*ctx).protocol,
-                v6,
-                local,
-                local_port: (*ctx).local_port as u16,
-                remote,
-                remote_port: u16::from_be((*ctx).remote_port),
-            }
+        let v6 = field!(u32, ctx => bpf_sk_lookup.family) == AF_INET6;
+        let (local, remote) = if v6 {
+            (field_v6!(ctx => bpf_sk_lookup.local_ip6), field_v6!(ctx => bpf_sk_lookup.remote_ip6))
+        } else {
+            let local = Address::from_v4_word(field!(u32, ctx => bpf_sk_lookup.local_ip4));
+            (local, Address::from_v4_word(field!(u32, ctx => bpf_sk_lookup.remote_ip4)))
+        };
+        Self {
+            protocol: field!(u32, ctx => bpf_sk_lookup.protocol),
+            v6,
+            local,
+            local_port: field!(u32, ctx => bpf_sk_lookup.local_port) as u16,
+            remote,
+            remote_port: u16::from_be(field!(u16, ctx => bpf_sk_lookup.remote_port)),
         }
     }
 

@@ -4,7 +4,7 @@ use core::mem;
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_F_CURRENT_NETNS, bpf_sock_tuple},
+    bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
     helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_release},
     macros::cgroup_sock_addr,
     maps::lpm_trie::Key,
@@ -13,7 +13,7 @@ use aya_ebpf::{
 use culvert_bpf_common::{Address, Direction, OrigDst, PROXY_MARK, PROXY_MARK_MASK, Pod, PortKey};
 
 use crate::{
-    context::{IPPROTO_TCP, SockAddr, netns_cookie, storage, store},
+    context::{IPPROTO_TCP, SockAddr, field, netns_cookie, storage, store},
     maps::{EXCLUDED_PORTS, EXCLUDED_PREFIXES, count, is_own, pod},
 };
 
@@ -131,8 +131,7 @@ fn exemption(addr: &SockAddr<'_>, netns: u64, destination: Address, port: u16) -
         return Some(Exemption::Internal);
     }
     let sk = addr.sk();
-    // SAFETY: reads fields of the context's socket.
-    let (mark, device) = unsafe { ((*sk).mark, (*sk).bound_dev_if) };
+    let mark = field!(u32, sk => bpf_sock.mark);
     if mark & PROXY_MARK_MASK == PROXY_MARK {
         return Some(Exemption::Proxy);
     }
@@ -142,7 +141,7 @@ fn exemption(addr: &SockAddr<'_>, netns: u64, destination: Address, port: u16) -
     {
         return Some(Exemption::Excluded);
     }
-    (device != 0).then_some(Exemption::BoundDevice)
+    (field!(u32, sk => bpf_sock.bound_dev_if) != 0).then_some(Exemption::BoundDevice)
 }
 
 /// Turns the connect to the in-pod listener, or decides what its absence means.

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use culvert_bpf_common::{Address, BypassKey, OrigDstKey, Pod, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK};
 
 use crate::{
-    context::{AF_INET, netns_cookie, storage},
+    context::{AF_INET, field, field_v6, netns_cookie, storage},
     maps::{BYPASS, ORIG_DST, pod},
 };
 
@@ -85,15 +85,14 @@ impl Connection {
             return None;
         }
         let (local, remote) = addresses(sk);
-        // SAFETY: reads fields of the context's socket.
-        let (local_port, remote_port) = unsafe { ((*sk).src_port as u16, u16::from_be((*sk).dst_port)) };
+        let local_port = field!(u32, sk => bpf_sock.src_port) as u16;
+        let remote_port = u16::from_be(field!(u16, sk => bpf_sock.dst_port));
         Some(Self { netns, pod, sk, local, local_port, remote, remote_port })
     }
 
     #[inline(always)]
     fn is_transparent(&self) -> bool {
-        // SAFETY: reads a field of the context's socket.
-        unsafe { (*self.sk).mark & TRANSPARENT_MARK_MASK == TRANSPARENT_MARK }
+        field!(u32, self.sk => bpf_sock.mark) & TRANSPARENT_MARK_MASK == TRANSPARENT_MARK
     }
 
     #[inline(always)]
@@ -111,13 +110,9 @@ impl Connection {
 /// The addresses of a socket. One of family IPv6 that dials IPv4 has v4-mapped addresses here already.
 #[inline(always)]
 fn addresses(sk: *mut bpf_sock) -> (Address, Address) {
-    // SAFETY: reads fields of the context's socket.
-    unsafe {
-        if (*sk).family == AF_INET {
-            return (Address::from_v4_word((*sk).src_ip4), Address::from_v4_word((*sk).dst_ip4));
-        }
-        let local = [(*sk).src_ip6[0], (*sk).src_ip6[1], (*sk).src_ip6[2], (*sk).src_ip6[3]];
-        let remote = [(*sk).dst_ip6[0], (*sk).dst_ip6[1], (*sk).dst_ip6[2], (*sk).dst_ip6[3]];
-        (Address::from_words(local), Address::from_words(remote))
+    if field!(u32, sk => bpf_sock.family) == AF_INET {
+        let local = Address::from_v4_word(field!(u32, sk => bpf_sock.src_ip4));
+        return (local, Address::from_v4_word(field!(u32, sk => bpf_sock.dst_ip4)));
     }
+    (field_v6!(sk => bpf_sock.src_ip6), field_v6!(sk => bpf_sock.dst_ip6))
 }
