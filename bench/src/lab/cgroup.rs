@@ -26,8 +26,7 @@ impl Cgroup {
     /// # Errors
     /// When there is no version 2 hierarchy or it cannot be written.
     pub fn create(label: &str) -> Result<Self, LabError> {
-        let name = format!("{PREFIX}{}-{label}", std::process::id());
-        Self::create_at(mount_point()?.join(name))
+        Self::create_at(mount_point()?.join(super::own_name(label)))
     }
 
     /// A cgroup inside this one.

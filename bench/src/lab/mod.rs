@@ -13,12 +13,18 @@ pub mod process;
 pub mod tool;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use cgroup::Cgroup;
 pub use netns::NetNs;
 pub use pod::Pod;
 pub use process::Process;
+
+/// Where files of a run are kept: only root can write there.
+pub const RUN_DIRECTORY: &str = "/run";
+
+/// Where the BPF file system is mounted.
+pub const BPF_DIRECTORY: &str = "/sys/fs/bpf";
 
 /// Why a piece of the lab could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -83,19 +89,32 @@ pub fn require_root() -> Result<(), LabError> {
     if rustix::process::geteuid().is_root() { Ok(()) } else { Err(LabError::NotRoot) }
 }
 
-/// Removes namespaces and cgroups of processes that no longer exist. What cannot be removed is left.
+/// Removes namespaces, cgroups, files and BPF pins of processes that no longer exist. What cannot be removed is left.
 pub fn sweep() {
     for name in netns::names() {
         if owner_is_gone(&name, netns::PREFIX) {
             let _ = netns::delete(&name);
         }
     }
-    let Ok(mount) = cgroup::mount_point() else { return };
-    for entry in std::fs::read_dir(mount).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().is_some_and(|name| owner_is_gone(name, cgroup::PREFIX)) {
-            cgroup::remove_tree(&entry.path());
-        }
+    for path in [RUN_DIRECTORY, BPF_DIRECTORY].into_iter().flat_map(leftovers) {
+        let _ = std::fs::remove_dir_all(path);
     }
+    if let Ok(mount) = cgroup::mount_point() {
+        leftovers(mount).iter().for_each(|path| cgroup::remove_tree(path));
+    }
+}
+
+/// A directory name below [`RUN_DIRECTORY`] or [`BPF_DIRECTORY`] that [`sweep`] knows as this process's.
+pub fn own_name(label: &str) -> String {
+    format!("{}{}-{label}", cgroup::PREFIX, std::process::id())
+}
+
+/// What dead processes left in a directory.
+fn leftovers(directory: impl AsRef<Path>) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let dead = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(|name| owner_is_gone(name, cgroup::PREFIX)));
+    dead.map(|entry| entry.path()).collect()
 }
 
 /// Whether `name` is `<prefix><pid>` or `<prefix><pid>-...` and there is no such process.

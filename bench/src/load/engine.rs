@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -58,8 +59,8 @@ struct Engine<'a> {
 struct Schedule {
     pacing: Pacing,
     start: Instant,
-    measure_from: Instant,
-    end: Instant,
+    /// What is measured, once the warm-up is over.
+    window: Option<Range<Instant>>,
     /// Requests due so far, warm-up included.
     issued: u64,
     /// Of these, how many belong to the window.
@@ -86,7 +87,6 @@ impl<'a> Engine<'a> {
         let events = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&poll, &timer, epoll::EventData::new_u64(TIMER_TOKEN), events)?;
         let start = Instant::now();
-        let measure_from = start + plan.warm_up;
         let slots = (0..plan.connections.max(1)).map(|_| Slot::new(plan.request_is_head, start)).collect();
         Ok(Self {
             plan,
@@ -98,8 +98,7 @@ impl<'a> Engine<'a> {
             schedule: Schedule {
                 pacing: plan.pacing,
                 start,
-                measure_from,
-                end: measure_from + plan.duration,
+                window: None,
                 issued: 0,
                 issued_in_window: 0,
                 in_window_max: plan.requests_max.unwrap_or(u64::MAX),
@@ -115,6 +114,7 @@ impl<'a> Engine<'a> {
 
     fn run(mut self) -> io::Result<Outcome> {
         let mut events = Vec::with_capacity(EVENTS_MAX);
+        self.advance_stage(self.schedule.start)?;
         for index in 0..self.slots.len() as u32 {
             self.renew(index);
         }
@@ -144,21 +144,19 @@ impl<'a> Engine<'a> {
 
     /// Moves on to the window, the drain, and the end (true).
     fn advance_stage(&mut self, now: Instant) -> io::Result<bool> {
-        if self.stage == Stage::WarmUp && now >= self.schedule.measure_from {
+        if self.stage == Stage::WarmUp && now >= self.schedule.start + self.plan.warm_up {
             self.stage = Stage::Window;
-            // The real moment, so that a late wake-up does not put requests into a window that was not open.
-            self.schedule.measure_from = now;
-            self.schedule.end = now + self.plan.duration;
-            self.tally.in_window = 0;
+            self.schedule.window = Some(now..now + self.plan.duration);
             self.meter.start()?;
         }
+        let Some(end) = self.schedule.window.as_ref().map(|window| window.end) else { return Ok(false) };
         let sent_all = self.schedule.issued_in_window >= self.schedule.in_window_max && self.outstanding == 0;
-        if self.stage == Stage::Window && (now >= self.schedule.end || sent_all) {
+        if self.stage == Stage::Window && (now >= end || sent_all) {
             self.stage = Stage::Drain;
             self.meter.stop()?;
         }
         let quiet = self.outstanding == 0 && self.schedule.peek(now).is_none();
-        Ok(self.stage == Stage::Drain && (quiet || now >= self.schedule.end + self.plan.timeout))
+        Ok(self.stage == Stage::Drain && (quiet || now >= end + self.plan.timeout))
     }
 
     /// Accounts for what is still unanswered.
@@ -236,11 +234,10 @@ impl<'a> Engine<'a> {
         if slot.phase == Phase::Connecting && (broken || flags.contains(epoll::EventFlags::OUT)) {
             self.on_connected(index);
         } else if slot.phase == Phase::Busy && flags.contains(epoll::EventFlags::OUT) {
-            if let Err(failure) = slot.send_rest(&self.plan.request) {
+            match slot.send_rest(&self.plan.request) {
                 // A peer may answer and close without reading all of a request: the answer counts.
-                if failure != Failure::Reset {
-                    return self.fail(index, failure);
-                }
+                Ok(()) | Err(Failure::Reset) => {}
+                Err(failure) => return self.fail(index, failure),
             }
         }
         if broken || flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::RDHUP) {
@@ -334,7 +331,7 @@ impl<'a> Engine<'a> {
         if self.stage == Stage::Window {
             self.tally.in_window += 1;
         }
-        if self.schedule.is_measured(pending.due) && self.stage != Stage::WarmUp {
+        if self.schedule.is_measured(pending.due) {
             self.tally.latency.saturating_record(nanoseconds(now - pending.due));
             self.tally.service.saturating_record(nanoseconds(now - pending.began));
             *self.tally.statuses.entry(finished.status).or_default() += 1;
@@ -370,7 +367,7 @@ impl<'a> Engine<'a> {
         }
         let measured =
             pending.map_or(self.stage == Stage::Window, |pending| self.schedule.is_measured(pending.due));
-        if self.stage == Stage::WarmUp || !measured {
+        if !measured {
             return;
         }
         self.tally.failed(failure);
@@ -393,7 +390,7 @@ impl<'a> Engine<'a> {
                 Phase::Closing => self.free(index),
                 Phase::Connecting => self.fail(index, Failure::ConnectTimeout),
                 Phase::Down if self.stage < Stage::Drain || self.schedule.peek(now).is_some() => {
-                    self.renew(index)
+                    self.renew(index);
                 }
                 Phase::Down | Phase::Idle => {}
             }
@@ -417,10 +414,10 @@ impl<'a> Engine<'a> {
     }
 
     fn wait_time(&self, now: Instant) -> Timespec {
-        let boundary = match self.stage {
-            Stage::WarmUp => self.schedule.measure_from,
-            Stage::Window => self.schedule.end,
-            Stage::Drain => self.schedule.end + self.plan.timeout,
+        let boundary = match (&self.schedule.window, self.stage) {
+            (Some(window), Stage::Drain) => window.end + self.plan.timeout,
+            (Some(window), _) => window.end,
+            (None, _) => self.schedule.start + self.plan.warm_up,
         };
         timespec(boundary.min(self.next_housekeeping).saturating_duration_since(now))
     }
@@ -433,7 +430,8 @@ impl Schedule {
             Pacing::Closed => now,
             Pacing::Open { .. } => self.upcoming()?,
         };
-        (due <= now && due < self.end && self.issued_in_window < self.in_window_max).then_some(due)
+        let is_over = self.window.as_ref().is_some_and(|window| due >= window.end);
+        (due <= now && !is_over && self.issued_in_window < self.in_window_max).then_some(due)
     }
 
     /// Takes the next request that is due.
@@ -453,7 +451,7 @@ impl Schedule {
     }
 
     fn is_measured(&self, due: Instant) -> bool {
-        (self.measure_from..self.end).contains(&due)
+        self.window.as_ref().is_some_and(|window| window.contains(&due))
     }
 }
 

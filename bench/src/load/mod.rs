@@ -91,7 +91,11 @@ impl Args {
         let target = Target::resolve(&self.url)?;
         let method = self.method.as_deref().unwrap_or(if self.body > 0 { "POST" } else { "GET" });
         let reuse = if self.new_connections { Reuse::PerRequest } else { Reuse::KeepAlive };
-        let duration = self.duration.unwrap_or(if self.requests.is_some() { DURATION_MAX } else { DURATION });
+        let duration = match (self.duration, self.requests) {
+            (Some(duration), _) => duration,
+            (None, Some(_)) => DURATION_MAX,
+            (None, None) => DURATION,
+        };
         Ok(Plan {
             target: target.address,
             request: render_request(&target, method, &self.headers, self.body, reuse)?,

@@ -33,7 +33,7 @@ impl Head<'_> {
         match self.framing {
             Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n\r\n"),
             Framing::Length => {
-                out.extend_from_slice(format!("content-length: {}\r\n\r\n", self.length).as_bytes())
+                out.extend_from_slice(format!("content-length: {}\r\n\r\n", self.length).as_bytes());
             }
         }
     }

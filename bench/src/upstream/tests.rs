@@ -155,7 +155,7 @@ fn nonsense_is_refused_and_the_connection_closed() {
 
 #[test]
 fn a_port_in_use_is_an_error_that_names_it() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = taken.local_addr().expect("address");
     let settings = Settings::new(None, 1).expect("settings");
     let error = Server::start(address, settings, Io::Auto).expect_err("in use");
