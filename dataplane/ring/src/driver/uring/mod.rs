@@ -1,0 +1,447 @@
+//! The completion driver: one io_uring, entered once a turn.
+//!
+//! - A receive is a single shot into a provided-buffer ring: demand is one buffer, and an idle connection holds none. It
+//!   goes straight to polling unless the previous receive left something behind, as a keep-alive connection has nothing to
+//!   read when the read is asked for.
+//! - A socket has one send in flight, of everything queued, and the kernel resumes partial ones (MSG_WAITALL).
+//! - What the kernel may still read or write (outboxes, addresses, buffers) stays where it is until the operation's last
+//!   completion; a slot is not freed before that. When the driver ends it cancels and collects everything first.
+
+mod provided;
+mod setup;
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
+use provided::Group;
+pub(crate) use setup::{Tier, rehearse};
+use socket2::SockAddr;
+
+use super::{Attempt, Driver, Event};
+use crate::{
+    buf::{Class, Lease, Pool},
+    io::{Flight, Key, Slot, Slots},
+};
+
+/// linux/io_uring.h: IORING_RECVSEND_POLL_FIRST
+const POLL_FIRST: u16 = 1;
+
+/// Bytes received at once without a pooled buffer.
+const UNPOOLED_SIZE: usize = 16 * 1024;
+
+/// Completions handled in one turn.
+const COMPLETION_BUDGET: usize = 1024;
+
+/// How long the end of the driver waits for operations to be cancelled.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The kind of an operation: the top byte of its user data. Below it are 24 bits of slot index and 32 of generation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Op {
+    Accept = 1,
+    Cancel,
+    Connect,
+    RecvLarge,
+    RecvSmall,
+    RecvUnpooled,
+    Send,
+    Wake,
+}
+
+impl Op {
+    fn from_byte(byte: u8) -> Option<Self> {
+        const ALL: [Op; 8] = [
+            Op::Accept,
+            Op::Cancel,
+            Op::Connect,
+            Op::RecvLarge,
+            Op::RecvSmall,
+            Op::RecvUnpooled,
+            Op::Send,
+            Op::Wake,
+        ];
+        ALL.get(usize::from(byte).wrapping_sub(1)).copied()
+    }
+
+    #[inline]
+    fn on(self, key: Key) -> u64 {
+        u64::from(self as u8) << 56 | u64::from(key.index) << 32 | u64::from(key.generation)
+    }
+}
+
+pub(crate) struct UringDriver {
+    ring: IoUring,
+    /// The ring's number among the thread's registered rings, which saves looking its descriptor up on each entry.
+    registered: Option<u32>,
+    enter_flags: u32,
+    groups: [Group; 2],
+    pool: Rc<Pool>,
+    wake: RawFd,
+    wake_armed: bool,
+    in_flight: usize,
+    /// Addresses being connected to, by slot.
+    addresses: HashMap<u32, Box<SockAddr>>,
+    /// Receive memory outside of the pool, by slot.
+    unpooled: HashMap<u32, Vec<u8>>,
+}
+
+impl UringDriver {
+    pub(crate) fn new(sq_entries: u32, pool: &Rc<Pool>, wake: &OwnedFd) -> io::Result<Self> {
+        let (ring, _) = setup::create(sq_entries)?;
+        let groups = [Group::new(&ring, pool, Class::Small)?, Group::new(&ring, pool, Class::Large)?];
+        // Otherwise a waiting worker counts as waiting for a disk.
+        let no_iowait = if ring.params().is_feature_no_iowait() { EnterFlags::NO_IOWAIT.bits() } else { 0 };
+        let registered = setup::register_ring(&ring);
+        let enter_flags = no_iowait | registered.map_or(0, |_| EnterFlags::REGISTERED_RING.bits());
+        Ok(Self {
+            ring,
+            registered,
+            enter_flags,
+            groups,
+            pool: Rc::clone(pool),
+            wake: wake.as_raw_fd(),
+            wake_armed: false,
+            in_flight: 0,
+            addresses: HashMap::new(),
+            unpooled: HashMap::new(),
+        })
+    }
+
+    /// Queues a submission.
+    ///
+    /// # Safety
+    /// What the entry refers to stays valid and unmoved until its last completion.
+    #[inline]
+    unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // SAFETY: the caller's promise.
+        if unsafe { self.ring.submission().push(entry) }.is_err() {
+            // Full: submit without waiting. With SUBMIT_ALL everything leaves the queue.
+            self.enter(0, None)?;
+            // SAFETY: the caller's promise.
+            if unsafe { self.ring.submission().push(entry) }.is_err() {
+                return Err(io::Error::from(io::ErrorKind::ResourceBusy));
+            }
+        }
+        self.in_flight += 1;
+        Ok(())
+    }
+
+    fn enter(&mut self, want: u32, timeout: Option<&libc::timespec>) -> io::Result<()> {
+        let staged = self.ring.submission().len() as u32;
+        let flags = self.enter_flags | EnterFlags::GETEVENTS.bits() | EnterFlags::EXT_ARG.bits();
+        let fd = self.registered.map_or_else(|| self.ring.as_raw_fd(), |it| it as RawFd);
+        setup::enter(fd, staged, want, flags, timeout)
+    }
+
+    fn start_recv(&mut self, key: Key, slot: &mut Slot) -> Attempt<Lease> {
+        if slot.drive.receiving {
+            return Attempt::Pending;
+        }
+        let large = slot.large && (self.groups[1].posted() > 0 || self.pool.has_free(Class::Large));
+        let (class, op) = if large { (Class::Large, Op::RecvLarge) } else { (Class::Small, Op::RecvSmall) };
+        let entry =
+            opcode::Recv::new(types::Fd(raw(slot)), std::ptr::null_mut(), self.pool.size(class) as u32)
+                .buf_group(self.groups[class as usize].id())
+                .ioprio(if slot.drive.readable { 0 } else { POLL_FIRST })
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+                .user_data(op.on(key));
+        // SAFETY: the entry refers to no memory but the provided buffers, which outlive the ring.
+        receiving(slot, op, unsafe { self.push(&entry) })
+    }
+
+    fn arm_wake(&mut self) -> io::Result<()> {
+        if !self.wake_armed {
+            let poll = opcode::PollAdd::new(types::Fd(self.wake), libc::POLLIN as u32).multi(true).build();
+            // SAFETY: the entry refers to no memory.
+            unsafe { self.push(&poll.user_data(u64::from(Op::Wake as u8) << 56)) }?;
+            self.wake_armed = true;
+        }
+        Ok(())
+    }
+
+    /// Takes completions off the queue, at most a turn's worth.
+    fn collect(&mut self, slots: &mut Slots, events: &mut Vec<Event>) {
+        for _ in 0..COMPLETION_BUDGET {
+            let Some(entry) = self.ring.completion().next() else { return };
+            if !cqueue::more(entry.flags()) {
+                self.in_flight -= 1;
+            }
+            let data = entry.user_data();
+            let key = Key { index: (data >> 32) as u32 & 0xff_ffff, generation: data as u32 };
+            let event = match Op::from_byte((data >> 56) as u8) {
+                Some(Op::Accept) => accepted(key, &entry, slots),
+                Some(Op::Connect) => self.connected(key, &entry, slots),
+                Some(Op::RecvLarge) => self.received(key, &entry, slots, Class::Large),
+                Some(Op::RecvSmall) => self.received(key, &entry, slots, Class::Small),
+                Some(Op::RecvUnpooled) => self.received_unpooled(key, &entry, slots),
+                Some(Op::Send) => sent(key, &entry, slots),
+                Some(Op::Wake) => {
+                    self.wake_armed = cqueue::more(entry.flags());
+                    continue;
+                }
+                Some(Op::Cancel) | None => continue,
+            };
+            events.push(event);
+        }
+    }
+
+    fn connected(&mut self, key: Key, entry: &cqueue::Entry, slots: &mut Slots) -> Event {
+        self.addresses.remove(&key.index);
+        let Some(slot) = slots.get_mut(key) else { return Event::Stale };
+        slot.drive.connecting = false;
+        Event::Connected(key, result(entry).map(drop))
+    }
+
+    #[inline]
+    fn received(&mut self, key: Key, entry: &cqueue::Entry, slots: &mut Slots, class: Class) -> Event {
+        let flags = entry.flags();
+        let group = &mut self.groups[class as usize];
+        let blank = cqueue::buffer_select(flags).map(|id| group.take_back(&self.pool, id));
+        let Some(slot) = slots.get_mut(key) else { return Event::Stale };
+        slot.drive.receiving = false;
+        slot.drive.readable = cqueue::sock_nonempty(flags);
+        match result(entry) {
+            Ok(0) => Event::Received(key, Ok(Lease::default())),
+            Ok(len) => match blank {
+                Some(blank) => Event::Received(key, Ok(blank.fill(len as usize))),
+                None => Event::Received(key, Err(io::Error::from_raw_os_error(libc::EIO))),
+            },
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                group.grow(&self.pool);
+                Event::ReceivedNoBuffer(key)
+            }
+            Err(error) => Event::Received(key, Err(error)),
+        }
+    }
+
+    fn received_unpooled(&mut self, key: Key, entry: &cqueue::Entry, slots: &mut Slots) -> Event {
+        let memory = self.unpooled.remove(&key.index);
+        let Some(slot) = slots.get_mut(key) else { return Event::Stale };
+        slot.drive.receiving = false;
+        slot.drive.readable = cqueue::sock_nonempty(entry.flags());
+        let outcome = result(entry).map(|len| match memory {
+            Some(mut memory) => {
+                memory.truncate(len as usize);
+                Lease::from(memory)
+            }
+            None => Lease::default(),
+        });
+        Event::Received(key, outcome)
+    }
+}
+
+impl Driver for UringDriver {
+    fn sends_eagerly(&self) -> bool {
+        false
+    }
+
+    fn free_buffers(&self, pool: &Pool) -> usize {
+        usize::from(self.groups[0].posted()) + pool.free(Class::Small)
+    }
+
+    #[inline]
+    fn recv(&mut self, key: Key, slot: &mut Slot, _pool: &Rc<Pool>) -> Attempt<Lease> {
+        self.start_recv(key, slot)
+    }
+
+    fn recv_unpooled(&mut self, key: Key, slot: &mut Slot) -> Attempt<Lease> {
+        if slot.drive.receiving {
+            return Attempt::Pending;
+        }
+        let memory = self.unpooled.entry(key.index).insert_entry(vec![0; UNPOOLED_SIZE]).into_mut();
+        let entry = opcode::Recv::new(types::Fd(raw(slot)), memory.as_mut_ptr(), UNPOOLED_SIZE as u32)
+            .build()
+            .user_data(Op::RecvUnpooled.on(key));
+        // SAFETY: the memory is kept, unchanged, until the completion takes it out of the map; the slot, and with it the
+        // index, is not used anew before that.
+        receiving(slot, Op::RecvUnpooled, unsafe { self.push(&entry) })
+    }
+
+    #[inline]
+    fn send(&mut self, key: Key, slot: &mut Slot) -> Attempt<usize> {
+        if slot.drive.sending {
+            return Attempt::Pending;
+        }
+        let fd = types::Fd(raw(slot));
+        let Some(outbox) = &mut slot.outbox else { return Attempt::Done(Ok(0)) };
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let entry = match outbox.take_off() {
+            Flight::Single { bytes, len } => opcode::Send::new(fd, bytes, len).flags(flags).build(),
+            Flight::Gather(header) => opcode::SendMsg::new(fd, header).flags(flags as u32).build(),
+        };
+        // SAFETY: the outbox is boxed, and neither it nor the chunks in flight change until `consume` or `land`, which
+        // follow the completion; the slot keeps the outbox while `sending` is set.
+        match unsafe { self.push(&entry.user_data(Op::Send.on(key))) } {
+            Ok(()) => {
+                slot.drive.sending = true;
+                Attempt::Pending
+            }
+            Err(error) => {
+                outbox.land();
+                Attempt::Done(Err(error))
+            }
+        }
+    }
+
+    fn connect(&mut self, key: Key, slot: &mut Slot, addr: &SockAddr) -> Attempt<()> {
+        let addr = self.addresses.entry(key.index).insert_entry(Box::new(addr.clone())).into_mut();
+        let entry = opcode::Connect::new(types::Fd(raw(slot)), addr.as_ptr().cast(), addr.len()).build();
+        // SAFETY: the boxed address is kept until the completion; the index is not used anew before that.
+        match unsafe { self.push(&entry.user_data(Op::Connect.on(key))) } {
+            Ok(()) => {
+                slot.drive.connecting = true;
+                Attempt::Pending
+            }
+            Err(error) => Attempt::Done(Err(error)),
+        }
+    }
+
+    fn accept(&mut self, key: Key, slot: &mut Slot) -> Attempt<OwnedFd> {
+        if slot.drive.accepting {
+            return Attempt::Pending;
+        }
+        let entry = opcode::AcceptMulti::new(types::Fd(raw(slot)))
+            .flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
+            .build()
+            .user_data(Op::Accept.on(key));
+        // SAFETY: the entry refers to no memory.
+        match unsafe { self.push(&entry) } {
+            Ok(()) => {
+                slot.drive.accepting = true;
+                Attempt::Pending
+            }
+            Err(error) => Attempt::Done(Err(error)),
+        }
+    }
+
+    #[inline]
+    fn watch(&mut self, key: Key, slot: &mut Slot, _pool: &Rc<Pool>) -> Attempt<Lease> {
+        self.start_recv(key, slot)
+    }
+
+    fn cancel(&mut self, key: Key, slot: &mut Slot, sends_too: bool) {
+        let drive = &slot.drive;
+        let wanted = [
+            drive.receiving.then(|| Op::from_byte(drive.receive_op)).flatten(),
+            drive.accepting.then_some(Op::Accept),
+            drive.connecting.then_some(Op::Connect),
+            (drive.sending && sends_too).then_some(Op::Send),
+        ];
+        for op in wanted.into_iter().flatten() {
+            let entry = opcode::AsyncCancel::new(op.on(key)).build().user_data(Op::Cancel.on(key));
+            // SAFETY: the entry refers to no memory.
+            if unsafe { self.push(&entry) }.is_err() {
+                // The queue is stuck: the operation ends with its socket or with the ring.
+                log::warn!("an operation could not be cancelled");
+            }
+        }
+    }
+
+    fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        slots: &mut Slots,
+        events: &mut Vec<Event>,
+    ) -> io::Result<()> {
+        self.arm_wake()?;
+        for group in &mut self.groups {
+            group.refill(&self.pool);
+        }
+        let ready = !self.ring.completion().is_empty();
+        let poll = ready || timeout.is_some_and(|it| it.is_zero());
+        if !ready || !self.ring.submission().is_empty() {
+            let timespec = timeout.map(timespec);
+            self.enter(u32::from(!poll), timespec.as_ref().filter(|_| !poll))?;
+        }
+        self.collect(slots, events);
+        Ok(())
+    }
+}
+
+impl Drop for UringDriver {
+    fn drop(&mut self) {
+        // The kernel must be done with buffers, addresses and outboxes before they are freed.
+        let all =
+            opcode::AsyncCancel2::new(types::CancelBuilder::any()).build().user_data(Op::Cancel.on(NOBODY));
+        let deadline = Instant::now() + PATIENCE;
+        let mut slots = Slots::new(0);
+        let mut events = Vec::new();
+        let mut asked = false;
+        while (self.in_flight > 0 || !asked) && Instant::now() < deadline {
+            if !asked {
+                // SAFETY: the entry refers to no memory.
+                asked = unsafe { self.push(&all) }.is_ok();
+            }
+            if self.enter(1, Some(&timespec(Duration::from_millis(10)))).is_err() {
+                break;
+            }
+            self.collect(&mut slots, &mut events);
+            events.clear();
+        }
+        if self.in_flight > 0 {
+            log::error!("{} io_uring operations did not end; their buffers are given up", self.in_flight);
+            std::mem::forget(Rc::clone(&self.pool));
+            std::mem::forget(std::mem::take(&mut self.unpooled));
+            std::mem::forget(std::mem::take(&mut self.addresses));
+        }
+        if let Some(registered) = self.registered {
+            setup::unregister_ring(&self.ring, registered);
+        }
+    }
+}
+
+/// Stands for no socket.
+const NOBODY: Key = Key { index: 0xff_ffff, generation: 0 };
+
+fn receiving(slot: &mut Slot, op: Op, pushed: io::Result<()>) -> Attempt<Lease> {
+    if let Err(error) = pushed {
+        return Attempt::Done(Err(error));
+    }
+    slot.drive.receiving = true;
+    slot.drive.receive_op = op as u8;
+    Attempt::Pending
+}
+
+fn accepted(key: Key, entry: &cqueue::Entry, slots: &mut Slots) -> Event {
+    // SAFETY: a successful accept returns a new descriptor that nobody else owns.
+    let outcome = result(entry).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let Some(slot) = slots.get_mut(key) else { return Event::Stale };
+    slot.drive.accepting = cqueue::more(entry.flags());
+    Event::Accepted(key, outcome)
+}
+
+#[inline]
+fn sent(key: Key, entry: &cqueue::Entry, slots: &mut Slots) -> Event {
+    let Some(slot) = slots.get_mut(key) else { return Event::Stale };
+    slot.drive.sending = false;
+    Event::Sent(key, result(entry).map(|len| len as usize))
+}
+
+#[inline]
+fn result(entry: &cqueue::Entry) -> io::Result<i32> {
+    match entry.result() {
+        error @ ..0 => Err(io::Error::from_raw_os_error(-error)),
+        value => Ok(value),
+    }
+}
+
+/// A slot without a descriptor is never given to a driver; should it be, the kernel answers EBADF.
+#[inline]
+fn raw(slot: &Slot) -> RawFd {
+    slot.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+}
+
+fn timespec(duration: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}

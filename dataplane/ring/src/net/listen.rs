@@ -1,0 +1,120 @@
+//! Listening sockets.
+
+use std::{fs, io, net::SocketAddr, os::fd::AsFd, os::fd::OwnedFd, os::unix::fs::PermissionsExt, path::Path};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::options;
+
+/// How a TCP listener is made.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenOptions {
+    /// SO_REUSEPORT: every worker has a listener of its own on the same address, and the kernel spreads connections.
+    pub reuse_port: bool,
+    /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
+    pub backlog: u32,
+    /// IP_TRANSPARENT: accept connections to addresses that are not this host's. Needs CAP_NET_ADMIN.
+    pub transparent: bool,
+    /// IP_FREEBIND: bind to an address that does not exist (yet).
+    pub freebind: bool,
+    /// IPV6_V6ONLY on IPv6 addresses; without it, `[::]` takes IPv4 connections too.
+    pub v6only: bool,
+    /// SO_MARK of the listener, which accepted sockets inherit. Needs CAP_NET_ADMIN.
+    pub mark: Option<u32>,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self {
+            reuse_port: true,
+            backlog: 4096,
+            transparent: false,
+            freebind: false,
+            v6only: true,
+            mark: None,
+        }
+    }
+}
+
+/// A listening TCP socket on `addr` (port 0 lets the kernel choose). TCP_NODELAY is set, and inherited by what it accepts.
+///
+/// # Errors
+/// Those of socket(2), setsockopt(2), bind(2) and listen(2): address in use, permission denied.
+pub fn listener(addr: &SocketAddr, listen: &ListenOptions) -> io::Result<OwnedFd> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(*addr), kind, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    if listen.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if addr.is_ipv6() {
+        socket.set_only_v6(listen.v6only)?;
+    }
+    if listen.transparent {
+        options::set_transparent(socket.as_fd(), addr)?;
+    }
+    if listen.freebind {
+        match addr {
+            SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+            SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+        }
+    }
+    if let Some(mark) = listen.mark {
+        options::set_mark(socket.as_fd(), mark)?;
+    }
+    socket.bind(&SockAddr::from(*addr))?;
+    socket.listen(i32::try_from(listen.backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+/// A listening Unix socket at `path` with the permission bits `mode` (such as 0o600). A socket that nobody listens on any
+/// more is replaced.
+///
+/// # Errors
+/// Those of socket(2), bind(2), listen(2) and chmod(2); `AddrInUse` when somebody listens there.
+pub fn unix_listener(path: &Path, mode: u32) -> io::Result<OwnedFd> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::UNIX, kind, None)?;
+    let addr = SockAddr::unix(path)?;
+    match socket.bind(&addr) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let probe = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
+            match probe.connect(&addr) {
+                Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+                _ => return Err(error),
+            }
+            socket.bind(&addr)?;
+        }
+        outcome => outcome?,
+    }
+    // Before listen(2): nobody can connect until the mode is right.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_workers_share_a_port() {
+        let first = listener(&"127.0.0.1:0".parse().unwrap(), &ListenOptions::default()).unwrap();
+        let addr = socket2::SockRef::from(&first).local_addr().unwrap().as_socket().unwrap();
+        listener(&addr, &ListenOptions::default()).unwrap();
+        let alone = ListenOptions { reuse_port: false, ..ListenOptions::default() };
+        assert_eq!(listener(&addr, &alone).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_dead_unix_socket_is_replaced_and_a_live_one_is_not() {
+        let path = std::env::temp_dir().join(format!("culvert-ring-{}.sock", std::process::id()));
+        drop(unix_listener(&path, 0o600).unwrap());
+        let live = unix_listener(&path, 0o640).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(unix_listener(&path, 0o600).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(live);
+        fs::remove_file(&path).unwrap();
+    }
+}
