@@ -124,7 +124,8 @@ impl InstanceLock {
     /// # Errors
     /// [`ControlSocketError::Live`] when another process holds it.
     pub fn take(path: &Path) -> Result<Self, ControlSocketError> {
-        let io = |doing| move |source: io::Error| ControlSocketError::Io { path: path.to_owned(), doing, source };
+        let io =
+            |doing| move |source: io::Error| ControlSocketError::Io { path: path.to_owned(), doing, source };
         make_directory(path)?;
         let lock_path = lock_path(path);
         let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
@@ -155,10 +156,13 @@ impl ControlSocket {
     /// # Errors
     /// The path cannot be used.
     pub fn bind_locked(path: &Path, lock: InstanceLock) -> Result<Self, ControlSocketError> {
-        let io = |doing| move |source: io::Error| ControlSocketError::Io { path: path.to_owned(), doing, source };
+        let io =
+            |doing| move |source: io::Error| ControlSocketError::Io { path: path.to_owned(), doing, source };
         match fs::symlink_metadata(path) {
             // Whoever listened there is dead: a living culvert would hold the lock.
-            Ok(metadata) if metadata.file_type().is_socket() => fs::remove_file(path).map_err(io("remove"))?,
+            Ok(metadata) if metadata.file_type().is_socket() => {
+                fs::remove_file(path).map_err(io("remove"))?
+            }
             Ok(_) => return Err(ControlSocketError::NotASocket(path.to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(io("stat")(error)),
@@ -178,7 +182,9 @@ impl ControlSocket {
     pub async fn serve(self, calls: mpsc::Sender<Call>) {
         let peers = Arc::new(Semaphore::new(PEERS_MAX));
         loop {
-            let Ok(permit) = Arc::clone(&peers).acquire_owned().await else { return };
+            let Ok(permit) = Arc::clone(&peers).acquire_owned().await else {
+                return;
+            };
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 () = calls.closed() => return,
@@ -293,7 +299,9 @@ fn listen(path: &Path) -> io::Result<OwnedFd> {
 
 fn make_directory(path: &Path) -> Result<(), ControlSocketError> {
     use std::os::unix::fs::MetadataExt;
-    let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
+    let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else {
+        return Ok(());
+    };
     let io = |doing| move |source: io::Error| ControlSocketError::Io { path: path.to_owned(), doing, source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io("create directory"))?;
     let metadata = fs::metadata(directory).map_err(io("stat directory"))?;

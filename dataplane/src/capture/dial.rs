@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use culvert_bpf_common::{PROXY_MARK, TRANSPARENT_MARK};
+use culvert_bpf::{PROXY_MARK, TRANSPARENT_MARK};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::capture::PodHandle;
@@ -20,9 +20,16 @@ use crate::capture::PodHandle;
 ///
 /// # Errors
 /// `InvalidInput` when source and destination are of different families; else those of the system calls.
-pub fn upstream_socket(pod: &PodHandle, destination: &SocketAddr, source: Option<IpAddr>) -> io::Result<OwnedFd> {
+pub fn upstream_socket(
+    pod: &PodHandle,
+    destination: &SocketAddr,
+    source: Option<IpAddr>,
+) -> io::Result<OwnedFd> {
     if source.is_some_and(|source| source.is_ipv4() != destination.is_ipv4()) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "source and destination of different families"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "source and destination of different families",
+        ));
     }
     let domain = Domain::for_address(*destination);
     // A socket belongs to the namespace in which it was made, for ever: everything else can be done outside.

@@ -10,6 +10,8 @@ use std::{
     },
 };
 
+use culvert_model::TrafficDirection;
+
 use crate::capture::{CaptureMode, Policy};
 
 /// Which way a captured connection goes, seen from the pod.
@@ -99,7 +101,18 @@ impl PodHandle {
         let (outbound_port, inbound_port) = ports;
         let dialled_directly = AtomicU64::new(0);
         let name = name.into();
-        Self { id, name, netns, netns_cookie, mode, policy, outbound_port, inbound_port, origin, dialled_directly }
+        Self {
+            id,
+            name,
+            netns,
+            netns_cookie,
+            mode,
+            policy,
+            outbound_port,
+            inbound_port,
+            origin,
+            dialled_directly,
+        }
     }
 
     /// Where the client of an accepted connection meant to go. To be called once, right after accept: the record of an
@@ -107,7 +120,12 @@ impl PodHandle {
     ///
     /// `None` when there is no record: then a process of the pod dialled the in-pod listener itself, and the connection is
     /// to be reset, or it would be sent to the listener again. Such connections are counted here.
-    pub fn original_dst(&self, stream: BorrowedFd<'_>, peer: SocketAddr, direction: Direction) -> Option<SocketAddr> {
+    pub fn original_dst(
+        &self,
+        stream: BorrowedFd<'_>,
+        peer: SocketAddr,
+        direction: Direction,
+    ) -> Option<SocketAddr> {
         let found = self.find_original_dst(stream, peer, direction);
         if found.is_none() {
             // Never on the path of a captured connection.
@@ -121,12 +139,17 @@ impl PodHandle {
         self.dialled_directly.load(Ordering::Relaxed)
     }
 
-    fn find_original_dst(&self, stream: BorrowedFd<'_>, peer: SocketAddr, direction: Direction) -> Option<SocketAddr> {
+    fn find_original_dst(
+        &self,
+        stream: BorrowedFd<'_>,
+        peer: SocketAddr,
+        direction: Direction,
+    ) -> Option<SocketAddr> {
         let local = canonical(rustix::net::getsockname(stream).ok()?.try_into().ok()?);
         let found = match (&self.origin, direction) {
             (Origin::Bpf(table), Direction::Outbound) => table.take(self.netns_cookie, canonical(peer))?,
             (Origin::Bpf(_), Direction::Inbound) => local,
-            (Origin::Iptables, _) => culvert_ring::net::original_dst(stream, local.is_ipv6()).ok()?,
+            (Origin::Iptables, _) => culvert_ring::net::original_dst(stream).ok()?,
         };
         let found = canonical(found);
         (!self.is_own(found, local)).then_some(found)
@@ -156,6 +179,15 @@ impl fmt::Debug for PodHandle {
             .field("mode", &self.mode)
             .field("policy", &self.policy)
             .finish_non_exhaustive()
+    }
+}
+
+impl From<Direction> for TrafficDirection {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Inbound => Self::Inbound,
+            Direction::Outbound => Self::Outbound,
+        }
     }
 }
 

@@ -34,6 +34,9 @@ pub enum InPodError {
     /// The namespace could not be entered.
     #[error("enter the network namespace: {0}")]
     Enter(io::Error),
+    /// A listening socket could not be duplicated: out of descriptors.
+    #[error("duplicate an in-pod listener: {0}")]
+    Duplicate(io::Error),
 }
 
 /// Makes listening sockets inside a network namespace, one group per address with a member per worker.
@@ -49,12 +52,25 @@ pub(super) fn listen(
 ) -> Result<InPodSockets, InPodError> {
     culvert_ring::net::in_netns(netns.as_fd(), || {
         let addresses = addresses(direction, port);
-        for address in &addresses {
-            probe(*address, direction)?;
-        }
         let group = |_| addresses.iter().map(|address| listener(*address, backlog)).collect();
         let by_worker = (0..workers).map(group).collect::<Result<_, _>>()?;
         Ok(InPodSockets { direction, by_worker })
+    })
+    .map_err(InPodError::Enter)?
+}
+
+/// Finds out whether someone listens already where [`listen`] is about to. `SO_REUSEPORT` would not tell: an application
+/// of the same user that sets it too would silently share the connections.
+pub(super) fn check_free(netns: BorrowedFd<'_>, direction: Direction, port: u16) -> Result<(), InPodError> {
+    culvert_ring::net::in_netns(netns.as_fd(), || {
+        for address in addresses(direction, port) {
+            let attempt = socket(address).and_then(|socket| socket.bind(&address.into()));
+            attempt.map_err(|source| match source.kind() {
+                io::ErrorKind::AddrInUse => InPodError::InUse(address, direction),
+                _ => InPodError::Listen { address, source },
+            })?;
+        }
+        Ok(())
     })
     .map_err(InPodError::Enter)?
 }
@@ -66,22 +82,11 @@ fn addresses(direction: Direction, port: u16) -> Vec<SocketAddr> {
     match (direction, has_v6) {
         (Direction::Inbound, true) => vec![(Ipv6Addr::UNSPECIFIED, port).into()],
         (Direction::Inbound, false) => vec![(Ipv4Addr::UNSPECIFIED, port).into()],
-        (Direction::Outbound, true) => vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()],
+        (Direction::Outbound, true) => {
+            vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]
+        }
         (Direction::Outbound, false) => vec![(Ipv4Addr::LOCALHOST, port).into()],
     }
-}
-
-/// Finds out whether someone listens already. `SO_REUSEPORT` would not tell: an application of the same user that sets
-/// it too would silently share the connections.
-fn probe(address: SocketAddr, direction: Direction) -> Result<(), InPodError> {
-    let attempt = || {
-        let socket = socket(address)?;
-        socket.bind(&address.into())
-    };
-    attempt().map_err(|source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => InPodError::InUse(address, direction),
-        _ => InPodError::Listen { address, source },
-    })
 }
 
 fn listener(address: SocketAddr, backlog: u32) -> Result<OwnedFd, InPodError> {
@@ -160,10 +165,16 @@ mod tests {
             socket.listen(1).unwrap();
             socket
         });
-        let error = listen(fd.as_fd(), Direction::Outbound, 15001, 1, 64).err().unwrap().to_string();
-        assert_eq!(error, "port 127.0.0.1:15001 is in use inside the pod; choose another with `outbound_port`");
+        let error = check_free(fd.as_fd(), Direction::Outbound, 15001).err().unwrap().to_string();
+        assert_eq!(
+            error,
+            "port 127.0.0.1:15001 is in use inside the pod; choose another with `outbound_port`"
+        );
         drop(taken);
-        listen(fd.as_fd(), Direction::Outbound, 15001, 1, 64).unwrap();
+        check_free(fd.as_fd(), Direction::Outbound, 15001).unwrap();
+        // Ours can be joined by more of ours, when a pod is set up anew.
+        let _first = listen(fd.as_fd(), Direction::Outbound, 15001, 1, 64).unwrap();
+        let _second = listen(fd.as_fd(), Direction::Outbound, 15001, 1, 64).unwrap();
     }
 
     #[test]

@@ -11,13 +11,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-use culvert_bpf_common::{PROXY_MARK, PROXY_MARK_MASK};
+use culvert_bpf::{PROXY_MARK, PROXY_MARK_MASK};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::{
     Exclusions,
-    netlink::{self, NftFamily},
+    nftables::{self, NftFamily},
 };
 
 const OUTPUT_CHAIN: &str = "CULVERT_OUTPUT";
@@ -160,7 +160,9 @@ pub fn purge(netns: BorrowedFd<'_>) -> Result<bool, IptablesError> {
                 if variant == Variant::Legacy && !legacy_table_exists(family) {
                     continue;
                 }
-                let Ok(present) = save(variant, family, &[]) else { continue };
+                let Ok(present) = save(variant, family, &[]) else {
+                    continue;
+                };
                 if present.contains(OUTPUT_CHAIN) || present.contains(INBOUND_CHAIN) {
                     remove_family(variant, family, false)?;
                     found = true;
@@ -255,14 +257,17 @@ fn outbound_rules(family: Family, port: u16, rules: &Rules) -> Vec<String> {
     }
     let nets = rules.exclusions.cidrs.iter().filter(|net| family.has(net));
     lines.extend(nets.map(|net| format!("-d {net} -j RETURN")));
-    lines.extend(rules.exclusions.outbound_ports.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")));
+    lines.extend(
+        rules.exclusions.outbound_ports.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")),
+    );
     lines.push(format!("-p tcp -j REDIRECT --to-ports {port}"));
     lines
 }
 
 fn inbound_rules(port: u16, rules: &Rules) -> Vec<String> {
     let mut lines = vec!["-i lo -j RETURN".to_owned()];
-    lines.extend(rules.exclusions.inbound_ports.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")));
+    lines
+        .extend(rules.exclusions.inbound_ports.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")));
     // A pod may be a router; what it forwards is not addressed to it.
     lines.push(format!("-p tcp -m addrtype --dst-type LOCAL -j REDIRECT --to-ports {port}"));
     lines
@@ -277,7 +282,7 @@ fn remove_family(variant: Variant, family: Family, is_fresh: bool) -> Result<(),
     if is_fresh && is_bare(&save(variant, family, &[])?) {
         // Nothing depends on it any more. A table that somebody deleted meanwhile is what was wanted.
         let family = if family == Family::V4 { NftFamily::Ip } else { NftFamily::Ip6 };
-        if let Err(error) = netlink::delete_nft_table(family, "nat") {
+        if let Err(error) = nftables::delete_table(family, "nat") {
             log::debug!("iptables: an empty nat table stays behind: {error}");
         }
     }
@@ -299,13 +304,16 @@ fn removal(hook: &str, chain: &str, present: &str) -> String {
 
 fn is_jump(line: &str, hook: &str, chain: &str) -> bool {
     line.strip_prefix("-A ").and_then(|rest| rest.strip_prefix(hook)).is_some_and(|rest| {
-        rest.starts_with(' ') && rest.split_ascii_whitespace().skip_while(|word| *word != "-j").nth(1) == Some(chain)
+        rest.starts_with(' ')
+            && rest.split_ascii_whitespace().skip_while(|word| *word != "-j").nth(1) == Some(chain)
     })
 }
 
 /// Whether the `nat` table is there and holds nothing but the built-in chains, empty and accepting.
 fn is_bare(saved: &str) -> bool {
-    let Some((_, nat)) = saved.split_once("*nat\n") else { return false };
+    let Some((_, nat)) = saved.split_once("*nat\n") else {
+        return false;
+    };
     let nat = nat.split("COMMIT").next().unwrap_or_default();
     nat.lines().all(|line| line.starts_with(':') && line.contains(" ACCEPT "))
 }
@@ -313,13 +321,18 @@ fn is_bare(saved: &str) -> bool {
 fn parse_counters(saved: &str) -> RuleCounters {
     let mut counters = RuleCounters::default();
     for line in saved.lines() {
-        let Some((packets, rule)) = line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) else { continue };
+        let Some((packets, rule)) = line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) else {
+            continue;
+        };
         let packets: u64 = packets.split(':').next().and_then(|number| number.parse().ok()).unwrap_or(0);
-        let is_ours = [OUTPUT_CHAIN, INBOUND_CHAIN].iter().any(|chain| rule.starts_with(&format!("-A {chain} ")));
+        let is_ours =
+            [OUTPUT_CHAIN, INBOUND_CHAIN].iter().any(|chain| rule.starts_with(&format!("-A {chain} ")));
         // nat chains see the first packet of a connection only, so packets are connections.
         match is_ours {
             true if rule.contains("-j REDIRECT") => counters.captured += packets,
-            true if [" -d ", "--dport"].iter().any(|part| rule.contains(part)) => counters.bypassed += packets,
+            true if [" -d ", "--dport"].iter().any(|part| rule.contains(part)) => {
+                counters.bypassed += packets
+            }
             _ => {}
         }
     }
@@ -340,7 +353,10 @@ fn legacy_table_exists(family: Family) -> bool {
 }
 
 /// Runs inside the namespace. Programs started there by the same thread are in it too.
-fn enter<T>(netns: BorrowedFd<'_>, run: impl FnOnce() -> Result<T, IptablesError>) -> Result<T, IptablesError> {
+fn enter<T>(
+    netns: BorrowedFd<'_>,
+    run: impl FnOnce() -> Result<T, IptablesError>,
+) -> Result<T, IptablesError> {
     culvert_ring::net::in_netns(netns.as_fd(), run).map_err(IptablesError::Enter)?
 }
 

@@ -1,1 +1,494 @@
-//! stub
+//! The pods of this process: enrolling, removing, repairing, and taking over what an earlier process left.
+//!
+//! Enrolling goes from the inside out, so that whoever is turned to a listener finds it: record, listeners, workers,
+//! kernel. Removing goes the other way. All methods block, for microseconds (eBPF) up to tenths of a second (iptables).
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+use culvert_model::TrafficDirection;
+
+use crate::capture::{
+    CaptureConfig, CaptureError, CaptureMode, Direction, InPodListener, PodCounters, PodHandle, PodReport,
+    PodSpec, Policy, Request, Response, Target, WorkerPort,
+    backend::{Backend, Turn},
+    inpod::{self, InPodSockets},
+    pods::{Netns, NetnsId},
+    record::{Record, RecordStore, Source},
+    targets::{Targets, resolve},
+};
+
+mod takeover;
+
+/// Read and changed by the kernel in the network namespace of the thread that opens it.
+const FWMARK_ACCEPT: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
+
+/// Owns the pods. Lives on the control thread.
+pub struct CaptureManager {
+    config: CaptureConfig,
+    workers: Box<dyn WorkerPort>,
+    backend: Backend,
+    store: RecordStore,
+    /// Name and direction of the configured listeners.
+    listeners: Vec<(Arc<str>, TrafficDirection)>,
+    pods: BTreeMap<String, Pod>,
+    next_id: u32,
+}
+
+struct Pod {
+    record: Record,
+    state: State,
+}
+
+enum State {
+    Captured(Captured),
+    /// Wanted, and not possible so far: the reason.
+    Pending(String),
+}
+
+struct Captured {
+    handle: Arc<PodHandle>,
+    netns_id: NetnsId,
+    addresses: Vec<IpAddr>,
+    targets: Targets,
+}
+
+impl CaptureManager {
+    /// Prepares capture: for eBPF, programs are loaded and attached, in place of those of an earlier process. No pod is
+    /// touched before [`CaptureManager::start`].
+    ///
+    /// # Errors
+    /// The mode is not possible here: missing privilege, kernel feature or directory.
+    pub fn new(config: CaptureConfig, workers: Box<dyn WorkerPort>) -> Result<Self, CaptureError> {
+        let store = RecordStore::open(&config.state_dir)?;
+        let backend = Backend::open(&config)?;
+        Ok(Self { config, workers, backend, store, listeners: Vec::new(), pods: BTreeMap::new(), next_id: 0 })
+    }
+
+    /// Tells which listeners are configured. Pods whose choice now means another listener are retargeted, and pending
+    /// pods are tried again. To be called before [`CaptureManager::start`] and whenever listeners came or went.
+    pub fn set_listeners(&mut self, listeners: impl IntoIterator<Item = (Arc<str>, TrafficDirection)>) {
+        self.listeners = listeners.into_iter().collect();
+        for pod in self.pods.values_mut() {
+            let State::Captured(captured) = &mut pod.state else {
+                continue;
+            };
+            match resolve(&self.listeners, &pod.record.pod) {
+                Ok(targets) => captured.retarget(targets, &*self.workers),
+                // Connections go on to the listener they entered, if it is still there.
+                Err(error) => {
+                    log::warn!("{error}; its connections are reset until that is put right")
+                }
+            }
+        }
+        self.retry_pending();
+    }
+
+    /// Takes over a pod's traffic, for `culvert pod add`. Adding a pod again just as it is does nothing.
+    ///
+    /// # Errors
+    /// By pod, field and reason; then nothing has changed.
+    pub fn enrol(&mut self, mut spec: PodSpec) -> Result<PodReport, CaptureError> {
+        let netns = spec.check()?;
+        let name = spec.name.clone();
+        match self.pods.get(&name) {
+            Some(known) if known.record.pod == spec && known.is_captured() => {
+                return self.report_of(&name);
+            }
+            Some(known) if known.is_captured() => return Err(CaptureError::AlreadyEnrolled(name)),
+            _ => {}
+        }
+        let record = Record::new(spec, Source::Socket, self.config.mode, 0);
+        let pod = self.capture(record, netns, None)?;
+        self.pods.insert(name.clone(), pod);
+        self.report_of(&name)
+    }
+
+    /// Gives a pod its traffic back and forgets it. Its connections go on.
+    ///
+    /// # Errors
+    /// [`CaptureError::Unknown`], or the kernel would not; then the pod stays enrolled.
+    pub fn remove(&mut self, name: &str) -> Result<(), CaptureError> {
+        let Some(pod) = self.pods.get(name) else {
+            return Err(CaptureError::Unknown(name.to_owned()));
+        };
+        match &pod.state {
+            State::Captured(captured) => {
+                self.backend.release(&pod.record, Some(captured.handle.netns.as_fd()))?;
+                self.workers.remove_listeners(captured.handle.id);
+            }
+            State::Pending(_) => release_at_path(&mut self.backend, &pod.record)?,
+        }
+        self.store.remove(name)?;
+        self.pods.remove(name);
+        log::info!("pod {name}: removed");
+        Ok(())
+    }
+
+    /// All pods, by name.
+    pub fn list(&self) -> Vec<PodReport> {
+        self.pods.values().map(|pod| self.report(pod)).collect()
+    }
+
+    /// Sets up anew what the kernel holds for one pod or for all, without a gap for those that work, lets go of pods
+    /// whose namespace is gone, and tries pending ones again. Returns what was done, a line each.
+    ///
+    /// # Errors
+    /// [`CaptureError::Unknown`], or the first pod that could not be repaired.
+    pub fn repair(&mut self, name: Option<&str>) -> Result<Vec<String>, CaptureError> {
+        if let Some(name) = name.filter(|name| !self.pods.contains_key(*name)) {
+            return Err(CaptureError::Unknown(name.to_owned()));
+        }
+        let mut done = self.reap();
+        let is_meant = |known: &&String| name.is_none_or(|name| name == known.as_str());
+        let names: Vec<String> = self.pods.keys().filter(is_meant).cloned().collect();
+        let mut first_error = None;
+        for name in names {
+            match self.recapture(&name) {
+                Ok(()) => done.push(format!("pod {name}: set up anew")),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        first_error.map_or(Ok(done), Err)
+    }
+
+    /// Lets go of pods whose network namespace is gone. To be called every second or so: a namespace, with its
+    /// interfaces and addresses, lives for as long as culvert has it open. Returns what was done, a line each.
+    pub fn reap(&mut self) -> Vec<String> {
+        let is_gone = |pod: &&Pod| match &pod.state {
+            State::Captured(captured) => {
+                !NetnsId::at(&pod.record.pod.netns).is_ok_and(|id| id == captured.netns_id)
+            }
+            State::Pending(_) => false,
+        };
+        let gone: Vec<String> =
+            self.pods.values().filter(is_gone).map(|pod| pod.record.pod.name.clone()).collect();
+        gone.into_iter().map(|name| self.bury(&name)).collect()
+    }
+
+    /// Answers a request of the control socket.
+    pub fn handle(&mut self, request: Request) -> Response {
+        let result = match request {
+            Request::Add { pod } => self.enrol(pod).map(|pod| Response::pods(vec![pod])),
+            Request::List {} => Ok(Response::pods(self.list())),
+            Request::Remove { name } => {
+                self.remove(&name).map(|()| Response::messages(vec![format!("pod {name}: removed")]))
+            }
+            Request::Repair { name } => self.repair(name.as_deref()).map(Response::messages),
+        };
+        result.unwrap_or_else(Response::error)
+    }
+
+    /// Ends capture in an orderly way. Permissive pods get their traffic back completely; strict pods stay as they are,
+    /// refused as soon as the workers' listeners close. All are remembered, for the next start to take over.
+    pub fn shutdown(&mut self) {
+        for pod in self.pods.values_mut() {
+            let State::Captured(captured) = &pod.state else {
+                continue;
+            };
+            if pod.record.pod.policy == Policy::Strict {
+                continue;
+            }
+            let netns = Some(captured.handle.netns.as_fd());
+            let released = self.backend.release(&pod.record, netns).and_then(|()| {
+                pod.record.applied = false;
+                Ok(self.store.save(&pod.record)?)
+            });
+            if let Err(error) = released {
+                log::warn!("{error}");
+            }
+            self.workers.remove_listeners(captured.handle.id);
+        }
+        self.pods.clear();
+    }
+
+    /// Sets up a pod again, in place of its present listeners if it has any.
+    fn recapture(&mut self, name: &str) -> Result<(), CaptureError> {
+        let Some(previous) = self.pods.remove(name) else {
+            return Err(CaptureError::Unknown(name.to_owned()));
+        };
+        let result = previous.record.pod.clone().check().map_err(CaptureError::from);
+        let result = result.and_then(|netns| self.capture(previous.record.clone(), netns, Some(&previous)));
+        let (pod, result) = match result {
+            Ok(pod) => (pod, Ok(())),
+            Err(error) => {
+                let state = match previous.state {
+                    State::Pending(_) => State::Pending(error.to_string()),
+                    captured => captured,
+                };
+                (Pod { record: previous.record, state }, Err(error))
+            }
+        };
+        self.pods.insert(name.to_owned(), pod);
+        result
+    }
+
+    fn retry_pending(&mut self) {
+        let pending = self.pods.values().filter(|pod| !pod.is_captured());
+        let pending: Vec<String> = pending.map(|pod| pod.record.pod.name.clone()).collect();
+        for name in pending {
+            match self.recapture(&name) {
+                Ok(()) => log::info!("pod {name}: captured"),
+                Err(error) => log::debug!("{error}"),
+            }
+        }
+    }
+
+    /// Enrolling proper. When it fails, what it had done is undone; the previous capture of the pod goes on.
+    fn capture(
+        &mut self,
+        mut record: Record,
+        netns: Netns,
+        previous: Option<&Pod>,
+    ) -> Result<Pod, CaptureError> {
+        record.applied = true;
+        let previous = previous.filter(|pod| pod.is_captured());
+        let targets = self.admit(&record.pod, netns.id)?;
+        let kernel = |pod: &str| {
+            let pod = pod.to_owned();
+            move |source| CaptureError::Kernel { pod, source }
+        };
+        let name = record.pod.name.clone();
+        record.netns_cookie = culvert_bpf::netns_cookie(netns.fd.as_fd()).map_err(kernel(&name))?;
+        let addresses = match record.pod.addresses.as_slice() {
+            [] => culvert_bpf::netns_addresses(netns.fd.as_fd()).map_err(kernel(&name))?,
+            given => given.to_vec(),
+        };
+        if let Some(previous) = previous {
+            (record.plan, record.fwmark_accept) = (previous.record.plan, previous.record.fwmark_accept);
+        }
+        let sockets = self.listen(&record.pod, &targets, netns.fd.as_fd(), previous.is_some())?;
+        let inbound = duplicate_inbound(&record.pod.name, &sockets)?;
+        let handle = Arc::new(self.handle_of(&record, netns.fd));
+        let id = handle.id;
+        self.hand_over(&handle, sockets, &targets);
+        let turned = self.turn(&mut record, &handle, &addresses, &targets, inbound.as_ref().map(AsFd::as_fd));
+        if let Err(error) = turned {
+            self.workers.remove_listeners(id);
+            if previous.is_none() {
+                let _ = self.backend.release(&record, Some(handle.netns.as_fd()));
+                let _ = self.store.remove(&record.pod.name);
+            }
+            return Err(error);
+        }
+        if let Some(Pod { state: State::Captured(previous), .. }) = previous {
+            self.workers.remove_listeners(previous.handle.id);
+        }
+        Ok(Pod {
+            record,
+            state: State::Captured(Captured { handle, netns_id: netns.id, addresses, targets }),
+        })
+    }
+
+    /// Whether a pod may be captured, and into which listeners.
+    fn admit(&self, spec: &PodSpec, netns: NetnsId) -> Result<Targets, CaptureError> {
+        let name = || spec.name.clone();
+        match self.config.mode {
+            CaptureMode::None => return Err(CaptureError::Off(name())),
+            CaptureMode::Iptables if spec.policy == Policy::Permissive => {
+                return Err(CaptureError::PermissiveIptables(name()));
+            }
+            CaptureMode::Ebpf if spec.policy == Policy::Strict && spec.outbound == Target::Off => {
+                let (direction, mode) = (Direction::Outbound, self.config.mode);
+                return Err(CaptureError::Unsupported { pod: name(), direction, mode });
+            }
+            CaptureMode::Ebpf | CaptureMode::Iptables => {}
+        }
+        let has_it = |pod: &&Pod| match &pod.state {
+            State::Captured(captured) => captured.netns_id == netns && pod.record.pod.name != spec.name,
+            State::Pending(_) => false,
+        };
+        if let Some(other) = self.pods.values().find(has_it) {
+            return Err(CaptureError::NetnsTaken { pod: name(), other: other.record.pod.name.clone() });
+        }
+        resolve(&self.listeners, spec)
+    }
+
+    fn listen(
+        &self,
+        spec: &PodSpec,
+        targets: &Targets,
+        netns: BorrowedFd<'_>,
+        is_ours: bool,
+    ) -> Result<Vec<InPodSockets>, CaptureError> {
+        let wanted = [
+            targets.outbound.as_ref().map(|_| (Direction::Outbound, spec.outbound_port)),
+            targets.inbound.as_ref().map(|_| (Direction::Inbound, spec.inbound_port)),
+        ];
+        let listen = |(direction, port)| {
+            if !is_ours {
+                inpod::check_free(netns, direction, port)?;
+            }
+            inpod::listen(netns, direction, port, self.workers.workers(), self.config.backlog)
+        };
+        let sockets = wanted.into_iter().flatten().map(listen).collect::<Result<_, _>>();
+        sockets.map_err(|source| CaptureError::InPod { pod: spec.name.clone(), source })
+    }
+
+    fn handle_of(&mut self, record: &Record, netns: OwnedFd) -> PodHandle {
+        let id = self.next_id;
+        self.next_id += 1;
+        let spec = &record.pod;
+        let ports = (spec.outbound_port, spec.inbound_port);
+        let origin = self.backend.origin();
+        PodHandle::new(
+            id,
+            &spec.name,
+            netns,
+            record.netns_cookie,
+            self.config.mode,
+            spec.policy,
+            ports,
+            origin,
+        )
+    }
+
+    fn hand_over(&self, handle: &Arc<PodHandle>, sockets: Vec<InPodSockets>, targets: &Targets) {
+        for InPodSockets { direction, by_worker } in sockets {
+            let Some(listener_name) = targets.of(direction) else {
+                continue;
+            };
+            for (worker, fds) in by_worker.into_iter().enumerate() {
+                for fd in fds {
+                    let (pod, listener_name) = (Arc::clone(handle), Arc::clone(listener_name));
+                    self.workers.add_listener(worker, InPodListener { fd, pod, direction, listener_name });
+                }
+            }
+        }
+    }
+
+    /// The record first, with all that undoing needs; then the kernel.
+    fn turn(
+        &mut self,
+        record: &mut Record,
+        handle: &PodHandle,
+        addresses: &[IpAddr],
+        targets: &Targets,
+        inbound: Option<BorrowedFd<'_>>,
+    ) -> Result<(), CaptureError> {
+        let netns = handle.netns.as_fd();
+        if inbound.is_some() && record.fwmark_accept.is_none() {
+            record.fwmark_accept = Some(fwmark_accept(netns));
+        }
+        let outbound = targets.outbound.is_some();
+        let mut turn = Turn { record, netns, addresses, outbound, inbound };
+        self.backend.plan(&mut turn)?;
+        self.store.save(turn.record)?;
+        if inbound.is_some() {
+            culvert_bpf::prepare_netns(netns)
+                .map_err(|source| CaptureError::Kernel { pod: turn.record.pod.name.clone(), source })?;
+        }
+        self.backend.turn(&turn)
+    }
+
+    /// Lets go of a pod whose namespace is gone. A pod of the pods file may come back.
+    fn bury(&mut self, name: &str) -> String {
+        if let Some(pod) = self.pods.get_mut(name)
+            && let State::Captured(captured) = &pod.state
+        {
+            // Through the descriptor everything is still there, and closes with it.
+            if let Err(error) = self.backend.release(&pod.record, Some(captured.handle.netns.as_fd())) {
+                log::warn!("{error}");
+            }
+            self.workers.remove_listeners(captured.handle.id);
+            let _ = self.store.remove(name).inspect_err(|error| log::warn!("{error}"));
+            pod.state = State::Pending(CaptureError::Gone(name.to_owned()).to_string());
+            (pod.record.plan, pod.record.fwmark_accept) = (None, None);
+            if pod.record.source == Source::Socket {
+                self.pods.remove(name);
+            }
+        }
+        let line = format!("pod {name}: its network namespace is gone, removed");
+        log::info!("{line}");
+        line
+    }
+
+    fn report_of(&self, name: &str) -> Result<PodReport, CaptureError> {
+        self.pods.get(name).map(|pod| self.report(pod)).ok_or_else(|| CaptureError::Unknown(name.to_owned()))
+    }
+
+    fn report(&self, pod: &Pod) -> PodReport {
+        let Record { pod: spec, mode, netns_cookie, .. } = &pod.record;
+        let mut report = PodReport {
+            name: spec.name.clone(),
+            netns: spec.netns.clone(),
+            cgroup: spec.cgroup.clone(),
+            netns_cookie: *netns_cookie,
+            mode: *mode,
+            policy: spec.policy,
+            outbound: None,
+            inbound: None,
+            addresses: spec.addresses.clone(),
+            pending: None,
+            counters: PodCounters::default(),
+        };
+        match &pod.state {
+            State::Pending(reason) => report.pending = Some(reason.clone()),
+            State::Captured(Captured { handle, addresses, targets, .. }) => {
+                report.outbound = targets.outbound.as_deref().map(str::to_owned);
+                report.inbound = targets.inbound.as_deref().map(str::to_owned);
+                report.addresses.clone_from(addresses);
+                report.counters = self.backend.counters(&pod.record, handle.netns.as_fd());
+                report.counters.no_original_dst = handle.dialled_directly();
+            }
+        }
+        report
+    }
+}
+
+impl Pod {
+    fn is_captured(&self) -> bool {
+        matches!(self.state, State::Captured(_))
+    }
+}
+
+impl Captured {
+    fn retarget(&mut self, targets: Targets, workers: &dyn WorkerPort) {
+        for direction in [Direction::Outbound, Direction::Inbound] {
+            match targets.of(direction) {
+                Some(name) if self.targets.of(direction) != Some(name) => {
+                    workers.retarget(self.handle.id, direction, Arc::clone(name));
+                }
+                _ => {}
+            }
+        }
+        self.targets = targets;
+    }
+}
+
+/// The namespace a record is about, if it still is the one at the recorded path.
+pub(super) fn netns_of(record: &Record) -> Option<Netns> {
+    let netns = Netns::open(&record.pod.netns).ok()?;
+    let cookie = culvert_bpf::netns_cookie(netns.fd.as_fd()).ok()?;
+    (cookie == record.netns_cookie).then_some(netns)
+}
+
+/// Undoes what a record says was done, as far as the namespace is still there.
+fn release_at_path(backend: &mut Backend, record: &Record) -> Result<(), CaptureError> {
+    let netns = netns_of(record);
+    backend.release(record, netns.as_ref().map(|netns| netns.fd.as_fd()))
+}
+
+/// The kernel is given one inbound listener, of the first worker, which by then has been handed over.
+fn duplicate_inbound(pod: &str, sockets: &[InPodSockets]) -> Result<Option<OwnedFd>, CaptureError> {
+    let inbound = sockets.iter().find(|sockets| sockets.direction == Direction::Inbound);
+    let fd = inbound.and_then(|sockets| sockets.by_worker.first()).and_then(|fds| fds.first());
+    let copy = fd.map(OwnedFd::try_clone).transpose();
+    copy.map_err(|source| CaptureError::InPod {
+        pod: pod.to_owned(),
+        source: inpod::InPodError::Duplicate(source),
+    })
+}
+
+fn fwmark_accept(netns: BorrowedFd<'_>) -> bool {
+    let read = culvert_ring::net::in_netns(netns, || fs::read_to_string(FWMARK_ACCEPT));
+    matches!(read, Ok(Ok(text)) if text.trim() != "0")
+}
+
+#[cfg(test)]
+mod tests;

@@ -17,15 +17,19 @@
 
 pub mod control_socket;
 pub mod dial;
+pub mod error;
 pub mod handle;
 pub mod iptables;
 pub mod manager;
 pub mod pods;
 pub mod protocol;
 pub mod record;
+pub mod repair;
 
+mod backend;
 mod inpod;
-mod netlink;
+mod nftables;
+mod targets;
 #[cfg(test)]
 mod testing;
 
@@ -36,10 +40,13 @@ use serde::{Deserialize, Serialize};
 
 pub use control_socket::{Call, CallError, ControlSocket, ControlSocketError, InstanceLock, call};
 pub use dial::upstream_socket;
+pub use error::CaptureError;
 pub use handle::{Direction, InPodListener, Origin, PodHandle, WorkerPort};
 pub use inpod::InPodError;
+pub use manager::CaptureManager;
 pub use pods::{PodError, PodSpec, Policy, Target};
 pub use protocol::{PodCounters, PodReport, Request, Response};
+pub use repair::{call_or_repair, repair_offline};
 
 /// How traffic is taken over: `--capture`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]

@@ -223,17 +223,21 @@ impl Netns {
     /// # Errors
     /// In words, for the field `netns`.
     pub fn open(path: &Path) -> Result<Self, String> {
-        let file =
-            fs::File::open(path).map_err(|error| format!("cannot open {}: {}", path.display(), reason(&error)))?;
+        let file = fs::File::open(path)
+            .map_err(|error| format!("cannot open {}: {}", path.display(), reason(&error)))?;
         let not = || format!("{} is not a network namespace", path.display());
-        let fs_type = rustix::fs::fstatfs(&file).map_err(|error| format!("{}: {error}", path.display()))?.f_type;
+        let fs_type =
+            rustix::fs::fstatfs(&file).map_err(|error| format!("{}: {error}", path.display()))?.f_type;
         // The type is a signed word on some architectures; the constant has 32 bits on all.
         if (fs_type as u64) & 0xffff_ffff != NSFS_MAGIC {
             return Err(not());
         }
         let id = NetnsId::of(&file).map_err(|error| format!("{}: {error}", path.display()))?;
         if NetnsId::of_host().is_ok_and(|host| host == id) {
-            return Err(format!("{} is the host's network namespace, which is never captured", path.display()));
+            return Err(format!(
+                "{} is the host's network namespace, which is never captured",
+                path.display()
+            ));
         }
         let fd = OwnedFd::from(file);
         // Namespaces of other kinds are on nsfs too; only entering one proves its kind.
@@ -324,7 +328,8 @@ fn take<T: DeserializeOwned>(fields: &mut Mapping, pod: &str, field: &str) -> Re
 }
 
 fn check_cgroup(path: &Path) -> Result<(), String> {
-    let file = fs::File::open(path).map_err(|error| format!("cannot open {}: {}", path.display(), reason(&error)))?;
+    let file = fs::File::open(path)
+        .map_err(|error| format!("cannot open {}: {}", path.display(), reason(&error)))?;
     let fs_type = rustix::fs::fstatfs(&file).map_err(|error| format!("{}: {error}", path.display()))?.f_type;
     let is_dir = file.metadata().is_ok_and(|metadata| metadata.is_dir());
     if (fs_type as u64) & 0xffff_ffff != CGROUP2_MAGIC || !is_dir {
@@ -438,19 +443,46 @@ mod tests {
         let good = ns.path().display().to_string();
         let cases = [
             ("pods:\n- name: a\n".to_owned(), "pod a: netns: is missing"),
-            ("pods:\n- name: a\n  netns: /run/netns/none\n".to_owned(), "pod a: netns: cannot open /run/netns/none: no such"),
-            ("pods:\n- name: a\n  netns: /etc/passwd\n".to_owned(), "pod a: netns: /etc/passwd is not a network namespace"),
-            ("pods:\n- name: a\n  netns: /proc/self/ns/mnt\n".to_owned(), "pod a: netns: /proc/self/ns/mnt is not a network"),
-            ("pods:\n- name: a\n  netns: /proc/self/ns/net\n".to_owned(), "pod a: netns: /proc/self/ns/net is the host's"),
+            (
+                "pods:\n- name: a\n  netns: /run/netns/none\n".to_owned(),
+                "pod a: netns: cannot open /run/netns/none: no such",
+            ),
+            (
+                "pods:\n- name: a\n  netns: /etc/passwd\n".to_owned(),
+                "pod a: netns: /etc/passwd is not a network namespace",
+            ),
+            (
+                "pods:\n- name: a\n  netns: /proc/self/ns/mnt\n".to_owned(),
+                "pod a: netns: /proc/self/ns/mnt is not a network",
+            ),
+            (
+                "pods:\n- name: a\n  netns: /proc/self/ns/net\n".to_owned(),
+                "pod a: netns: /proc/self/ns/net is the host's",
+            ),
             (format!("pods:\n- name: a\n  netns: {good}\n  policy: lax\n"), "pod a: policy: "),
             (format!("pods:\n- name: a\n  netns: {good}\n  colour: red\n"), "pod a: colour: is not a field"),
             (format!("pods:\n- name: a\n  netns: {good}\n  addresses: [nonsense]\n"), "pod a: addresses: "),
-            (format!("pods:\n- name: a\n  netns: {good}\n  outbound_port: 70000\n"), "pod a: outbound_port: "),
-            (format!("pods:\n- name: a\n  netns: {good}\n  outbound_port: 15006\n"), "pod a: inbound_port: must not"),
-            (format!("pods:\n- name: a\n  netns: {good}\n  cgroup: /etc\n"), "pod a: cgroup: /etc is not a directory of a cgroup v2"),
+            (
+                format!("pods:\n- name: a\n  netns: {good}\n  outbound_port: 70000\n"),
+                "pod a: outbound_port: ",
+            ),
+            (
+                format!("pods:\n- name: a\n  netns: {good}\n  outbound_port: 15006\n"),
+                "pod a: inbound_port: must not",
+            ),
+            (
+                format!("pods:\n- name: a\n  netns: {good}\n  cgroup: /etc\n"),
+                "pod a: cgroup: /etc is not a directory of a cgroup v2",
+            ),
             (format!("pods:\n- name: ../a\n  netns: {good}\n"), "pod ../a: name: only letters"),
-            (format!("pods:\n- name: a\n  netns: {good}\n  inbound: off\n  outbound: off\n"), "pod a: inbound: off in both"),
-            (format!("pods:\n- name: a\n  netns: {good}\n- name: a\n  netns: {good}\n"), "pod a: name: used twice"),
+            (
+                format!("pods:\n- name: a\n  netns: {good}\n  inbound: off\n  outbound: off\n"),
+                "pod a: inbound: off in both",
+            ),
+            (
+                format!("pods:\n- name: a\n  netns: {good}\n- name: a\n  netns: {good}\n"),
+                "pod a: name: used twice",
+            ),
             (format!("pods:\n- name: a\n  netns: {good}\n- name: b\n  netns: {good}\n"), "pod b: netns: "),
             ("pods:\n- 7\n".to_owned(), "pod #1: pods: is not a mapping"),
             ("pods:\n- netns: [x]\n".to_owned(), "pod #1: netns: "),

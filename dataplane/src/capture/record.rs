@@ -43,6 +43,9 @@ pub struct Record {
     /// How iptables rules were installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
+    /// What `net.ipv4.tcp_fwmark_accept` was in the namespace; `None`: culvert has changed no setting or route there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fwmark_accept: Option<bool>,
 }
 
 /// Why the records cannot be used.
@@ -62,7 +65,16 @@ pub struct RecordStore {
 impl Record {
     /// A record with nothing applied yet but about to be.
     pub fn new(pod: PodSpec, source: Source, mode: CaptureMode, netns_cookie: u64) -> Self {
-        Self { version: VERSION, pod, source, mode, applied: true, netns_cookie, plan: None }
+        Self {
+            version: VERSION,
+            pod,
+            source,
+            mode,
+            applied: true,
+            netns_cookie,
+            plan: None,
+            fwmark_accept: None,
+        }
     }
 }
 

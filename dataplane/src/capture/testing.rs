@@ -27,7 +27,10 @@ impl TestNetns {
     /// Two namespaces joined by a veth pair `eth0`: `10.77.0.1`/`fd77::1` and `10.77.0.2`/`fd77::2`.
     pub(crate) fn pair(name: &str) -> (Self, Self) {
         let (a, b) = (Self::new(&format!("{name}-a")), Self::new(&format!("{name}-b")));
-        run(&["ip", "link", "add", "eth0", "netns", &a.name, "type", "veth", "peer", "name", "eth0", "netns", &b.name]);
+        run(&[
+            "ip", "link", "add", "eth0", "netns", &a.name, "type", "veth", "peer", "name", "eth0", "netns",
+            &b.name,
+        ]);
         for (netns, host) in [(&a, "1"), (&b, "2")] {
             netns.run(&["ip", "address", "add", &format!("10.77.0.{host}/24"), "dev", "eth0"]);
             netns.run(&["ip", "address", "add", &format!("fd77::{host}/64"), "dev", "eth0", "nodad"]);

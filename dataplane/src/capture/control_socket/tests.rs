@@ -68,7 +68,9 @@ async fn requests_are_answered_in_order() {
     assert_eq!(served.call(Request::List {}).await.unwrap(), Response::pods(Vec::new()));
     let removed = served.call(Request::Remove { name: "a".into() }).await.unwrap();
     assert_eq!(removed, Response::messages(vec!["a".into()]));
-    let both = served.raw(b"{\"op\":\"remove\",\"name\":\"x\"}\n{\"op\":\"remove\",\"name\":\"y\"}\n".to_vec()).await;
+    let both = served
+        .raw(b"{\"op\":\"remove\",\"name\":\"x\"}\n{\"op\":\"remove\",\"name\":\"y\"}\n".to_vec())
+        .await;
     let lines: Vec<Response> = both.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines, [Response::messages(vec!["x".into()]), Response::messages(vec!["y".into()])]);
 }
@@ -147,7 +149,9 @@ async fn other_files_are_left_alone() {
 /// Runs in a child with another uid: see [`others_than_root_are_refused`].
 #[test]
 fn child_of_another_user() {
-    let Ok(path) = std::env::var("CULVERT_TEST_CONTROL_SOCKET") else { return };
+    let Ok(path) = std::env::var("CULVERT_TEST_CONTROL_SOCKET") else {
+        return;
+    };
     match call(Path::new(&path), &Request::List {}) {
         Err(CallError::Denied(_)) => println!("outcome: denied by mode"),
         Ok(Response::Error { message }) => println!("outcome: {message}"),

@@ -113,8 +113,7 @@ fn redirected(client: &TestNetns, listener: &TcpListener, to: &str) -> SocketAdd
     let stream = client.inside(|| TcpStream::connect(to)).unwrap();
     let (accepted, peer) = listener.accept().unwrap();
     assert_eq!(peer.port(), stream.local_addr().unwrap().port());
-    let is_v6 = accepted.local_addr().unwrap().ip().to_canonical().is_ipv6();
-    culvert_ring::net::original_dst(accepted.as_fd(), is_v6).unwrap()
+    culvert_ring::net::original_dst(accepted.as_fd()).unwrap()
 }
 
 #[test]

@@ -1,0 +1,217 @@
+//! The two ways to turn a pod's traffic, behind one set of calls.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+};
+
+use culvert_bpf::{Capture, InboundListener, NetnsState};
+
+use crate::capture::{
+    CaptureConfig, CaptureError, CaptureMode, Exclusions, Origin, PodCounters, Policy,
+    iptables::{self, Rules},
+    record::Record,
+};
+
+/// What turns traffic in this process.
+pub(super) enum Backend {
+    Ebpf(Box<Capture>),
+    Iptables(Exclusions),
+    None,
+}
+
+/// A pod whose listeners exist, about to have its traffic turned to them.
+pub(super) struct Turn<'a> {
+    /// Its record; the mode's own part of it is filled in before anything is changed.
+    pub(super) record: &'a mut Record,
+    pub(super) netns: BorrowedFd<'a>,
+    pub(super) addresses: &'a [IpAddr],
+    pub(super) outbound: bool,
+    /// One of the inbound listeners, if inbound connections are turned.
+    pub(super) inbound: Option<BorrowedFd<'a>>,
+}
+
+impl Backend {
+    pub(super) fn open(config: &CaptureConfig) -> Result<Self, CaptureError> {
+        match config.mode {
+            CaptureMode::Ebpf => {
+                let (pin_dir, cgroup) = (config.pin_dir.clone(), config.cgroup_root.clone());
+                let mut capture = Capture::open(culvert_bpf::CaptureConfig { pin_dir, cgroup })
+                    .map_err(CaptureError::Bpf)?;
+                let Exclusions { cidrs, outbound_ports, inbound_ports } = &config.exclusions;
+                capture.set_exclusions(cidrs, outbound_ports, inbound_ports).map_err(CaptureError::Bpf)?;
+                Ok(Self::Ebpf(Box::new(capture)))
+            }
+            CaptureMode::Iptables => Ok(Self::Iptables(config.exclusions.clone())),
+            CaptureMode::None => Ok(Self::None),
+        }
+    }
+
+    /// How connections that this backend turned tell where they meant to go.
+    pub(super) fn origin(&self) -> Origin {
+        match self {
+            Self::Ebpf(capture) => Origin::Bpf(capture.orig_dst()),
+            Self::Iptables(_) | Self::None => Origin::Iptables,
+        }
+    }
+
+    /// Finds out what undoing will need, before anything is changed, and puts it into the record.
+    pub(super) fn plan(&self, turn: &mut Turn<'_>) -> Result<(), CaptureError> {
+        let Self::Iptables(exclusions) = self else {
+            return Ok(());
+        };
+        // What is on record from before is older, and knows the namespace as it was without any rules of ours.
+        if turn.record.plan.is_none() {
+            let rules = rules(turn, exclusions);
+            let plan = iptables::plan(turn.netns, &rules).map_err(|source| turn.iptables_error(source))?;
+            turn.record.plan = Some(plan);
+        }
+        Ok(())
+    }
+
+    /// Turns the pod's traffic, or changes how it is turned. When it fails, nothing is turned.
+    pub(super) fn turn(&mut self, turn: &Turn<'_>) -> Result<(), CaptureError> {
+        match self {
+            Self::Ebpf(capture) => capture.enrol(&bpf_pod(turn)).map_err(|source| turn.kernel_error(source)),
+            Self::Iptables(exclusions) => {
+                let Some(plan) = turn.record.plan else {
+                    return Err(CaptureError::Off(turn.name()));
+                };
+                iptables::install(turn.netns, &plan, &rules(turn, exclusions))
+                    .map_err(|source| turn.iptables_error(source))
+            }
+            Self::None => Err(CaptureError::Off(turn.name())),
+        }
+    }
+
+    /// Takes back what a record says was done, whichever mode did it. What is gone already is no error. With `netns`
+    /// `None` the namespace is gone, and with it most of what there was.
+    pub(super) fn release(
+        &mut self,
+        record: &Record,
+        netns: Option<BorrowedFd<'_>>,
+    ) -> Result<(), CaptureError> {
+        let name = || record.pod.name.clone();
+        match (record.mode, &mut *self) {
+            (CaptureMode::Ebpf, Self::Ebpf(capture)) => match capture.remove(record.netns_cookie) {
+                Err(culvert_bpf::Error::NotEnrolled { .. }) | Ok(()) => {}
+                Err(source) => {
+                    return Err(CaptureError::Kernel { pod: name(), source });
+                }
+            },
+            // Without the programs of this process, all pins go at once: see `clear_pins`.
+            (CaptureMode::Ebpf | CaptureMode::None, _) => {}
+            (CaptureMode::Iptables, _) => {
+                if let Some(netns) = netns {
+                    let removed = match &record.plan {
+                        Some(plan) => iptables::remove(netns, plan),
+                        None => iptables::purge(netns).map(drop),
+                    };
+                    removed.map_err(|source| CaptureError::Iptables { pod: name(), source })?;
+                }
+            }
+        }
+        if let (Some(netns), Some(fwmark_accept)) = (netns, record.fwmark_accept) {
+            culvert_bpf::restore_netns(netns, NetnsState { fwmark_accept })
+                .map_err(|source| CaptureError::Kernel { pod: name(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Removes eBPF pins of earlier instances when this one does not use eBPF.
+    pub(super) fn clear_pins(&self, pin_dir: &Path) -> Result<(), CaptureError> {
+        match self {
+            Self::Ebpf(_) => Ok(()),
+            Self::Iptables(_) | Self::None => culvert_bpf::uninstall(pin_dir).map_err(CaptureError::Bpf),
+        }
+    }
+
+    /// Lets go of pods that the kernel still holds but nobody knows any more.
+    pub(super) fn forget_others(&mut self, known: &[u64]) -> Result<Vec<String>, CaptureError> {
+        let Self::Ebpf(capture) = self else {
+            return Ok(Vec::new());
+        };
+        let mut forgotten = Vec::new();
+        for pod in capture.pods().map_err(CaptureError::Bpf)? {
+            if !known.contains(&pod.cookie) {
+                capture.remove(pod.cookie).map_err(CaptureError::Bpf)?;
+                forgotten.push(pod.name);
+            }
+        }
+        Ok(forgotten)
+    }
+
+    pub(super) fn counters(&self, record: &Record, netns: BorrowedFd<'_>) -> PodCounters {
+        let counted = match (self, &record.plan) {
+            (Self::Ebpf(capture), _) => capture.counters(record.netns_cookie).map(bpf_counters).ok(),
+            (Self::Iptables(_), Some(plan)) => {
+                let counters = iptables::counters(netns, plan).ok();
+                counters.map(|it| PodCounters {
+                    captured: it.captured,
+                    bypassed: it.bypassed,
+                    ..PodCounters::default()
+                })
+            }
+            _ => None,
+        };
+        counted.unwrap_or_default()
+    }
+}
+
+impl Turn<'_> {
+    fn name(&self) -> String {
+        self.record.pod.name.clone()
+    }
+
+    fn kernel_error(&self, source: culvert_bpf::Error) -> CaptureError {
+        CaptureError::Kernel { pod: self.name(), source }
+    }
+
+    fn iptables_error(&self, source: iptables::IptablesError) -> CaptureError {
+        CaptureError::Iptables { pod: self.name(), source }
+    }
+}
+
+fn bpf_pod<'a>(turn: &'a Turn<'_>) -> culvert_bpf::PodSpec<'a> {
+    let spec = &turn.record.pod;
+    let is_v6 = |fd: &BorrowedFd<'_>| {
+        let local = rustix::net::getsockname(fd).ok().and_then(|local| SocketAddr::try_from(local).ok());
+        local.is_some_and(|local| local.is_ipv6())
+    };
+    let listener = match turn.inbound {
+        Some(fd) if is_v6(&fd) => InboundListener { v4: None, v6: Some(fd) },
+        fd => InboundListener { v4: fd, v6: None },
+    };
+    culvert_bpf::PodSpec {
+        name: spec.name.clone(),
+        netns: turn.netns.as_fd(),
+        cookie: turn.record.netns_cookie,
+        outbound_port: spec.outbound_port,
+        inbound_port: turn.inbound.map(|_| spec.inbound_port),
+        inbound_listener: listener,
+        strict: spec.policy == Policy::Strict,
+        addresses: turn.addresses.to_vec(),
+    }
+}
+
+fn rules(turn: &Turn<'_>, exclusions: &Exclusions) -> Rules {
+    let spec = &turn.record.pod;
+    Rules {
+        outbound_port: turn.outbound.then_some(spec.outbound_port),
+        inbound_port: turn.inbound.map(|_| spec.inbound_port),
+        exclusions: exclusions.clone(),
+    }
+}
+
+fn bpf_counters(counters: culvert_bpf::PodCounters) -> PodCounters {
+    PodCounters {
+        captured: counters.captured_out + counters.captured_in,
+        bypassed: counters.bypassed_out_excluded
+            + counters.bypassed_out_no_listener
+            + counters.bypassed_in_excluded
+            + counters.bypassed_in_no_listener,
+        refused: counters.refused_out + counters.refused_in,
+        no_original_dst: 0,
+    }
+}

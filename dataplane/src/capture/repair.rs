@@ -1,0 +1,103 @@
+//! `culvert pod repair` where no culvert runs: undoes what a dead one left.
+
+use std::{os::fd::AsFd, path::Path};
+
+use crate::capture::{
+    CallError, CaptureConfig, CaptureError, CaptureMode, ControlSocketError, InstanceLock, Request, Response,
+    backend::Backend,
+    control_socket::call,
+    manager::netns_of,
+    record::{Record, RecordStore},
+};
+
+/// Why nothing, or not all, was repaired.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// A part of the clean-up failed.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// A culvert is running after all, or the state directory cannot be used.
+    #[error(transparent)]
+    Lock(#[from] ControlSocketError),
+}
+
+/// Asks the culvert that listens on `socket`. A repair is done here when there is none.
+///
+/// # Errors
+/// Those of [`call`].
+pub fn call_or_repair(
+    socket: &Path,
+    config: &CaptureConfig,
+    request: &Request,
+) -> Result<Response, CallError> {
+    match (call(socket, request), request) {
+        (Err(CallError::NotRunning(_)), Request::Repair { name }) => {
+            let repaired = repair_offline(socket, config, name.as_deref());
+            Ok(repaired.map_or_else(Response::error, Response::messages))
+        }
+        (answer, _) => answer,
+    }
+}
+
+/// Gives pods that no culvert captures any more their traffic back, strict ones too, and forgets them: one pod, or all
+/// with everything that is pinned. Returns what was done, a line each. Pods of a pods file come back with the next start.
+///
+/// # Errors
+/// The first thing that could not be undone; the rest was.
+pub fn repair_offline(
+    socket: &Path,
+    config: &CaptureConfig,
+    name: Option<&str>,
+) -> Result<Vec<String>, RepairError> {
+    let _lock = InstanceLock::take(socket)?;
+    let store = RecordStore::open(&config.state_dir).map_err(CaptureError::from)?;
+    let mut records = store.load().map_err(CaptureError::from)?;
+    if let Some(name) = name {
+        records.retain(|record| record.pod.name == name);
+        if records.is_empty() {
+            return Err(CaptureError::Unknown(name.to_owned()).into());
+        }
+    }
+    let mut backend = backend_for(config, &records, name)?;
+    let mut done = Vec::new();
+    let mut first_error = None;
+    for record in records {
+        match undo(&mut backend, &store, &record) {
+            Ok(line) => done.push(line),
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    if name.is_none() && config.pin_dir.exists() {
+        match backend.clear_pins(&config.pin_dir) {
+            Ok(()) => {
+                done.push(format!("{}: pinned eBPF programs and maps removed", config.pin_dir.display()))
+            }
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    first_error.map_or(Ok(done), |error| Err(error.into()))
+}
+
+/// One eBPF pod can only be let go with the programs at hand; all of them go with the pins.
+fn backend_for(
+    config: &CaptureConfig,
+    records: &[Record],
+    name: Option<&str>,
+) -> Result<Backend, CaptureError> {
+    let is_bpf = |record: &Record| record.applied && record.mode == CaptureMode::Ebpf;
+    if name.is_some() && config.pin_dir.exists() && records.iter().any(is_bpf) {
+        return Backend::open(&CaptureConfig { mode: CaptureMode::Ebpf, ..config.clone() });
+    }
+    Ok(Backend::None)
+}
+
+fn undo(backend: &mut Backend, store: &RecordStore, record: &Record) -> Result<String, CaptureError> {
+    let netns = netns_of(record);
+    if record.applied {
+        backend.release(record, netns.as_ref().map(|netns| netns.fd.as_fd()))?;
+    }
+    store.remove(&record.pod.name)?;
+    let found =
+        if netns.is_some() { "its traffic is its own again" } else { "its network namespace was gone" };
+    Ok(format!("pod {}: {found}; forgotten", record.pod.name))
+}
