@@ -16,7 +16,11 @@ mod decode;
 mod descriptor;
 mod error;
 mod load;
+mod rules;
+mod schema;
 mod stream;
+mod support;
+mod walk;
 
 pub use counters::SourceCounters;
 pub use error::{Error, Errors, Note, NoteKind};

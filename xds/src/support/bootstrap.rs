@@ -1,0 +1,144 @@
+//! `config.bootstrap.v3` and Culvert's own settings.
+
+use super::Table;
+
+const NO_SINKS: &str = "there are no stats sinks to flush to";
+const NO_CONTROL_PLANE: &str = "it is for control planes reached over gRPC";
+const OWN_RESOLVER: &str = "names are resolved with the system's resolver configuration";
+
+pub(super) const TABLES: &[Table] = &[
+    Table {
+        used: &[
+            "node",
+            "static_resources",
+            "dynamic_resources",
+            "cluster_manager",
+            "layered_runtime",
+            "admin",
+            "overload_manager",
+            "bootstrap_extensions",
+            "default_regex_engine",
+            "typed_dns_resolver_config",
+        ],
+        no_effect: &[
+            ("node_context_params", NO_CONTROL_PLANE),
+            ("hds_config", "health discovery is not done; nothing waits for it"),
+            ("flags_path", "flags in files are not read"),
+            ("deferred_stat_options", "counters cost no memory before they count"),
+            ("stats_config", "counters have Envoy's names and default tags"),
+            ("stats_flush_interval", NO_SINKS),
+            ("stats_flush_on_admin", NO_SINKS),
+            ("stats_eviction_interval", "counters live as long as what they count"),
+            ("watchdog", "there is no watchdog"),
+            ("watchdogs", "there is no watchdog"),
+            ("enable_dispatcher_stats", "there is no dispatcher"),
+            ("stats_server_version_override", "server.version is Culvert's own"),
+            ("inline_headers", "it speeds up header look-ups in Envoy only"),
+            ("perf_tracing_file_path", "it needs a debugging build of Envoy"),
+            ("application_log_config", "the application log has one format"),
+            ("grpc_async_client_manager_config", NO_CONTROL_PLANE),
+            ("memory_allocator_manager", "it tunes Envoy's allocator"),
+            ("enable_worker_cpu_affinity", "workers are pinned in any case"),
+        ],
+        only_off: &["use_tcp_for_dns_lookups"],
+        refused: &[
+            ("stats_sinks", "stats sinks are not supported"),
+            ("tracing", "tracing is not supported"),
+            ("header_prefix", "the prefix of x-envoy- headers cannot be changed"),
+            ("dns_resolution_config", "resolvers cannot be chosen; the system's are used"),
+        ],
+        ..Table::of("envoy.config.bootstrap.v3.Bootstrap")
+    },
+    Table {
+        used: &["id", "cluster"],
+        no_effect: &[
+            ("metadata", NO_CONTROL_PLANE),
+            ("dynamic_parameters", NO_CONTROL_PLANE),
+            ("locality", "endpoints of all localities are used by their weights"),
+            ("user_agent_name", NO_CONTROL_PLANE),
+            ("user_agent_version", NO_CONTROL_PLANE),
+            ("user_agent_build_version", NO_CONTROL_PLANE),
+            ("extensions", NO_CONTROL_PLANE),
+            ("client_features", NO_CONTROL_PLANE),
+            ("listening_addresses", NO_CONTROL_PLANE),
+        ],
+        ..Table::of("envoy.config.core.v3.Node")
+    },
+    // The resources below are looked into one by one, under their own names.
+    Table {
+        used: &["listeners", "clusters"],
+        refused: &[("secrets", "TLS is not supported")],
+        ..Table::of("envoy.config.bootstrap.v3.Bootstrap.StaticResources")
+    },
+    Table {
+        used: &["lds_config", "cds_config"],
+        refused: &[("ads_config", "aggregated xDS is not supported")],
+        ..Table::of("envoy.config.bootstrap.v3.Bootstrap.DynamicResources")
+    },
+    Table {
+        no_effect: &[
+            ("local_cluster_name", "zone-aware routing is not done: endpoints of all localities are used"),
+            ("outlier_detection", "there is no outlier detection to log"),
+            ("load_stats_config", "load is not reported"),
+            ("enable_deferred_cluster_creation", "clusters cost little before they are used"),
+        ],
+        refused: &[("upstream_bind_config", "source addresses cannot be chosen")],
+        ..Table::of("envoy.config.bootstrap.v3.ClusterManager")
+    },
+    Table {
+        used: &["address"],
+        no_effect: &[
+            ("access_log", "admin requests are not logged"),
+            ("access_log_path", "admin requests are not logged"),
+            ("profile_path", "there is no CPU profiler"),
+            ("ignore_global_conn_limit", "admin connections are not counted"),
+        ],
+        ..Table::of("envoy.config.bootstrap.v3.Admin")
+    },
+    Table { used: &["layers"], ..Table::of("envoy.config.bootstrap.v3.LayeredRuntime") },
+    Table {
+        used: &["name", "static_layer"],
+        no_effect: &[("admin_layer", "runtime values cannot be changed from the admin server")],
+        refused: &[
+            ("disk_layer", "runtime values on disk are not read"),
+            ("rtds_layer", "xDS over gRPC is not supported"),
+        ],
+        ..Table::of("envoy.config.bootstrap.v3.RuntimeLayer")
+    },
+    Table {
+        used: &["resource_monitors"],
+        no_effect: &[("refresh_interval", "the only monitor there is counts connections as they come")],
+        ..Table::of("envoy.config.overload.v3.OverloadManager")
+    },
+    Table { used: &["name", "typed_config"], ..Table::of("envoy.config.overload.v3.ResourceMonitor") },
+    Table {
+        used: &["max_active_downstream_connections"],
+        ..Table::of("envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig")
+    },
+    Table::of("envoy.extensions.regex_engines.v3.GoogleRE2"),
+    Table {
+        no_effect: &[
+            ("dns_resolver_options", OWN_RESOLVER),
+            ("udp_max_queries", OWN_RESOLVER),
+            ("query_timeout_seconds", OWN_RESOLVER),
+            ("query_tries", OWN_RESOLVER),
+            ("rotate_nameservers", OWN_RESOLVER),
+            ("edns0_max_payload_size", OWN_RESOLVER),
+            ("max_udp_channel_duration", OWN_RESOLVER),
+            ("reinit_channel_on_timeout", OWN_RESOLVER),
+            ("filter_unroutable_families", OWN_RESOLVER),
+            ("use_resolvers_as_fallback", OWN_RESOLVER),
+            ("qcache_max_ttl", OWN_RESOLVER),
+        ],
+        refused: &[("resolvers", "resolvers cannot be chosen; the system's are used")],
+        ..Table::of("envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig")
+    },
+    Table {
+        no_effect: &[("num_retries", OWN_RESOLVER), ("num_resolver_threads", OWN_RESOLVER)],
+        ..Table::of("envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig")
+    },
+    Table {
+        used: &["exclude_outbound_cidrs", "exclude_outbound_ports", "exclude_inbound_ports"],
+        ..Table::of("culvert.v1.Capture")
+    },
+];

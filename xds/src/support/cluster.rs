@@ -1,0 +1,175 @@
+//! `config.cluster.v3`, its protocol options and its load balancers.
+
+use super::{
+    Table,
+    http::{UPSTREAM_COMMON, UPSTREAM_HTTP1},
+};
+
+const ALL_LOCALITIES: &str = "endpoints of all localities are used by their weights";
+const NO_SLOW_START: &str = "slow start is not supported";
+const NO_HTTP2: &str = "HTTP/2 is not supported";
+const NO_TLS: &str = "a connection without TLS has no SNI and no certificate";
+const NO_HEALTH_CHECKS: &str = "there are no active health checks";
+
+/// `HealthCheck` and the like are accepted nowhere yet, so that nothing here depends on them.
+pub(super) const TABLES: &[Table] = &[
+    Table {
+        used: &[
+            "name",
+            "alt_stat_name",
+            "type",
+            "eds_cluster_config",
+            "connect_timeout",
+            "per_connection_buffer_limit_bytes",
+            "lb_policy",
+            "load_assignment",
+            "max_requests_per_connection",
+            "circuit_breakers",
+            "typed_extension_protocol_options",
+            "dns_refresh_rate",
+            "respect_dns_ttl",
+            "dns_lookup_family",
+            "typed_dns_resolver_config",
+            "least_request_lb_config",
+            "round_robin_lb_config",
+            "common_lb_config",
+            "transport_socket",
+            "load_balancing_policy",
+            "upstream_http_protocol_options",
+        ],
+        used_as: &[
+            ("common_http_protocol_options", &UPSTREAM_COMMON),
+            ("http_protocol_options", &UPSTREAM_HTTP1),
+        ],
+        no_effect: &[
+            ("metadata", "nothing reads it"),
+            ("stats_matcher", "counters cannot be left out"),
+            ("dns_jitter", "names are resolved at the refresh rate"),
+            ("dns_failure_refresh_rate", "names that do not resolve are tried again at the refresh rate"),
+            ("wait_for_warm_on_init", "start-up waits for endpoints up to the fetch timeout"),
+            ("cleanup_interval", "it is for clusters of type ORIGINAL_DST"),
+            ("track_cluster_stats", "request counters are always kept"),
+            ("track_timeout_budgets", "timeout budgets are not counted"),
+            ("ignore_health_on_host_removal", NO_HEALTH_CHECKS),
+            ("close_connections_on_host_health_failure", NO_HEALTH_CHECKS),
+            ("lrs_report_endpoint_metrics", "load is not reported"),
+            ("protocol_selection", "HTTP/1.1 is spoken"),
+        ],
+        only_off: &["use_tcp_for_dns_lookups", "connection_pool_per_downstream_connection"],
+        refused: &[
+            ("cluster_type", "custom cluster types are not supported"),
+            ("health_checks", "active health checks are not supported"),
+            ("outlier_detection", "outlier detection is not supported"),
+            ("http2_protocol_options", NO_HTTP2),
+            ("dns_resolvers", "resolvers cannot be chosen; the system's are used"),
+            ("dns_resolution_config", "resolvers cannot be chosen; the system's are used"),
+            ("upstream_bind_config", "source addresses cannot be chosen"),
+            ("lb_subset_config", "subset load balancing is not supported"),
+            ("ring_hash_lb_config", "load balancing by hash is not supported"),
+            ("maglev_lb_config", "load balancing by hash is not supported"),
+            ("original_dst_lb_config", "clusters of type ORIGINAL_DST are not supported"),
+            ("transport_socket_matches", "transport sockets cannot be matched"),
+            ("transport_socket_matcher", "transport sockets cannot be matched"),
+            ("upstream_connection_options", "socket options of connections to upstreams cannot be set"),
+            ("filters", "filters on connections to upstreams are not supported"),
+            ("lrs_server", "load is not reported"),
+            ("preconnect_policy", "connections are opened when they are needed"),
+        ],
+        ..Table::of("envoy.config.cluster.v3.Cluster")
+    },
+    Table {
+        used: &["eds_config", "service_name"],
+        ..Table::of("envoy.config.cluster.v3.Cluster.EdsClusterConfig")
+    },
+    Table {
+        used: &["choice_count"],
+        refused: &[
+            ("active_request_bias", "the weight of active requests cannot be changed"),
+            ("slow_start_config", NO_SLOW_START),
+        ],
+        ..Table::of("envoy.config.cluster.v3.Cluster.LeastRequestLbConfig")
+    },
+    Table {
+        refused: &[("slow_start_config", NO_SLOW_START)],
+        ..Table::of("envoy.config.cluster.v3.Cluster.RoundRobinLbConfig")
+    },
+    Table {
+        used: &["locality_weighted_lb_config"],
+        no_effect: &[
+            ("zone_aware_lb_config", ALL_LOCALITIES),
+            ("update_merge_window", "updates take effect at once"),
+            ("ignore_new_hosts_until_first_hc", NO_HEALTH_CHECKS),
+        ],
+        only_off: &["close_connections_on_host_set_change"],
+        refused: &[
+            ("healthy_panic_threshold", "the panic threshold cannot be changed"),
+            ("consistent_hashing_lb_config", "load balancing by hash is not supported"),
+            ("override_host_status", "hosts cannot be overridden"),
+        ],
+        ..Table::of("envoy.config.cluster.v3.Cluster.CommonLbConfig")
+    },
+    Table::of("envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig"),
+    Table { used: &["policies"], ..Table::of("envoy.config.cluster.v3.LoadBalancingPolicy") },
+    Table { used: &["typed_extension_config"], ..Table::of("envoy.config.cluster.v3.LoadBalancingPolicy.Policy") },
+    Table {
+        used: &["locality_lb_config"],
+        refused: &[("slow_start_config", NO_SLOW_START)],
+        ..Table::of("envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin")
+    },
+    Table {
+        used: &["choice_count", "locality_lb_config"],
+        only_off: &["enable_full_scan", "selection_method"],
+        refused: &[
+            ("active_request_bias", "the weight of active requests cannot be changed"),
+            ("slow_start_config", NO_SLOW_START),
+        ],
+        ..Table::of("envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest")
+    },
+    Table {
+        used: &["locality_lb_config"],
+        ..Table::of("envoy.extensions.load_balancing_policies.random.v3.Random")
+    },
+    Table {
+        used: &["locality_weighted_lb_config"],
+        no_effect: &[("zone_aware_lb_config", ALL_LOCALITIES)],
+        ..Table::of("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig")
+    },
+    Table::of("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.LocalityWeightedLbConfig"),
+    Table {
+        used: &["thresholds"],
+        refused: &[("per_host_thresholds", "circuit breakers count by cluster")],
+        ..Table::of("envoy.config.cluster.v3.CircuitBreakers")
+    },
+    Table {
+        used: &["priority", "max_connections", "max_pending_requests", "max_requests", "max_retries"],
+        no_effect: &[
+            ("track_remaining", "what remains is always counted"),
+            ("max_connection_pools", "there is one pool for each endpoint, network namespace and worker"),
+        ],
+        refused: &[("retry_budget", "retries are not supported")],
+        ..Table::of("envoy.config.cluster.v3.CircuitBreakers.Thresholds")
+    },
+    Table {
+        used: &["upstream_http_protocol_options", "explicit_http_config"],
+        used_as: &[("common_http_protocol_options", &UPSTREAM_COMMON)],
+        refused: &[
+            ("use_downstream_protocol_config", "the protocol has to be given as explicit_http_config"),
+            ("auto_config", "the protocol has to be given as explicit_http_config"),
+            ("http_filters", "upstream HTTP filters are not supported"),
+            ("outlier_detection", "outlier detection is not supported"),
+            ("request_mirror_policies", "mirroring is not supported"),
+            ("hash_policy", "hash policies are not supported"),
+            ("retry_policy", "retries are not supported"),
+        ],
+        ..Table::of("envoy.extensions.upstreams.http.v3.HttpProtocolOptions")
+    },
+    Table {
+        used_as: &[("http_protocol_options", &UPSTREAM_HTTP1)],
+        refused: &[("http2_protocol_options", NO_HTTP2), ("http3_protocol_options", "HTTP/3 is not supported")],
+        ..Table::of("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig")
+    },
+    Table {
+        no_effect: &[("auto_sni", NO_TLS), ("auto_san_validation", NO_TLS), ("override_auto_sni_header", NO_TLS)],
+        ..Table::of("envoy.config.core.v3.UpstreamHttpProtocolOptions")
+    },
+];

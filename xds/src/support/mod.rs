@@ -1,0 +1,91 @@
+//! What Culvert does with each field of each message: the promise behind "accepted".
+//!
+//! A table names, for one message, the fields that take effect, those that are accepted without effect (with the
+//! reason why that is harmless, which `--mode validate` prints) and those that are refused for a reason of their own.
+//! A field that no table names is refused. A message of an extension is supported when it has a table here.
+
+mod access_log;
+mod bootstrap;
+mod cluster;
+mod core;
+mod endpoint;
+mod http;
+mod listener;
+mod route;
+
+/// What is promised about a field.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Support {
+    /// Accepted; the reason why nothing happens.
+    NoEffect(&'static str),
+    /// Accepted when it is false, zero or empty, which is what Culvert does anyway.
+    OnlyOff,
+    /// Not accepted; the reason, or `None` for "not supported".
+    Refused(Option<&'static str>),
+    /// Takes effect. A message is looked into with this table, or with the one of its type.
+    Used(Option<&'static Table>),
+}
+
+/// The fields of one message.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct Table {
+    /// Full name of the message.
+    pub(crate) message: &'static str,
+    /// Fields that take effect.
+    pub(crate) used: &'static [&'static str],
+    /// Fields that take effect, whose message means something else here than elsewhere.
+    pub(crate) used_as: &'static [(&'static str, &'static Self)],
+    /// Fields that are accepted without effect, and why that is harmless.
+    pub(crate) no_effect: &'static [(&'static str, &'static str)],
+    /// Fields that may only say what Culvert does anyway: false, zero or empty.
+    pub(crate) only_off: &'static [&'static str],
+    /// Fields that are refused with a reason.
+    pub(crate) refused: &'static [(&'static str, &'static str)],
+}
+
+impl Table {
+    /// A table of which only `message` is set, to be completed by struct update.
+    const fn of(message: &'static str) -> Self {
+        Self { message, used: &[], used_as: &[], no_effect: &[], only_off: &[], refused: &[] }
+    }
+
+    /// What is promised about `field`.
+    pub(crate) fn support(&self, field: &str) -> Support {
+        if self.used.contains(&field) {
+            return Support::Used(None);
+        }
+        if let Some((_, table)) = self.used_as.iter().find(|(name, _)| *name == field) {
+            return Support::Used(Some(table));
+        }
+        if let Some((_, reason)) = self.no_effect.iter().find(|(name, _)| *name == field) {
+            return Support::NoEffect(reason);
+        }
+        if self.only_off.contains(&field) {
+            return Support::OnlyOff;
+        }
+        Support::Refused(self.refused.iter().find(|(name, _)| *name == field).map(|(_, reason)| *reason))
+    }
+}
+
+/// The table of the message called `name`.
+pub(crate) fn table(name: &str) -> Option<&'static Table> {
+    families().find(|table| table.message == name)
+}
+
+fn families() -> impl Iterator<Item = &'static Table> {
+    [
+        access_log::TABLES,
+        bootstrap::TABLES,
+        cluster::TABLES,
+        core::TABLES,
+        endpoint::TABLES,
+        http::TABLES,
+        listener::TABLES,
+        route::TABLES,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,217 @@
+//! `config.route.v3`.
+
+use super::Table;
+
+const NO_READER: &str = "nothing reads it";
+const NO_PER_FILTER: &str = "no supported HTTP filter has settings per route";
+const NO_RETRIES: &str = "retries are not supported";
+const NO_RATE_LIMIT: &str = "rate limits are not supported";
+const NO_MIRROR: &str = "mirroring is not supported";
+const NO_BUFFERING: &str = "requests are not buffered: a limit that was not reached does not show";
+
+pub(super) const TABLES: &[Table] = &[
+    Table {
+        used: &[
+            "name",
+            "virtual_hosts",
+            "response_headers_to_add",
+            "response_headers_to_remove",
+            "request_headers_to_add",
+            "request_headers_to_remove",
+            "most_specific_header_mutations_wins",
+            "validate_clusters",
+            "max_direct_response_body_size_bytes",
+            "ignore_port_in_host_matching",
+        ],
+        no_effect: &[("metadata", NO_READER)],
+        only_off: &["ignore_path_parameters_in_path_matching"],
+        refused: &[
+            ("vhds", "virtual host discovery is not supported"),
+            ("request_mirror_policies", NO_MIRROR),
+            ("typed_per_filter_config", NO_PER_FILTER),
+        ],
+        ..Table::of("envoy.config.route.v3.RouteConfiguration")
+    },
+    Table {
+        used: &[
+            "name",
+            "domains",
+            "routes",
+            "require_tls",
+            "request_headers_to_add",
+            "request_headers_to_remove",
+            "response_headers_to_add",
+            "response_headers_to_remove",
+            "include_request_attempt_count",
+            "include_attempt_count_in_response",
+        ],
+        no_effect: &[
+            ("metadata", NO_READER),
+            ("virtual_clusters", "requests are counted by cluster and by connection manager"),
+            ("per_request_buffer_limit_bytes", NO_BUFFERING),
+            ("request_body_buffer_limit", NO_BUFFERING),
+        ],
+        only_off: &["include_is_timeout_retry_header"],
+        refused: &[
+            ("matcher", "route matching trees are not supported"),
+            ("retry_policy", NO_RETRIES),
+            ("retry_policy_typed_config", NO_RETRIES),
+            ("hedge_policy", NO_RETRIES),
+            ("rate_limits", NO_RATE_LIMIT),
+            ("cors", "the CORS filter is not supported"),
+            ("request_mirror_policies", NO_MIRROR),
+            ("typed_per_filter_config", NO_PER_FILTER),
+        ],
+        ..Table::of("envoy.config.route.v3.VirtualHost")
+    },
+    Table {
+        used: &[
+            "name",
+            "match",
+            "route",
+            "redirect",
+            "direct_response",
+            "request_headers_to_add",
+            "request_headers_to_remove",
+            "response_headers_to_add",
+            "response_headers_to_remove",
+        ],
+        no_effect: &[
+            ("metadata", NO_READER),
+            ("decorator", "requests are not traced"),
+            ("tracing", "requests are not traced"),
+            ("stat_prefix", "requests are counted by cluster and by connection manager"),
+            ("per_request_buffer_limit_bytes", NO_BUFFERING),
+            ("request_body_buffer_limit", NO_BUFFERING),
+        ],
+        refused: &[("typed_per_filter_config", NO_PER_FILTER)],
+        ..Table::of("envoy.config.route.v3.Route")
+    },
+    Table {
+        used: &[
+            "prefix",
+            "path",
+            "safe_regex",
+            "connect_matcher",
+            "path_separated_prefix",
+            "case_sensitive",
+            "runtime_fraction",
+            "headers",
+            "query_parameters",
+            "grpc",
+        ],
+        refused: &[
+            ("cookies", "cookies have to be matched as the cookie header"),
+            ("path_match_policy", "path templates are not supported"),
+            ("tls_context", "TLS is not supported"),
+            ("dynamic_metadata", "requests carry no metadata"),
+            ("filter_state", "requests carry no filter state"),
+        ],
+        ..Table::of("envoy.config.route.v3.RouteMatch")
+    },
+    Table::of("envoy.config.route.v3.RouteMatch.GrpcRouteMatchOptions"),
+    Table::of("envoy.config.route.v3.RouteMatch.ConnectMatcher"),
+    Table {
+        used: &[
+            "name",
+            "exact_match",
+            "safe_regex_match",
+            "range_match",
+            "present_match",
+            "prefix_match",
+            "suffix_match",
+            "contains_match",
+            "string_match",
+            "invert_match",
+            "treat_missing_header_as_empty",
+        ],
+        ..Table::of("envoy.config.route.v3.HeaderMatcher")
+    },
+    Table {
+        used: &["name", "string_match", "present_match"],
+        ..Table::of("envoy.config.route.v3.QueryParameterMatcher")
+    },
+    Table {
+        used: &[
+            "cluster",
+            "cluster_header",
+            "weighted_clusters",
+            "cluster_not_found_response_code",
+            "prefix_rewrite",
+            "regex_rewrite",
+            "host_rewrite_literal",
+            "auto_host_rewrite",
+            "host_rewrite_header",
+            "host_rewrite_path_regex",
+            "append_x_forwarded_host",
+            "timeout",
+            "idle_timeout",
+            "upgrade_configs",
+        ],
+        only_off: &["include_vh_rate_limits", "priority"],
+        refused: &[
+            ("cluster_specifier_plugin", "cluster specifier plug-ins are not supported"),
+            ("inline_cluster_specifier_plugin", "cluster specifier plug-ins are not supported"),
+            ("metadata_match", "subset load balancing is not supported"),
+            ("path_rewrite_policy", "path templates are not supported"),
+            ("retry_policy", NO_RETRIES),
+            ("retry_policy_typed_config", NO_RETRIES),
+            ("hedge_policy", NO_RETRIES),
+            ("request_mirror_policies", NO_MIRROR),
+            ("rate_limits", NO_RATE_LIMIT),
+            ("hash_policy", "hash policies are not supported"),
+            ("cors", "the CORS filter is not supported"),
+            ("internal_redirect_policy", "internal redirects are not supported"),
+            ("max_stream_duration", "the duration of streams cannot be limited; timeout limits a request"),
+        ],
+        ..Table::of("envoy.config.route.v3.RouteAction")
+    },
+    Table {
+        used: &["upgrade_type", "enabled"],
+        refused: &[("connect_config", "CONNECT is not terminated")],
+        ..Table::of("envoy.config.route.v3.RouteAction.UpgradeConfig")
+    },
+    Table {
+        used: &["clusters", "total_weight"],
+        no_effect: &[("runtime_key_prefix", "there is no runtime that could override the weights")],
+        only_off: &["use_hash_policy"],
+        refused: &[("header_name", "the random value is Culvert's own")],
+        ..Table::of("envoy.config.route.v3.WeightedCluster")
+    },
+    Table {
+        used: &[
+            "name",
+            "weight",
+            "request_headers_to_add",
+            "request_headers_to_remove",
+            "response_headers_to_add",
+            "response_headers_to_remove",
+            "host_rewrite_literal",
+        ],
+        refused: &[
+            ("cluster_header", "a weighted cluster has to be named"),
+            ("metadata_match", "subset load balancing is not supported"),
+            ("typed_per_filter_config", NO_PER_FILTER),
+        ],
+        ..Table::of("envoy.config.route.v3.WeightedCluster.ClusterWeight")
+    },
+    Table {
+        used: &[
+            "https_redirect",
+            "scheme_redirect",
+            "host_redirect",
+            "port_redirect",
+            "path_redirect",
+            "prefix_rewrite",
+            "regex_rewrite",
+            "response_code",
+            "strip_query",
+        ],
+        ..Table::of("envoy.config.route.v3.RedirectAction")
+    },
+    Table {
+        used: &["status", "body"],
+        refused: &[("body_format", "the body of a direct response is sent as it is")],
+        ..Table::of("envoy.config.route.v3.DirectResponseAction")
+    },
+];
