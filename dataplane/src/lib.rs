@@ -15,11 +15,11 @@
 #![forbid(unsafe_code)]
 
 pub mod capture;
-// pub mod cli;
+pub mod cli;
 pub mod control;
 pub mod http;
 pub mod listener;
-// pub mod logging;
+pub mod logging;
 pub mod observe;
 pub mod snapshot;
 pub mod tcp;

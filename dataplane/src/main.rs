@@ -1,1 +1,34 @@
-fn main() {}
+//! The `culvert` binary: wiring only.
+#![forbid(unsafe_code)]
+
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use culvert::cli::{Cli, Mode};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(text) = cli.early_output() {
+        print!("{text}");
+        return ExitCode::SUCCESS;
+    }
+    let result = match &cli.command {
+        Some(command) => commands::run(command, &cli),
+        None => match cli.config.mode {
+            Mode::Validate => commands::validate(&cli),
+            Mode::Serve | Mode::InitOnly => commands::serve(&cli),
+        },
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("culvert: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,5 +1,437 @@
 //! The control thread: configuration, snapshots, DNS, listener sockets, pods, admin. Never on the path of a request.
 
-pub mod dns;
-pub mod snapshot;
-pub mod sockets;
+pub mod admin;
+mod backend;
+mod dns;
+mod options;
+mod port;
+mod snapshot;
+mod sockets;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashSet,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use culvert_model::{Config, Discovery};
+use culvert_xds::{ConfigStream, ConfigView, Loaded};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::MissedTickBehavior,
+};
+
+pub use options::ServeOptions;
+pub use sockets::BindError;
+
+use crate::{
+    capture::{Call, CaptureConfig, CaptureError, CaptureManager, CaptureMode, ControlSocket, Exclusions, pods},
+    control::{
+        admin::{Admin, AdminError, DrainRequest, DrainScope, Listen, ServerInfo, ServerState},
+        backend::AdminBackend,
+        dns::{Dns, Resolution},
+        snapshot::{Builder, Resolved},
+        sockets::Sockets,
+    },
+    observe::{
+        access_log::{AccessLogError, AccessLogs},
+        stats::{ListenerManagerStats, Registry, ServerStats},
+    },
+    worker::{self, Command, Process, StartError, WorkerConfig, Workers},
+};
+
+/// Why serving could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The access log writer.
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
+    /// The admin server.
+    #[error("admin: {0}")]
+    Admin(#[from] AdminError),
+    /// A listener's address.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Capture.
+    #[error("capture: {0}")]
+    Capture(#[from] CaptureError),
+    /// The control socket.
+    #[error(transparent)]
+    ControlSocket(#[from] crate::capture::ControlSocketError),
+    /// A resource of the operating system.
+    #[error("{doing}: {error}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
+    /// The I/O driver that was asked for.
+    #[error(transparent)]
+    Probe(#[from] culvert_ring::ProbeError),
+    /// The pods file.
+    #[error(transparent)]
+    Pods(#[from] pods::PodError),
+    /// A worker.
+    #[error(transparent)]
+    Worker(#[from] StartError),
+}
+
+/// How long start-up waits for the first addresses of DNS clusters before it serves without them.
+const DNS_PATIENCE: Duration = Duration::from_secs(5);
+/// How often the manager looks for pods that are gone.
+const REAP_EVERY: Duration = Duration::from_secs(1);
+
+/// What the control thread and its admin server share.
+pub(crate) struct Shared {
+    pub(crate) process: Arc<Process>,
+    pub(crate) workers: Arc<Workers>,
+    pub(crate) config: RefCell<Arc<Config>>,
+    pub(crate) snapshot: RefCell<Arc<crate::snapshot::Snapshot>>,
+    pub(crate) view: ConfigView,
+    pub(crate) server: Arc<ServerStats>,
+    pub(crate) info: ServerInfo,
+    pub(crate) started: Instant,
+    pub(crate) live: Cell<bool>,
+    pub(crate) failing: Cell<bool>,
+    pub(crate) asks: mpsc::UnboundedSender<Ask>,
+}
+
+impl Shared {
+    pub(crate) fn state(&self) -> ServerState {
+        match (self.live.get(), self.failing.get()) {
+            (false, _) => ServerState::Initializing,
+            (true, true) => ServerState::Draining,
+            (true, false) => ServerState::Live,
+        }
+    }
+}
+
+/// What the admin server asks of the control loop.
+pub(crate) enum Ask {
+    Drain(DrainRequest),
+    Quit,
+}
+
+/// Serves until it is told to stop. Runs inside a `LocalSet` on a current-thread runtime.
+///
+/// # Errors
+/// Whatever keeps it from starting; once it serves, nothing ends it but a signal or `/quitquitquit`.
+pub async fn serve(loaded: Loaded, options: ServeOptions, info: ServerInfo) -> Result<(), ServeError> {
+    let (asks, inbox) = mpsc::unbounded_channel();
+    let mut control = Control::start(&loaded, options, info, asks).await?;
+    control.run(inbox).await
+}
+
+struct Control {
+    options: ServeOptions,
+    shared: Rc<Shared>,
+    stream: ConfigStream,
+    builder: Builder,
+    sockets: Sockets,
+    dns: Dns,
+    resolutions: mpsc::Receiver<Resolution>,
+    resolved: Resolved,
+    unresolved: HashSet<Arc<str>>,
+    manager: Option<CaptureManager>,
+    calls: mpsc::Receiver<Call>,
+    listener_stats: Arc<ListenerManagerStats>,
+}
+
+impl Control {
+    async fn start(
+        loaded: &Loaded,
+        options: ServeOptions,
+        info: ServerInfo,
+        asks: mpsc::UnboundedSender<Ask>,
+    ) -> Result<Self, ServeError> {
+        let registry = Registry::new();
+        let probe = culvert_ring::probe(options.io)?;
+        log::info!(target: "worker", "{probe}");
+        let process = Arc::new(Process {
+            access_logs: AccessLogs::new(options.access_log, &registry)?,
+            registry: registry.clone(),
+            downstream_connections: AtomicU64::new(0),
+            downstream_connections_max: AtomicU64::new(
+                loaded.bootstrap.max_downstream_connections.unwrap_or(u64::MAX),
+            ),
+            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        });
+        let config = WorkerConfig { count: options.concurrency, driver: probe.driver };
+        let workers = Arc::new(Workers::start(config, &process)?);
+        let server = Arc::new(ServerStats::default());
+        registry.register("server", server.clone());
+        server.concurrency.set(options.concurrency as u64);
+        let listener_stats = Arc::new(ListenerManagerStats::default());
+        registry.register("listener_manager", listener_stats.clone());
+        let stream = ConfigStream::new(loaded).map_err(|error| ServeError::Io { doing: "watching files", error })?;
+        let shared = Rc::new(Shared {
+            process,
+            config: RefCell::new(Arc::default()),
+            snapshot: RefCell::new(Arc::default()),
+            view: stream.view(),
+            server,
+            info,
+            started: Instant::now(),
+            live: Cell::new(false),
+            failing: Cell::new(false),
+            asks,
+            workers,
+        });
+        if let Some(address) = &loaded.bootstrap.admin {
+            start_admin(address, &options, &shared).await?;
+        }
+        let (manager, calls) = start_capture(loaded, &options, &shared)?;
+        let (sender, resolutions) = mpsc::channel(64);
+        Ok(Self {
+            builder: Builder::new(options.concurrency, registry),
+            sockets: Sockets::default(),
+            dns: Dns::new(sender),
+            resolutions,
+            resolved: Resolved::new(),
+            unresolved: HashSet::new(),
+            manager,
+            calls,
+            listener_stats,
+            shared,
+            stream,
+            options,
+        })
+    }
+
+    async fn run(&mut self, mut inbox: mpsc::UnboundedReceiver<Ask>) -> Result<(), ServeError> {
+        let listen = |kind| signal(kind).map_err(|error| ServeError::Io { doing: "watching signals", error });
+        let mut terminate = listen(SignalKind::terminate())?;
+        let mut interrupt = listen(SignalKind::interrupt())?;
+        let mut hangup = listen(SignalKind::hangup())?;
+        let mut reopen = listen(SignalKind::user_defined1())?;
+        tokio::select! {
+            result = self.bring_up() => result?,
+            _ = terminate.recv() => return Ok(self.stop()),
+            _ = interrupt.recv() => return Ok(self.stop()),
+        }
+        if self.options.init_only {
+            return Ok(self.stop());
+        }
+        let mut reap = tokio::time::interval(REAP_EVERY);
+        reap.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                update = self.stream.next() => {
+                    let failed = self.apply(update.config);
+                    self.report(&failed);
+                }
+                Some(resolution) = self.resolutions.recv() => self.resolve(resolution),
+                Some(call) = self.calls.recv() => self.answer(call),
+                Some(ask) = inbox.recv() => match ask {
+                    Ask::Drain(request) => self.drain(request),
+                    Ask::Quit => break,
+                },
+                _ = reap.tick() => self.reap(),
+                _ = hangup.recv() => self.reload_pods(),
+                _ = reopen.recv() => self.shared.process.access_logs.reopen(),
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        self.stop();
+        Ok(())
+    }
+
+    /// Applies the first configuration. A listener that cannot be bound now ends the start, as in Envoy.
+    async fn bring_up(&mut self) -> Result<(), ServeError> {
+        let update = self.stream.next().await;
+        let clusters = &update.config.clusters;
+        self.unresolved.extend(self.dns.apply(clusters));
+        let waiting = clusters.iter().any(|c| matches!(c.discovery, Discovery::StrictDns { .. }));
+        let patience = tokio::time::sleep(if waiting { DNS_PATIENCE } else { Duration::ZERO });
+        tokio::pin!(patience);
+        while !self.unresolved.is_empty() {
+            tokio::select! {
+                Some(resolution) = self.resolutions.recv() => {
+                    self.unresolved.remove(&resolution.cluster);
+                    self.resolved.insert(resolution.cluster, resolution.endpoints);
+                }
+                () = &mut patience => {
+                    log::warn!(target: "dns", "no address yet for: {}", self.unresolved.iter().map(|n| &**n).collect::<Vec<_>>().join(", "));
+                    break;
+                }
+            }
+        }
+        if let Some(error) = self.apply(update.config).into_iter().next() {
+            return Err(error.into());
+        }
+        self.start_pods()?;
+        self.listener_stats.workers_started.set(1);
+        self.shared.live.set(true);
+        self.shared.server.live.set(1);
+        self.shared.server.initialization_time_ms.record(elapsed_ms(self.shared.started));
+        log::info!(target: "main", "serving with {} worker(s)", self.options.concurrency);
+        Ok(())
+    }
+
+    /// Publishes a configuration and binds what it wants bound.
+    fn apply(&mut self, config: Arc<Config>) -> Vec<BindError> {
+        self.dns.apply(&config.clusters);
+        let present = |name: &Arc<str>| config.clusters.iter().any(|cluster| cluster.name == *name);
+        self.resolved.retain(|name, _| present(name));
+        self.publish(&config);
+        let failed = self.sockets.apply(&config, &self.shared.workers);
+        let bound = config.listeners.len() - failed.len();
+        self.listener_stats.total_listeners_active.set(bound as u64);
+        if let Some(manager) = &mut self.manager {
+            manager.set_listeners(config.listeners.iter().map(|l| (l.name.as_str().into(), l.direction)));
+        }
+        *self.shared.config.borrow_mut() = config;
+        failed
+    }
+
+    fn publish(&mut self, config: &Config) {
+        let snapshot = self.builder.build(config, &self.resolved);
+        log::debug!(target: "config", "generation {}", snapshot.generation);
+        self.shared.workers.tell_all(|| Command::Publish(snapshot.clone()));
+        *self.shared.snapshot.borrow_mut() = snapshot;
+    }
+
+    fn report(&self, failed: &[BindError]) {
+        for error in failed {
+            self.listener_stats.listener_create_failure.inc();
+            log::error!(target: "config", "{error}");
+        }
+    }
+
+    fn resolve(&mut self, resolution: Resolution) {
+        self.resolved.insert(resolution.cluster, resolution.endpoints);
+        let config = self.shared.config.borrow().clone();
+        self.publish(&config);
+    }
+
+    fn answer(&mut self, call: Call) {
+        let response = match &mut self.manager {
+            Some(manager) => manager.handle(call.request),
+            None => crate::capture::Response::error("capture is off: start culvert with --capture ebpf or iptables"),
+        };
+        // Whoever asked may have gone.
+        let _ = call.reply.send(response);
+    }
+
+    fn start_pods(&mut self) -> Result<(), ServeError> {
+        let Some(manager) = &mut self.manager else { return Ok(()) };
+        let pods = match &self.options.pods {
+            Some(path) => pods::load(path)?,
+            None => Vec::new(),
+        };
+        manager.start(pods)?;
+        Ok(())
+    }
+
+    fn reload_pods(&mut self) {
+        let (Some(manager), Some(path)) = (&mut self.manager, &self.options.pods) else { return };
+        match pods::load(path) {
+            Ok(pods) => manager.reload(pods),
+            Err(error) => log::error!(target: "capture", "{error}; the pods stay as they are"),
+        }
+    }
+
+    fn reap(&mut self) {
+        for line in self.manager.iter_mut().flat_map(CaptureManager::reap) {
+            log::info!(target: "capture", "{line}");
+        }
+    }
+
+    /// `/drain_listeners`.
+    fn drain(&mut self, request: DrainRequest) {
+        let inbound = request.scope == DrainScope::Inbound;
+        let scope = if inbound { worker::DrainScope::Inbound } else { worker::DrainScope::All };
+        self.shared.workers.tell_all(|| Command::Drain(scope));
+        if request.skip_exit {
+            return;
+        }
+        let config = self.shared.config.borrow().clone();
+        let is_meant = move |name: &str| {
+            let direction = config.listeners.iter().find(|l| l.name == name).map(|l| l.direction);
+            !inbound || direction == Some(culvert_model::TrafficDirection::Inbound)
+        };
+        if request.graceful {
+            let (asks, wait) = (self.shared.asks.clone(), self.options.drain_time);
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(wait).await;
+                // The loop may have ended.
+                let _ = asks.send(Ask::Drain(DrainRequest { graceful: false, ..request }));
+            });
+            return;
+        }
+        self.listener_stats.listener_stopped.inc();
+        self.sockets.close(&self.shared.workers, is_meant);
+    }
+
+    fn stop(&mut self) {
+        log::info!(target: "main", "stopping");
+        self.shared.live.set(false);
+        self.shared.server.live.set(0);
+        if let Some(manager) = &mut self.manager {
+            manager.shutdown();
+        }
+        self.shared.workers.stop();
+        self.shared.process.access_logs.flush();
+    }
+}
+
+async fn start_admin(
+    address: &culvert_model::Address,
+    options: &ServeOptions,
+    shared: &Rc<Shared>,
+) -> Result<(), ServeError> {
+    let listen = match address {
+        culvert_model::Address::Ip(address) => Listen::Ip(*address),
+        culvert_model::Address::Pipe { path, mode } => Listen::Pipe { path: path.clone(), mode: *mode },
+    };
+    let admin = Admin::bind(&listen).await?;
+    log::info!(target: "admin", "admin address: {}", admin.address());
+    if let Some(path) = &options.admin_address_path {
+        admin.write_address(path)?;
+    }
+    tokio::task::spawn_local(admin.run(Rc::new(AdminBackend(shared.clone()))));
+    Ok(())
+}
+
+type Capture = (Option<CaptureManager>, mpsc::Receiver<Call>);
+
+fn start_capture(loaded: &Loaded, options: &ServeOptions, shared: &Shared) -> Result<Capture, ServeError> {
+    let (sender, calls) = mpsc::channel(16);
+    if options.capture == CaptureMode::None {
+        return Ok((None, calls));
+    }
+    let socket = ControlSocket::bind(&options.control_socket)?;
+    let settings = &loaded.bootstrap.capture;
+    let config = CaptureConfig {
+        mode: options.capture,
+        state_dir: options.control_socket.parent().map(std::path::Path::to_owned).unwrap_or_default(),
+        pin_dir: options.bpf_dir.clone(),
+        cgroup_root: options.cgroup.clone(),
+        exclusions: Exclusions {
+            cidrs: settings.exclude_outbound_cidrs.clone(),
+            outbound_ports: settings.exclude_outbound_ports.clone(),
+            inbound_ports: settings.exclude_inbound_ports.clone(),
+        },
+        ..CaptureConfig::default()
+    };
+    let manager = CaptureManager::new(config, Box::new(port::Port(shared.workers.clone())))?;
+    tokio::task::spawn_local(socket.serve(sender));
+    Ok((Some(manager), calls))
+}
+
+fn elapsed_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Used by the admin server's view of the connection count.
+pub(crate) fn total_connections(process: &Process) -> u64 {
+    process.downstream_connections.load(Ordering::Relaxed)
+}

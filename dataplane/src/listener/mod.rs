@@ -3,6 +3,7 @@
 mod runtime;
 
 use std::{
+    cell::RefCell,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
@@ -67,13 +68,16 @@ impl Downstream {
 }
 
 /// Accepts on one socket until the task is aborted.
-pub async fn accept(worker: Rc<Worker>, socket: Listener, name: Arc<str>, origin: Origin) {
+pub async fn accept(worker: Rc<Worker>, socket: Listener, name: Rc<RefCell<Arc<str>>>, origin: Origin) {
     loop {
         match socket.accept().await {
-            Ok(stream) => admit(&worker, stream, &name, &origin),
+            Ok(stream) => {
+                let name = name.borrow().clone();
+                admit(&worker, stream, &name, &origin);
+            }
             Err(error) => {
                 // The driver backs off by itself when descriptors run out; anything else must not become a busy loop.
-                log::warn!(target: "listener", "listener {name}: accept: {error}");
+                log::warn!(target: "listener", "listener {}: accept: {error}", name.borrow());
                 time::sleep(ACCEPT_RETRY).await;
             }
         }

@@ -18,11 +18,12 @@ pub(super) async fn obey(worker: Rc<Worker>, mut commands: Receiver<Command>) {
             Command::AddListener(bound) => worker.add_listener(bound),
             Command::Drain(scope) => worker.drain(scope),
             Command::Publish(snapshot) => worker.publish(snapshot),
+            Command::Retarget { pod, direction, listener } => worker.retarget(pod, direction, &listener),
             Command::RemoveListener(name) => {
-                worker.stop_accepting(|accepting| accepting.listener == name && accepting.pod.is_none());
+                worker.stop_accepting(|accepting| accepting.pod.is_none() && *accepting.listener.borrow() == name);
             }
             Command::RemovePod(pod) => {
-                worker.stop_accepting(|accepting| accepting.pod == Some(pod));
+                worker.stop_accepting(|accepting| accepting.pod.is_some_and(|(id, _)| id == pod));
                 discard_where(&worker, |key, _| key.pod == pod);
             }
             Command::Stop => return,

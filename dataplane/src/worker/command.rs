@@ -2,7 +2,10 @@
 
 use std::{os::fd::OwnedFd, sync::Arc};
 
-use crate::{capture::PodHandle, snapshot::Snapshot};
+use crate::{
+    capture::{Direction, PodHandle},
+    snapshot::Snapshot,
+};
 
 /// A message from control to one worker.
 pub enum Command {
@@ -12,6 +15,15 @@ pub enum Command {
     Drain(DrainScope),
     /// The configuration from now on.
     Publish(Arc<Snapshot>),
+    /// Connections accepted from now on on a pod's sockets of this direction enter this listener.
+    Retarget {
+        /// Which pod.
+        pod: u32,
+        /// Which of its sockets.
+        direction: Direction,
+        /// The listener's name.
+        listener: Arc<str>,
+    },
     /// Stop accepting on every socket bound for this listener name (pods excepted).
     RemoveListener(Arc<str>),
     /// Stop accepting on the in-pod sockets of this pod and forget its pooled connections.
@@ -45,5 +57,5 @@ pub enum Origin {
     /// An ordinary listener: the local address is where the client connected to.
     Direct,
     /// An in-pod listener that captured connections arrive at.
-    Pod(Arc<PodHandle>, crate::capture::Direction),
+    Pod(Arc<PodHandle>, Direction),
 }

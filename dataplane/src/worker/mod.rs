@@ -15,15 +15,20 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use culvert_proto::{RequestHead, ResponseHead, route::Table};
-use culvert_ring::task::{self, TaskId};
+use culvert_ring::{
+    task::{self, TaskId},
+    time,
+};
 
 pub use command::{BoundListener, Command, DrainScope, Origin};
 pub use pool::{StartError, WorkerConfig, Workers};
 
 use crate::{
+    capture::Direction,
     http::date::Date,
     listener::{ListenerRuntime, accept},
     observe::{
@@ -73,8 +78,8 @@ pub struct Worker {
 
 /// A socket that is being accepted on.
 struct Accepting {
-    listener: Arc<str>,
-    pod: Option<u32>,
+    listener: Rc<RefCell<Arc<str>>>,
+    pod: Option<(u32, Direction)>,
     task: TaskId,
 }
 
@@ -84,6 +89,9 @@ struct Heads {
     requests: Vec<Box<RequestHead>>,
     responses: Vec<Box<ResponseHead>>,
 }
+
+/// How long a socket that is to be closed still accepts: a close resets whatever the kernel has queued.
+const ACCEPT_GRACE: Duration = Duration::from_millis(50);
 
 /// How many unused heads a worker keeps: enough for a burst, little enough to forget one.
 const HEADS_KEPT: usize = 256;
@@ -175,28 +183,39 @@ impl Worker {
     }
 
     fn add_listener(self: &Rc<Self>, bound: BoundListener) {
-        let listener = bound.listener.clone();
+        let listener = Rc::new(RefCell::new(bound.listener.clone()));
         let pod = match &bound.origin {
             Origin::Direct => None,
-            Origin::Pod(pod, _) => Some(pod.id),
+            Origin::Pod(pod, direction) => Some((pod.id, *direction)),
         };
         match culvert_ring::Listener::new(bound.socket) {
             Ok(socket) => {
                 let task = task::spawn(accept(self.clone(), socket, listener.clone(), bound.origin));
                 self.sockets.borrow_mut().push(Accepting { listener, pod, task });
             }
-            Err(error) => log::error!(target: "worker", "listener {listener}: cannot accept: {error}"),
+            Err(error) => log::error!(target: "worker", "listener {}: cannot accept: {error}", bound.listener),
         }
     }
 
+    /// Accepts what is queued on these sockets, then closes them.
     fn stop_accepting(&self, which: impl Fn(&Accepting) -> bool) {
         self.sockets.borrow_mut().retain(|accepting| {
             if which(accepting) {
-                task::abort(accepting.task);
+                let task = accepting.task;
+                task::spawn(async move {
+                    time::sleep(ACCEPT_GRACE).await;
+                    task::abort(task);
+                });
                 return false;
             }
             true
         });
+    }
+
+    fn retarget(&self, pod: u32, direction: Direction, listener: &Arc<str>) {
+        for accepting in self.sockets.borrow().iter().filter(|known| known.pod == Some((pod, direction))) {
+            *accepting.listener.borrow_mut() = listener.clone();
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Starting the worker threads and talking to them.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -49,7 +49,7 @@ pub enum StartError {
 /// The running workers.
 pub struct Workers {
     senders: Vec<Sender<Command>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Commands a worker may be behind. Snapshots are published one at a time, so only a burst of listeners comes near.
@@ -62,7 +62,7 @@ impl Workers {
     /// The first worker that did not start; the others are stopped.
     pub fn start(config: WorkerConfig, process: &Arc<Process>) -> Result<Self, StartError> {
         let cores = core_affinity::get_core_ids().unwrap_or_default();
-        let mut workers = Self { senders: Vec::new(), threads: Vec::new() };
+        let mut workers = Self { senders: Vec::new(), threads: Mutex::default() };
         for index in 0..config.count {
             let core = (!cores.is_empty()).then(|| cores[index % cores.len()]);
             let (started, outcome) = std::sync::mpsc::channel();
@@ -71,7 +71,7 @@ impl Workers {
                 .name(format!("wrk:worker_{index}"))
                 .spawn(move || run(index, core, config.driver, process, &started))
                 .map_err(|error| StartError::Thread { index, error })?;
-            workers.threads.push(thread);
+            workers.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
             match outcome.recv() {
                 Ok(Ok(sender)) => workers.senders.push(sender),
                 Ok(Err(error)) => return Err(StartError::Driver { index, driver: config.driver, error }),
@@ -117,9 +117,10 @@ impl Workers {
     }
 
     /// Stops all workers and waits for their threads. Open connections are closed.
-    pub fn stop(self) {
+    pub fn stop(&self) {
         self.tell_all(|| Command::Stop);
-        for thread in self.threads {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
             if thread.join().is_err() {
                 log::error!(target: "worker", "a worker thread panicked");
             }

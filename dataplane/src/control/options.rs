@@ -1,0 +1,34 @@
+//! What the command line asks of a serving process.
+
+use std::{path::PathBuf, time::Duration};
+
+use culvert_ring::IoChoice;
+
+use crate::{capture::CaptureMode, observe::access_log};
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Number of workers, at least 1.
+    pub concurrency: usize,
+    /// `--io`
+    pub io: IoChoice,
+    /// `--capture`
+    pub capture: CaptureMode,
+    /// `--pods`
+    pub pods: Option<PathBuf>,
+    /// `--control-socket`
+    pub control_socket: PathBuf,
+    /// `--bpf-dir`
+    pub bpf_dir: PathBuf,
+    /// `--cgroup`
+    pub cgroup: Option<PathBuf>,
+    /// `--admin-address-path`
+    pub admin_address_path: Option<PathBuf>,
+    /// `--drain-time-s`
+    pub drain_time: Duration,
+    /// `--file-flush-interval-msec`, `--file-flush-min-size-kb`
+    pub access_log: access_log::Options,
+    /// `--mode init_only`: stop once everything is up.
+    pub init_only: bool,
+}
