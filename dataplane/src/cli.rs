@@ -191,9 +191,10 @@ pub struct CaptureFlags {
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/culvert")]
     pub bpf_dir: PathBuf,
 
-    /// The cgroup (v2) whose processes are captured when they belong to an enrolled pod
-    #[arg(long, value_name = "PATH", default_value = "/sys/fs/cgroup")]
-    pub cgroup: PathBuf,
+    /// The cgroup (v2) whose processes are captured when they belong to an enrolled pod [default: the root of the
+    /// hierarchy]
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
 }
 
 /// Application log and access logs.

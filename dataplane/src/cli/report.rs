@@ -99,7 +99,7 @@ impl Cli {
                     "pods": path(self.capture.pods.as_deref()),
                     "control_socket": path(Some(&self.capture.control_socket)),
                     "bpf_dir": path(Some(&self.capture.bpf_dir)),
-                    "cgroup": path(Some(&self.capture.cgroup)),
+                    "cgroup": path(self.capture.cgroup.as_deref()),
                 }),
             ),
         ];

@@ -146,7 +146,11 @@ impl Mask {
             return true;
         }
         match value {
-            Value::Array(list) => list.iter_mut().fold(false, |any, member| self.apply(member) || any),
+            Value::Array(list) => {
+                // Every member has to be cut, not only those up to the first that has the field.
+                let kept: Vec<bool> = list.iter_mut().map(|member| self.apply(member)).collect();
+                kept.contains(&true)
+            }
             Value::Object(fields) => {
                 let mut any = false;
                 fields.retain(|name, field| {

@@ -32,16 +32,16 @@ pub(super) fn home(_: &Query, _: &dyn Backend) -> Reply {
         // Relative, so that the page works behind a prefix.
         let path = endpoint.path.trim_start_matches('/');
         let method = if endpoint.effect == Effect::Changes { "post" } else { "get" };
-        let _ = write!(
+        let _ = writeln!(
             out,
             "<tr class='endpoint'><td><form action='{path}' method='{method}' id='{path}'>\
-             <button>{path}</button></form></td><td>{}</td></tr>\n",
+             <button>{path}</button></form></td><td>{}</td></tr>",
             escape(endpoint.help)
         );
         for (name, meaning) in endpoint.parameters {
-            let _ = write!(
+            let _ = writeln!(
                 out,
-                "<tr><td class='option'>{name} {}</td><td>{}</td></tr>\n",
+                "<tr><td class='option'>{name} {}</td><td>{}</td></tr>",
                 input(path, name),
                 escape(meaning)
             );
