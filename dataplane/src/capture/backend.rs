@@ -3,21 +3,22 @@
 use std::{
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd},
-    path::Path,
+    path::PathBuf,
 };
 
 use culvert_bpf::{Capture, InboundListener, NetnsState};
+use culvert_model::CaptureSettings;
 
 use crate::capture::{
-    CaptureConfig, CaptureError, CaptureMode, Exclusions, Origin, PodCounters, Policy,
+    CaptureConfig, CaptureError, CaptureMode, Origin, PodCounters, Policy,
     iptables::{self, Rules},
-    record::Record,
+    record::{Pins, Record, RecordStore},
 };
 
 /// What turns traffic in this process.
 pub(super) enum Backend {
     Ebpf(Box<Capture>),
-    Iptables(Exclusions),
+    Iptables(CaptureSettings),
     None,
 }
 
@@ -33,17 +34,26 @@ pub(super) struct Turn<'a> {
 }
 
 impl Backend {
-    pub(super) fn open(config: &CaptureConfig) -> Result<Self, CaptureError> {
+    pub(super) fn open(config: &CaptureConfig, store: &RecordStore) -> Result<Self, CaptureError> {
         match config.mode {
             CaptureMode::Ebpf => {
+                let pins = Pins { pin_dir: config.pin_dir.clone(), cgroup_root: config.cgroup_root.clone() };
+                // The programs stay attached where they are, so pins that cannot be taken over have to go.
+                if store.pins().is_some_and(|old| old != pins) {
+                    clear_pins(store)?;
+                }
+                store.set_pins(Some(&pins))?;
                 let (pin_dir, cgroup) = (config.pin_dir.clone(), config.cgroup_root.clone());
                 let mut capture = Capture::open(culvert_bpf::CaptureConfig { pin_dir, cgroup })
                     .map_err(CaptureError::Bpf)?;
-                let Exclusions { cidrs, outbound_ports, inbound_ports } = &config.exclusions;
-                capture.set_exclusions(cidrs, outbound_ports, inbound_ports).map_err(CaptureError::Bpf)?;
+                let settings = &config.settings;
+                let (cidrs, outbound) = (&settings.exclude_outbound_cidrs, &settings.exclude_outbound_ports);
+                capture
+                    .set_exclusions(cidrs, outbound, &settings.exclude_inbound_ports)
+                    .map_err(CaptureError::Bpf)?;
                 Ok(Self::Ebpf(Box::new(capture)))
             }
-            CaptureMode::Iptables => Ok(Self::Iptables(config.exclusions.clone())),
+            CaptureMode::Iptables => Ok(Self::Iptables(config.settings.clone())),
             CaptureMode::None => Ok(Self::None),
         }
     }
@@ -58,12 +68,12 @@ impl Backend {
 
     /// Finds out what undoing will need, before anything is changed, and puts it into the record.
     pub(super) fn plan(&self, turn: &mut Turn<'_>) -> Result<(), CaptureError> {
-        let Self::Iptables(exclusions) = self else {
+        let Self::Iptables(settings) = self else {
             return Ok(());
         };
         // What is on record from before is older, and knows the namespace as it was without any rules of ours.
         if turn.record.plan.is_none() {
-            let rules = rules(turn, exclusions);
+            let rules = rules(turn, settings);
             let plan = iptables::plan(turn.netns, &rules).map_err(|source| turn.iptables_error(source))?;
             turn.record.plan = Some(plan);
         }
@@ -74,11 +84,11 @@ impl Backend {
     pub(super) fn turn(&mut self, turn: &Turn<'_>) -> Result<(), CaptureError> {
         match self {
             Self::Ebpf(capture) => capture.enrol(&bpf_pod(turn)).map_err(|source| turn.kernel_error(source)),
-            Self::Iptables(exclusions) => {
+            Self::Iptables(settings) => {
                 let Some(plan) = turn.record.plan else {
                     return Err(CaptureError::Off(turn.name()));
                 };
-                iptables::install(turn.netns, &plan, &rules(turn, exclusions))
+                iptables::install(turn.netns, &plan, &rules(turn, settings))
                     .map_err(|source| turn.iptables_error(source))
             }
             Self::None => Err(CaptureError::Off(turn.name())),
@@ -119,14 +129,6 @@ impl Backend {
         Ok(())
     }
 
-    /// Removes eBPF pins of earlier instances when this one does not use eBPF.
-    pub(super) fn clear_pins(&self, pin_dir: &Path) -> Result<(), CaptureError> {
-        match self {
-            Self::Ebpf(_) => Ok(()),
-            Self::Iptables(_) | Self::None => culvert_bpf::uninstall(pin_dir).map_err(CaptureError::Bpf),
-        }
-    }
-
     /// Lets go of pods that the kernel still holds but nobody knows any more.
     pub(super) fn forget_others(&mut self, known: &[u64]) -> Result<Vec<String>, CaptureError> {
         let Self::Ebpf(capture) = self else {
@@ -157,6 +159,14 @@ impl Backend {
         };
         counted.unwrap_or_default()
     }
+}
+
+/// Detaches and removes what an earlier instance has pinned. Says where that was, if there was anything.
+pub(super) fn clear_pins(store: &RecordStore) -> Result<Option<PathBuf>, CaptureError> {
+    let Some(Pins { pin_dir, .. }) = store.pins() else { return Ok(None) };
+    culvert_bpf::uninstall(&pin_dir).map_err(CaptureError::Bpf)?;
+    store.set_pins(None)?;
+    Ok(Some(pin_dir))
 }
 
 impl Turn<'_> {
@@ -195,12 +205,12 @@ fn bpf_pod<'a>(turn: &'a Turn<'_>) -> culvert_bpf::PodSpec<'a> {
     }
 }
 
-fn rules(turn: &Turn<'_>, exclusions: &Exclusions) -> Rules {
+fn rules(turn: &Turn<'_>, settings: &CaptureSettings) -> Rules {
     let spec = &turn.record.pod;
     Rules {
         outbound_port: turn.outbound.then_some(spec.outbound_port),
         inbound_port: turn.inbound.map(|_| spec.inbound_port),
-        exclusions: exclusions.clone(),
+        settings: settings.clone(),
     }
 }
 

@@ -30,7 +30,7 @@ use tokio::{
 use crate::capture::protocol::{Request, Response};
 
 /// Where the socket is, unless told otherwise.
-pub const DEFAULT_PATH: &str = "/run/culvert/culvert.sock";
+pub const DEFAULT_PATH: &str = "/run/culvert/control.sock";
 
 /// Longest request or response line, in bytes; 4,096 pods of a few hundred bytes fit into a response.
 const REQUEST_LEN_MAX: u64 = 64 << 10;
@@ -161,7 +161,7 @@ impl ControlSocket {
         match fs::symlink_metadata(path) {
             // Whoever listened there is dead: a living culvert would hold the lock.
             Ok(metadata) if metadata.file_type().is_socket() => {
-                fs::remove_file(path).map_err(io("remove"))?
+                fs::remove_file(path).map_err(io("remove"))?;
             }
             Ok(_) => return Err(ControlSocketError::NotASocket(path.to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -232,7 +232,11 @@ pub fn call(path: &Path, request: &Request) -> Result<Response, CallError> {
     stream.set_write_timeout(Some(PEER_TIMEOUT)).map_err(io)?;
     let mut line = serde_json::to_vec(request).map_err(|error| CallError::Answer(error.to_string()))?;
     line.push(b'\n');
-    stream.write_all(&line).map_err(io)?;
+    match stream.write_all(&line) {
+        // Refused before it was asked: the answer says why.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        sent => sent.map_err(io)?,
+    }
     let mut answer = String::new();
     BufReader::new(stream.take(RESPONSE_LEN_MAX)).read_line(&mut answer).map_err(io)?;
     serde_json::from_str(&answer).map_err(|error| match answer.is_empty() {

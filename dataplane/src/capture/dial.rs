@@ -12,9 +12,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::capture::PodHandle;
 
 /// Makes a non-blocking TCP socket in the pod's network namespace, for a connection to `destination`. It carries the
-/// proxy's mark, so that it is not captured again. With `source`, the destination sees that address as its peer: the
-/// address of the client on whose behalf the connection is made (`IP_TRANSPARENT`; the answers find their way back by
-/// the rule and route that enrolling put into the namespace).
+/// proxy's mark, so that it is not captured again.
+///
+/// With `source`, an application of the pod itself sees that address as its peer: that of the client on whose behalf the
+/// connection is made (`IP_TRANSPARENT`; the answers find their way back by the rule and route that enrolling put into
+/// the namespace). Towards any other destination `source` has no effect, because answers would go to the client.
 ///
 /// Several system calls, no waiting; two of them move the calling thread into the namespace and back.
 ///
@@ -25,6 +27,7 @@ pub fn upstream_socket(
     destination: &SocketAddr,
     source: Option<IpAddr>,
 ) -> io::Result<OwnedFd> {
+    let source = source.filter(|_| pod.is_local(destination.ip()));
     if source.is_some_and(|source| source.is_ipv4() != destination.is_ipv4()) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -36,8 +39,7 @@ pub fn upstream_socket(
     let socket = culvert_ring::net::in_netns(pod.netns.as_fd(), || {
         Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
     })??;
-    // Both marks keep the connection from being captured again. The other one also routes everything to loopback, which
-    // is right only towards the pod's own application.
+    // Both keep the connection from being captured again; the first also makes every address local.
     socket.set_mark(if source.is_some() { TRANSPARENT_MARK } else { PROXY_MARK })?;
     socket.set_tcp_nodelay(true)?;
     if let Some(source) = source {

@@ -46,13 +46,15 @@ pub struct PodHandle {
     pub mode: CaptureMode,
     /// What happens to its connections without a proxy.
     pub policy: Policy,
+    /// Its addresses when it was enrolled, loopback not among them.
+    pub addresses: Vec<IpAddr>,
     /// The port of its outbound in-pod listeners.
     pub outbound_port: u16,
     /// The port of its inbound in-pod listeners.
     pub inbound_port: u16,
     /// How original destinations are learnt.
     pub origin: Origin,
-    dialled_directly: AtomicU64,
+    pub(super) dialled_directly: AtomicU64,
 }
 
 /// A listening socket inside a pod, non-blocking, for one worker. Accepted sockets are in the pod's namespace.
@@ -87,34 +89,6 @@ pub trait WorkerPort: Send {
 }
 
 impl PodHandle {
-    #[expect(clippy::too_many_arguments, reason = "one call site; every argument is a field")]
-    pub(super) fn new(
-        id: u32,
-        name: &str,
-        netns: OwnedFd,
-        netns_cookie: u64,
-        mode: CaptureMode,
-        policy: Policy,
-        ports: (u16, u16),
-        origin: Origin,
-    ) -> Self {
-        let (outbound_port, inbound_port) = ports;
-        let dialled_directly = AtomicU64::new(0);
-        let name = name.into();
-        Self {
-            id,
-            name,
-            netns,
-            netns_cookie,
-            mode,
-            policy,
-            outbound_port,
-            inbound_port,
-            origin,
-            dialled_directly,
-        }
-    }
-
     /// Where the client of an accepted connection meant to go. To be called once, right after accept: the record of an
     /// outbound connection is taken out of its table.
     ///
@@ -132,6 +106,11 @@ impl PodHandle {
             self.dialled_directly.fetch_add(1, Ordering::Relaxed);
         }
         found
+    }
+
+    /// Whether a destination is the pod itself.
+    pub fn is_local(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || self.addresses.contains(&ip)
     }
 
     /// How often [`PodHandle::original_dst`] found nothing.

@@ -12,13 +12,11 @@ use std::{
 };
 
 use culvert_bpf::{PROXY_MARK, PROXY_MARK_MASK};
+use culvert_model::CaptureSettings;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::capture::{
-    Exclusions,
-    nftables::{self, NftFamily},
-};
+use crate::capture::nftables::{self, NftFamily};
 
 const OUTPUT_CHAIN: &str = "CULVERT_OUTPUT";
 const INBOUND_CHAIN: &str = "CULVERT_INBOUND";
@@ -77,7 +75,7 @@ pub struct Rules {
     /// Where inbound connections are turned; `None`: they are not.
     pub inbound_port: Option<u16>,
     /// What is never turned.
-    pub exclusions: Exclusions,
+    pub settings: CaptureSettings,
 }
 
 /// Connections that met the rules, by what became of them.
@@ -255,10 +253,10 @@ fn outbound_rules(family: Family, port: u16, rules: &Rules) -> Vec<String> {
         // A link-local destination means nothing without its interface, which a redirected connection has lost.
         lines.push("-d fe80::/10 -j RETURN".to_owned());
     }
-    let nets = rules.exclusions.cidrs.iter().filter(|net| family.has(net));
+    let nets = rules.settings.exclude_outbound_cidrs.iter().filter(|net| family.has(net));
     lines.extend(nets.map(|net| format!("-d {net} -j RETURN")));
     lines.extend(
-        rules.exclusions.outbound_ports.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")),
+        rules.settings.exclude_outbound_ports.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")),
     );
     lines.push(format!("-p tcp -j REDIRECT --to-ports {port}"));
     lines
@@ -266,8 +264,9 @@ fn outbound_rules(family: Family, port: u16, rules: &Rules) -> Vec<String> {
 
 fn inbound_rules(port: u16, rules: &Rules) -> Vec<String> {
     let mut lines = vec!["-i lo -j RETURN".to_owned()];
-    lines
-        .extend(rules.exclusions.inbound_ports.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")));
+    lines.extend(
+        rules.settings.exclude_inbound_ports.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")),
+    );
     // A pod may be a router; what it forwards is not addressed to it.
     lines.push(format!("-p tcp -m addrtype --dst-type LOCAL -j REDIRECT --to-ports {port}"));
     lines
@@ -331,7 +330,7 @@ fn parse_counters(saved: &str) -> RuleCounters {
         match is_ours {
             true if rule.contains("-j REDIRECT") => counters.captured += packets,
             true if [" -d ", "--dport"].iter().any(|part| rule.contains(part)) => {
-                counters.bypassed += packets
+                counters.bypassed += packets;
             }
             _ => {}
         }

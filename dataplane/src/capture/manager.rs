@@ -8,7 +8,8 @@ use std::{
     fs,
     net::IpAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::Arc,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use culvert_model::TrafficDirection;
@@ -54,7 +55,6 @@ enum State {
 struct Captured {
     handle: Arc<PodHandle>,
     netns_id: NetnsId,
-    addresses: Vec<IpAddr>,
     targets: Targets,
 }
 
@@ -66,7 +66,7 @@ impl CaptureManager {
     /// The mode is not possible here: missing privilege, kernel feature or directory.
     pub fn new(config: CaptureConfig, workers: Box<dyn WorkerPort>) -> Result<Self, CaptureError> {
         let store = RecordStore::open(&config.state_dir)?;
-        let backend = Backend::open(&config)?;
+        let backend = Backend::open(&config, &store)?;
         Ok(Self { config, workers, backend, store, listeners: Vec::new(), pods: BTreeMap::new(), next_id: 0 })
     }
 
@@ -82,7 +82,7 @@ impl CaptureManager {
                 Ok(targets) => captured.retarget(targets, &*self.workers),
                 // Connections go on to the listener they entered, if it is still there.
                 Err(error) => {
-                    log::warn!("{error}; its connections are reset until that is put right")
+                    log::warn!("{error}; its connections are reset until that is put right");
                 }
             }
         }
@@ -176,8 +176,8 @@ impl CaptureManager {
         let result = match request {
             Request::Add { pod } => self.enrol(pod).map(|pod| Response::pods(vec![pod])),
             Request::List {} => Ok(Response::pods(self.list())),
-            Request::Remove { name } => {
-                self.remove(&name).map(|()| Response::messages(vec![format!("pod {name}: removed")]))
+            Request::Remove { name, netns } => {
+                self.remove_by(name, netns).map(|line| Response::messages(vec![line]))
             }
             Request::Repair { name } => self.repair(name.as_deref()).map(Response::messages),
         };
@@ -264,10 +264,10 @@ impl CaptureManager {
         }
         let sockets = self.listen(&record.pod, &targets, netns.fd.as_fd(), previous.is_some())?;
         let inbound = duplicate_inbound(&record.pod.name, &sockets)?;
-        let handle = Arc::new(self.handle_of(&record, netns.fd));
+        let handle = Arc::new(self.handle_of(&record, netns.fd, addresses));
         let id = handle.id;
         self.hand_over(&handle, sockets, &targets);
-        let turned = self.turn(&mut record, &handle, &addresses, &targets, inbound.as_ref().map(AsFd::as_fd));
+        let turned = self.turn(&mut record, &handle, &targets, inbound.as_ref().map(AsFd::as_fd));
         if let Err(error) = turned {
             self.workers.remove_listeners(id);
             if previous.is_none() {
@@ -279,10 +279,23 @@ impl CaptureManager {
         if let Some(Pod { state: State::Captured(previous), .. }) = previous {
             self.workers.remove_listeners(previous.handle.id);
         }
-        Ok(Pod {
-            record,
-            state: State::Captured(Captured { handle, netns_id: netns.id, addresses, targets }),
-        })
+        Ok(Pod { record, state: State::Captured(Captured { handle, netns_id: netns.id, targets }) })
+    }
+
+    fn remove_by(&mut self, name: Option<String>, netns: Option<PathBuf>) -> Result<String, CaptureError> {
+        let name = match (name, netns) {
+            (Some(name), _) => name,
+            (None, Some(netns)) => {
+                let id = NetnsId::at(&netns).ok();
+                let is_meant =
+                    |pod: &&Pod| pod.record.pod.netns == netns || id.is_some_and(|id| pod.is_in(id));
+                let found = self.pods.values().find(is_meant).map(|pod| pod.record.pod.name.clone());
+                found.ok_or_else(|| CaptureError::Unknown(netns.display().to_string()))?
+            }
+            (None, None) => return Err(CaptureError::Unknown("(unnamed)".to_owned())),
+        };
+        self.remove(&name)?;
+        Ok(format!("pod {name}: removed"))
     }
 
     /// Whether a pod may be captured, and into which listeners.
@@ -299,10 +312,7 @@ impl CaptureManager {
             }
             CaptureMode::Ebpf | CaptureMode::Iptables => {}
         }
-        let has_it = |pod: &&Pod| match &pod.state {
-            State::Captured(captured) => captured.netns_id == netns && pod.record.pod.name != spec.name,
-            State::Pending(_) => false,
-        };
+        let has_it = |pod: &&Pod| pod.is_in(netns) && pod.record.pod.name != spec.name;
         if let Some(other) = self.pods.values().find(has_it) {
             return Err(CaptureError::NetnsTaken { pod: name(), other: other.record.pod.name.clone() });
         }
@@ -330,22 +340,23 @@ impl CaptureManager {
         sockets.map_err(|source| CaptureError::InPod { pod: spec.name.clone(), source })
     }
 
-    fn handle_of(&mut self, record: &Record, netns: OwnedFd) -> PodHandle {
+    fn handle_of(&mut self, record: &Record, netns: OwnedFd, addresses: Vec<IpAddr>) -> PodHandle {
         let id = self.next_id;
         self.next_id += 1;
         let spec = &record.pod;
-        let ports = (spec.outbound_port, spec.inbound_port);
-        let origin = self.backend.origin();
-        PodHandle::new(
+        PodHandle {
             id,
-            &spec.name,
+            name: spec.name.as_str().into(),
             netns,
-            record.netns_cookie,
-            self.config.mode,
-            spec.policy,
-            ports,
-            origin,
-        )
+            netns_cookie: record.netns_cookie,
+            mode: self.config.mode,
+            policy: spec.policy,
+            addresses,
+            outbound_port: spec.outbound_port,
+            inbound_port: spec.inbound_port,
+            origin: self.backend.origin(),
+            dialled_directly: AtomicU64::new(0),
+        }
     }
 
     fn hand_over(&self, handle: &Arc<PodHandle>, sockets: Vec<InPodSockets>, targets: &Targets) {
@@ -367,7 +378,6 @@ impl CaptureManager {
         &mut self,
         record: &mut Record,
         handle: &PodHandle,
-        addresses: &[IpAddr],
         targets: &Targets,
         inbound: Option<BorrowedFd<'_>>,
     ) -> Result<(), CaptureError> {
@@ -376,7 +386,7 @@ impl CaptureManager {
             record.fwmark_accept = Some(fwmark_accept(netns));
         }
         let outbound = targets.outbound.is_some();
-        let mut turn = Turn { record, netns, addresses, outbound, inbound };
+        let mut turn = Turn { record, netns, addresses: &handle.addresses, outbound, inbound };
         self.backend.plan(&mut turn)?;
         self.store.save(turn.record)?;
         if inbound.is_some() {
@@ -429,10 +439,10 @@ impl CaptureManager {
         };
         match &pod.state {
             State::Pending(reason) => report.pending = Some(reason.clone()),
-            State::Captured(Captured { handle, addresses, targets, .. }) => {
+            State::Captured(Captured { handle, targets, .. }) => {
                 report.outbound = targets.outbound.as_deref().map(str::to_owned);
                 report.inbound = targets.inbound.as_deref().map(str::to_owned);
-                report.addresses.clone_from(addresses);
+                report.addresses.clone_from(&handle.addresses);
                 report.counters = self.backend.counters(&pod.record, handle.netns.as_fd());
                 report.counters.no_original_dst = handle.dialled_directly();
             }
@@ -444,6 +454,10 @@ impl CaptureManager {
 impl Pod {
     fn is_captured(&self) -> bool {
         matches!(self.state, State::Captured(_))
+    }
+
+    fn is_in(&self, netns: NetnsId) -> bool {
+        matches!(&self.state, State::Captured(captured) if captured.netns_id == netns)
     }
 }
 

@@ -33,9 +33,13 @@ mod targets;
 #[cfg(test)]
 mod testing;
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
-use ipnet::IpNet;
+use culvert_model::CaptureSettings;
 use serde::{Deserialize, Serialize};
 
 pub use control_socket::{Call, CallError, ControlSocket, ControlSocketError, InstanceLock, call};
@@ -61,42 +65,38 @@ pub enum CaptureMode {
     None,
 }
 
-/// Connections that are never captured, in any pod. Loopback connections and the proxy's own never are either.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Exclusions {
-    /// Destinations of outbound connections.
-    pub cidrs: Vec<IpNet>,
-    /// Destination ports of outbound connections.
-    pub outbound_ports: Vec<u16>,
-    /// Destination ports of inbound connections.
-    pub inbound_ports: Vec<u16>,
-}
-
 /// Settings of capture as a whole.
 #[derive(Clone, Debug)]
 pub struct CaptureConfig {
     /// `--capture`
     pub mode: CaptureMode,
-    /// Where what was done to pods is remembered; a directory of root's. Not shared between running instances.
+    /// Where what was done to pods is remembered: [`state_dir`] of the control socket, whose lock guards it.
     pub state_dir: PathBuf,
     /// Where eBPF links and maps are pinned; a directory on a bpffs. Not shared between running instances.
     pub pin_dir: PathBuf,
     /// The cgroup (v2) below which connects are seen. `None`: the root of the hierarchy.
     pub cgroup_root: Option<PathBuf>,
-    /// What is never captured.
-    pub exclusions: Exclusions,
+    /// `culvert.v1.Capture`: what is never captured, in any pod. Loopback connections and the proxy's own never are either.
+    pub settings: CaptureSettings,
     /// Length of the accept queue of every in-pod listener; the kernel caps it at `net.core.somaxconn`.
     pub backlog: u32,
+}
+
+/// Where the instance with this control socket remembers its pods: `PATH.d`.
+pub fn state_dir(control_socket: &Path) -> PathBuf {
+    let mut path = control_socket.as_os_str().to_owned();
+    path.push(".d");
+    path.into()
 }
 
 impl Default for CaptureConfig {
     fn default() -> Self {
         Self {
             mode: CaptureMode::default(),
-            state_dir: "/run/culvert".into(),
+            state_dir: state_dir(Path::new(control_socket::DEFAULT_PATH)),
             pin_dir: "/sys/fs/bpf/culvert".into(),
             cgroup_root: None,
-            exclusions: Exclusions::default(),
+            settings: CaptureSettings::default(),
             backlog: 4096,
         }
     }

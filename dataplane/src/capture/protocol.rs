@@ -20,7 +20,11 @@ pub enum Request {
     /// Give a pod its traffic back.
     Remove {
         /// Its name.
-        name: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        /// Its network namespace, where the name is not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        netns: Option<PathBuf>,
     },
     /// Put right what the kernel holds for one pod or for all, and clear what dead instances left.
     Repair {

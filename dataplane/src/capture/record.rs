@@ -48,6 +48,16 @@ pub struct Record {
     pub fwmark_accept: Option<bool>,
 }
 
+/// Where an instance has its pins, so that they are found again when the next one is told to have them elsewhere.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Pins {
+    /// The directory on the bpffs.
+    pub pin_dir: PathBuf,
+    /// Where the programs are attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_root: Option<PathBuf>,
+}
+
 /// Why the records cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("pod record {}: {source}", path.display())]
@@ -120,14 +130,7 @@ impl RecordStore {
     /// The file cannot be written.
     pub fn save(&self, record: &Record) -> Result<(), RecordError> {
         let path = self.path(&record.pod.name);
-        let draft = path.with_extension("json.new");
-        let write = || {
-            let mut file =
-                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-            file.write_all(&serde_json::to_vec_pretty(record)?)?;
-            fs::rename(&draft, &path)
-        };
-        write().map_err(|source| RecordError { path: path.clone(), source })
+        write(&path, record).map_err(|source| RecordError { path, source })
     }
 
     /// Removes a record. One that is not there is no error.
@@ -136,15 +139,49 @@ impl RecordStore {
     /// The file cannot be removed.
     pub fn remove(&self, name: &str) -> Result<(), RecordError> {
         let path = self.path(name);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(RecordError { path, source }),
-            _ => Ok(()),
+        remove(&path).map_err(|source| RecordError { path, source })
+    }
+
+    /// The pins of the last instance that had any.
+    pub fn pins(&self) -> Option<Pins> {
+        serde_json::from_slice(&fs::read(self.pins_path()).ok()?).ok()
+    }
+
+    /// Remembers where the pins are; `None`: there are none any more.
+    ///
+    /// # Errors
+    /// The file cannot be written or removed.
+    pub fn set_pins(&self, pins: Option<&Pins>) -> Result<(), RecordError> {
+        let path = self.pins_path();
+        match pins {
+            Some(pins) => write(&path, pins),
+            None => remove(&path),
         }
+        .map_err(|source| RecordError { path, source })
+    }
+
+    fn pins_path(&self) -> PathBuf {
+        self.directory.with_file_name("pins.json")
     }
 
     fn path(&self, name: &str) -> PathBuf {
         // Names are checked to be file names before they become records.
         self.directory.join(format!("{name}.json"))
+    }
+}
+
+/// All of the file or nothing of it, at any moment.
+fn write(path: &Path, content: &impl Serialize) -> io::Result<()> {
+    let draft = path.with_extension("json.new");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(&serde_json::to_vec_pretty(content)?)?;
+    fs::rename(&draft, path)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -179,6 +216,11 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         store.remove("b").unwrap();
         store.remove("b").unwrap();
+        let pins = Pins { pin_dir: "/sys/fs/bpf/x".into(), cgroup_root: None };
+        store.set_pins(Some(&pins)).unwrap();
+        assert_eq!(store.pins(), Some(pins));
+        store.set_pins(None).unwrap();
+        assert_eq!(store.pins(), None);
         assert_eq!(store.load().unwrap(), [a]);
     }
 

@@ -4,10 +4,11 @@ use std::{os::fd::AsFd, path::Path};
 
 use crate::capture::{
     CallError, CaptureConfig, CaptureError, CaptureMode, ControlSocketError, InstanceLock, Request, Response,
-    backend::Backend,
+    backend::{Backend, clear_pins},
     control_socket::call,
     manager::netns_of,
-    record::{Record, RecordStore},
+    record::{Pins, Record, RecordStore},
+    state_dir,
 };
 
 /// Why nothing, or not all, was repaired.
@@ -25,32 +26,24 @@ pub enum RepairError {
 ///
 /// # Errors
 /// Those of [`call`].
-pub fn call_or_repair(
-    socket: &Path,
-    config: &CaptureConfig,
-    request: &Request,
-) -> Result<Response, CallError> {
+pub fn call_or_repair(socket: &Path, request: &Request) -> Result<Response, CallError> {
     match (call(socket, request), request) {
         (Err(CallError::NotRunning(_)), Request::Repair { name }) => {
-            let repaired = repair_offline(socket, config, name.as_deref());
-            Ok(repaired.map_or_else(Response::error, Response::messages))
+            Ok(repair_offline(socket, name.as_deref()).map_or_else(Response::error, Response::messages))
         }
         (answer, _) => answer,
     }
 }
 
 /// Gives pods that no culvert captures any more their traffic back, strict ones too, and forgets them: one pod, or all
-/// with everything that is pinned. Returns what was done, a line each. Pods of a pods file come back with the next start.
+/// with everything that is pinned. `socket` is the control socket of the culvert that captured them. Returns what was
+/// done, a line each. Pods of a pods file come back with the next start.
 ///
 /// # Errors
 /// The first thing that could not be undone; the rest was.
-pub fn repair_offline(
-    socket: &Path,
-    config: &CaptureConfig,
-    name: Option<&str>,
-) -> Result<Vec<String>, RepairError> {
+pub fn repair_offline(socket: &Path, name: Option<&str>) -> Result<Vec<String>, RepairError> {
     let _lock = InstanceLock::take(socket)?;
-    let store = RecordStore::open(&config.state_dir).map_err(CaptureError::from)?;
+    let store = RecordStore::open(&state_dir(socket)).map_err(CaptureError::from)?;
     let mut records = store.load().map_err(CaptureError::from)?;
     if let Some(name) = name {
         records.retain(|record| record.pod.name == name);
@@ -58,7 +51,7 @@ pub fn repair_offline(
             return Err(CaptureError::Unknown(name.to_owned()).into());
         }
     }
-    let mut backend = backend_for(config, &records, name)?;
+    let mut backend = backend_for(&store, &records, name)?;
     let mut done = Vec::new();
     let mut first_error = None;
     for record in records {
@@ -67,11 +60,10 @@ pub fn repair_offline(
             Err(error) => first_error = first_error.or(Some(error)),
         }
     }
-    if name.is_none() && config.pin_dir.exists() {
-        match backend.clear_pins(&config.pin_dir) {
-            Ok(()) => {
-                done.push(format!("{}: pinned eBPF programs and maps removed", config.pin_dir.display()))
-            }
+    if name.is_none() {
+        match clear_pins(&store) {
+            Ok(Some(pin_dir)) => done.push(format!("{}: eBPF programs and maps removed", pin_dir.display())),
+            Ok(None) => {}
             Err(error) => first_error = first_error.or(Some(error)),
         }
     }
@@ -79,16 +71,16 @@ pub fn repair_offline(
 }
 
 /// One eBPF pod can only be let go with the programs at hand; all of them go with the pins.
-fn backend_for(
-    config: &CaptureConfig,
-    records: &[Record],
-    name: Option<&str>,
-) -> Result<Backend, CaptureError> {
+fn backend_for(store: &RecordStore, records: &[Record], name: Option<&str>) -> Result<Backend, CaptureError> {
     let is_bpf = |record: &Record| record.applied && record.mode == CaptureMode::Ebpf;
-    if name.is_some() && config.pin_dir.exists() && records.iter().any(is_bpf) {
-        return Backend::open(&CaptureConfig { mode: CaptureMode::Ebpf, ..config.clone() });
+    match store.pins() {
+        Some(Pins { pin_dir, cgroup_root }) if name.is_some() && records.iter().any(is_bpf) => {
+            let config =
+                CaptureConfig { mode: CaptureMode::Ebpf, pin_dir, cgroup_root, ..CaptureConfig::default() };
+            Backend::open(&config, store)
+        }
+        _ => Ok(Backend::None),
     }
-    Ok(Backend::None)
 }
 
 fn undo(backend: &mut Backend, store: &RecordStore, record: &Record) -> Result<String, CaptureError> {

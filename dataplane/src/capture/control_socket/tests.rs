@@ -18,7 +18,7 @@ impl Served {
         let task = tokio::spawn(async move {
             while let Some(Call { request, reply }) = receiver.recv().await {
                 let response = match request {
-                    Request::Remove { name } => Response::messages(vec![name]),
+                    Request::Remove { name, .. } => Response::messages(name.into_iter().collect()),
                     Request::Add { .. } => continue,
                     _ => Response::pods(Vec::new()),
                 };
@@ -66,7 +66,7 @@ async fn socket_and_directory_are_roots_alone() {
 async fn requests_are_answered_in_order() {
     let served = Served::start("order");
     assert_eq!(served.call(Request::List {}).await.unwrap(), Response::pods(Vec::new()));
-    let removed = served.call(Request::Remove { name: "a".into() }).await.unwrap();
+    let removed = served.call(Request::Remove { name: Some("a".into()), netns: None }).await.unwrap();
     assert_eq!(removed, Response::messages(vec!["a".into()]));
     let both = served
         .raw(b"{\"op\":\"remove\",\"name\":\"x\"}\n{\"op\":\"remove\",\"name\":\"y\"}\n".to_vec())

@@ -15,10 +15,10 @@ fn rules() -> Rules {
     Rules {
         outbound_port: Some(15001),
         inbound_port: Some(15006),
-        exclusions: Exclusions {
-            cidrs: vec!["10.88.0.0/16".parse().unwrap(), "fd88::/16".parse().unwrap()],
-            outbound_ports: vec![22],
-            inbound_ports: vec![2222],
+        settings: CaptureSettings {
+            exclude_outbound_cidrs: vec!["10.88.0.0/16".parse().unwrap(), "fd88::/16".parse().unwrap()],
+            exclude_outbound_ports: vec![22],
+            exclude_inbound_ports: vec![2222],
         },
     }
 }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, os::fd::AsFd};
 
 use crate::capture::{
     CaptureError, CaptureMode, PodSpec,
+    backend::clear_pins,
     manager::{CaptureManager, Pod, State, netns_of},
     record::{Record, Source},
 };
@@ -28,7 +29,9 @@ impl CaptureManager {
         for record in self.store.load()? {
             self.inherit(record, &mut wanted);
         }
-        self.backend.clear_pins(&self.config.pin_dir)?;
+        if self.config.mode != CaptureMode::Ebpf {
+            clear_pins(&self.store)?;
+        }
         if self.config.mode == CaptureMode::None {
             return Ok(());
         }

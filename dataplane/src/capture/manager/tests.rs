@@ -1,7 +1,7 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Mutex,
     time::{Duration, Instant},
@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::capture::{
-    call_or_repair, repair_offline,
+    call_or_repair, repair_offline, state_dir,
     testing::{TestDir, TestNetns},
     upstream_socket,
 };
@@ -108,7 +108,8 @@ impl FakeWorkers {
 
 /// Directories, workers and mode of one culvert, which can be started again and again.
 struct Site {
-    directory: TestDir,
+    _directory: TestDir,
+    socket: PathBuf,
     config: CaptureConfig,
     workers: FakeWorkers,
 }
@@ -117,8 +118,9 @@ impl Site {
     fn new(name: &str, mode: CaptureMode) -> Self {
         let name = format!("{name}-{mode}");
         let directory = TestDir::new(&name);
-        let config = config(&name, &directory.path().join("state"), mode);
-        Self { directory, config, workers: FakeWorkers::new(2) }
+        let socket = directory.path().join("control.sock");
+        let config = config(&name, &socket, mode);
+        Self { _directory: directory, socket, config, workers: FakeWorkers::new(2) }
     }
 
     fn start(&self, pods: Vec<PodSpec>) -> CaptureManager {
@@ -133,10 +135,6 @@ impl Site {
         drop(manager);
         self.workers.state.lock().unwrap().listeners.clear();
     }
-
-    fn socket(&self) -> PathBuf {
-        self.directory.path().join("culvert.sock")
-    }
 }
 
 impl Drop for Site {
@@ -145,9 +143,9 @@ impl Drop for Site {
     }
 }
 
-fn config(name: &str, state: &std::path::Path, mode: CaptureMode) -> CaptureConfig {
+fn config(name: &str, socket: &Path, mode: CaptureMode) -> CaptureConfig {
     let pin_dir = format!("/sys/fs/bpf/culvert-test-{name}-{}", std::process::id()).into();
-    CaptureConfig { mode, state_dir: state.to_owned(), pin_dir, ..CaptureConfig::default() }
+    CaptureConfig { mode, state_dir: state_dir(socket), pin_dir, ..CaptureConfig::default() }
 }
 
 fn listeners(of: &[(&str, TrafficDirection)]) -> Vec<(Arc<str>, TrafficDirection)> {
@@ -235,6 +233,10 @@ fn the_application_sees_the_client_and_the_proxy_is_not_captured() {
         let site = Site::new("source", mode);
         let mut manager = site.start(Vec::new());
         manager.enrol(spec("pod", &pod, Policy::Strict)).unwrap();
+        // As strict as distributions set it.
+        for interface in ["all", "lo", "eth0"] {
+            pod.run(&["sysctl", "-qw", &format!("net.ipv4.conf.{interface}.rp_filter=1")]);
+        }
         for (address, client) in [("10.77.0.1:8080", "10.77.0.2"), ("[fd77::1]:8080", "fd77::2")] {
             let application = listen(&pod, address);
             let mut client_side = connect(&peer, address).unwrap();
@@ -257,7 +259,12 @@ fn the_application_sees_the_client_and_the_proxy_is_not_captured() {
         let _upstream = connect_blocking(upstream_socket(&captured.pod, &to, None).unwrap(), to);
         assert_eq!(outside.accept().unwrap().1.ip(), "10.77.0.1".parse::<IpAddr>().unwrap());
         assert!(site.workers.try_accept(Direction::Outbound).is_none(), "{mode}: captured again");
-        let wrong = upstream_socket(&captured.pod, &to, Some("::1".parse().unwrap())).unwrap_err();
+        // A foreign source is for the pod's own application only: answers from elsewhere would not come back.
+        let source = Some("10.77.0.9".parse().unwrap());
+        let _upstream = connect_blocking(upstream_socket(&captured.pod, &to, source).unwrap(), to);
+        assert_eq!(outside.accept().unwrap().1.ip(), "10.77.0.1".parse::<IpAddr>().unwrap());
+        let own = "10.77.0.1:8080".parse().unwrap();
+        let wrong = upstream_socket(&captured.pod, &own, Some("::1".parse().unwrap())).unwrap_err();
         assert_eq!(wrong.kind(), ErrorKind::InvalidInput);
     });
 }
@@ -360,6 +367,9 @@ fn removing_a_pod_leaves_no_trace() {
         served.accept().unwrap();
         assert!(manager.list().is_empty());
         assert!(matches!(manager.remove("pod"), Err(CaptureError::Unknown(_))));
+        manager.enrol(spec("pod", &pod, Policy::Strict)).unwrap();
+        let request = Request::Remove { name: None, netns: Some(pod.path().to_owned()) };
+        assert_eq!(manager.handle(request), Response::messages(vec!["pod pod: removed".to_owned()]));
         assert_eq!(fs::read_dir(site.config.state_dir.join("pods")).unwrap().count(), 0);
     });
 }
@@ -484,6 +494,16 @@ fn changing_the_mode_clears_what_the_other_left() {
         assert_eq!(site.config.pin_dir.exists(), mode == CaptureMode::Ebpf);
         site.kill(manager);
     }
+    // Pins somewhere else: the old ones go.
+    let old = std::mem::replace(
+        &mut site.config.pin_dir,
+        format!("/sys/fs/bpf/culvert-test-elsewhere-{}", std::process::id()).into(),
+    );
+    let manager = site.start(Vec::new());
+    assert!(!old.exists());
+    let _stream = connect(&pod, "10.77.0.2:80").unwrap();
+    assert!(site.workers.accept(Direction::Outbound).original.is_some());
+    site.kill(manager);
     site.config.mode = CaptureMode::None;
     let mut manager = site.start(Vec::new());
     assert_eq!(traces(&pod), before);
@@ -640,7 +660,7 @@ fn a_killed_culvert_is_cleaned_up_without_one() {
             let error = connect(&pod, "10.77.0.2:80").unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{mode}");
             let request = Request::Repair { name: name.map(str::to_owned) };
-            match call_or_repair(&site.socket(), &site.config, &request).unwrap() {
+            match call_or_repair(&site.socket, &request).unwrap() {
                 Response::Ok { messages, .. } => {
                     assert!(messages[0].starts_with("pod pod: its traffic"), "{messages:?}")
                 }
@@ -650,15 +670,15 @@ fn a_killed_culvert_is_cleaned_up_without_one() {
             connect(&pod, "10.77.0.2:80").unwrap();
             served.accept().unwrap();
         }
-        assert!(repair_offline(&site.socket(), &site.config, Some("pod")).is_err());
-        repair_offline(&site.socket(), &site.config, None).unwrap();
+        assert!(repair_offline(&site.socket, Some("pod")).is_err());
+        repair_offline(&site.socket, None).unwrap();
         assert!(!site.config.pin_dir.exists());
         // A pod that died with its culvert.
         let mut child = spawn_child(&site, &pod);
         child.kill().unwrap();
         child.wait().unwrap();
         pod.delete();
-        let done = repair_offline(&site.socket(), &site.config, None).unwrap();
+        let done = repair_offline(&site.socket, None).unwrap();
         assert_eq!(done[0], "pod pod: its network namespace was gone; forgotten");
         assert!(!site.config.pin_dir.exists());
     });
