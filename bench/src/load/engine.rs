@@ -43,7 +43,7 @@ struct Engine<'a> {
     timer: OwnedFd,
     timer_set_for: Option<Instant>,
     slots: Vec<Slot>,
-    /// Slots without work, longest idle first; may name slots that lost their connection since.
+    /// Slots without work, longest idle first.
     idle: VecDeque<u32>,
     schedule: Schedule,
     stage: Stage,
@@ -176,14 +176,11 @@ impl<'a> Engine<'a> {
 
     /// Hands requests that are due to slots that have nothing to do.
     fn dispatch(&mut self, now: Instant) {
-        while let Some(index) = self.idle.front().copied() {
-            if self.slots[index as usize].phase != Phase::Idle {
-                self.idle.pop_front();
-                continue;
-            }
+        while !self.idle.is_empty() {
             let Some(due) = self.schedule.next(now) else { return };
-            self.idle.pop_front();
-            self.begin(index, due, now);
+            if let Some(index) = self.idle.pop_front() {
+                self.begin(index, due, now);
+            }
         }
     }
 
@@ -317,7 +314,10 @@ impl<'a> Engine<'a> {
                 Err(_) => self.fail(index, Failure::Closed),
             },
             // An idle connection may be closed at any time, but a server that does nothing else gets a pause.
-            Phase::Idle => slot.close(Instant::now() + RETRY),
+            Phase::Idle => {
+                slot.close(Instant::now() + RETRY);
+                self.idle.retain(|&other| other != index);
+            }
             Phase::Closing | Phase::Connecting | Phase::Down => self.free(index),
         }
     }
@@ -357,6 +357,9 @@ impl<'a> Engine<'a> {
         let slot = &mut self.slots[index as usize];
         let pending = slot.pending.take();
         let was_connecting = slot.phase == Phase::Connecting || slot.phase == Phase::Down;
+        if slot.phase == Phase::Idle {
+            self.idle.retain(|&other| other != index);
+        }
         slot.close(now + RETRY);
         self.next_housekeeping = self.next_housekeeping.min(now + RETRY);
         if pending.is_some() {

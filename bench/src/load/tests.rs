@@ -95,6 +95,20 @@ fn a_server_that_closes_after_each_response_is_connected_to_again() {
 }
 
 #[test]
+fn a_server_that_closes_idle_connections_costs_no_request() {
+    let url = server(|mut stream| {
+        read_head(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        thread::sleep(Duration::from_millis(10));
+    });
+    // Each connection is needed again after 150 ms, long after it was closed and made anew.
+    let outcome = run(&plan(&url, &["-R", "20", "-d", "1", "-c", "3"])).expect("run");
+    assert_eq!(outcome.failed(), 0, "{outcome:?}");
+    assert!((19..=21).contains(&outcome.requests), "{outcome:?}");
+    assert!(outcome.connect_us.count >= outcome.requests, "{outcome:?}");
+}
+
+#[test]
 fn open_loop_keeps_the_rate() {
     let upstream = upstream();
     let url = format!("http://{}/", upstream.address());
