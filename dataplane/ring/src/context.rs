@@ -8,32 +8,31 @@ thread_local! {
     static CURRENT: Cell<Option<NonNull<Core>>> = const { Cell::new(None) };
 }
 
-/// Makes `core` the thread's runtime until the guard is dropped.
-///
-/// # Panics
-/// When the thread is inside a runtime already.
+/// Whether the thread is inside a runtime.
+pub(crate) fn is_inside() -> bool {
+    CURRENT.get().is_some()
+}
+
+/// Makes `core` the thread's runtime until the guard is dropped; then it is again what it was before.
 pub(crate) fn enter(core: &Core) -> Entered<'_> {
-    CURRENT.with(|current| {
-        assert!(current.get().is_none(), "a runtime cannot run inside another on the same thread");
-        current.set(Some(NonNull::from(core)));
-    });
-    Entered { _core: core }
+    Entered { before: CURRENT.replace(Some(NonNull::from(core))), _core: core }
 }
 
 pub(crate) struct Entered<'a> {
+    before: Option<NonNull<Core>>,
     _core: &'a Core,
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        CURRENT.with(|current| current.set(None));
+        CURRENT.set(self.before);
     }
 }
 
 /// Runs `f` on the thread's runtime, if there is one.
 #[inline]
 pub(crate) fn try_with<R>(f: impl FnOnce(&Core) -> R) -> Option<R> {
-    let core = CURRENT.with(Cell::get)?;
+    let core = CURRENT.get()?;
     // SAFETY: the pointer is set only while an `Entered` guard borrows the core; `f` runs inside that scope on the same
     // thread and cannot keep the reference, and `Core` hands out shared references only.
     Some(f(unsafe { core.as_ref() }))

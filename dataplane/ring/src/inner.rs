@@ -119,7 +119,7 @@ impl Core {
 
     /// The end of a turn and the beginning of the next: flush, wait, take in what has happened.
     pub(crate) fn turn(&self) -> io::Result<()> {
-        self.io.borrow_mut().flush();
+        self.io.borrow_mut().settle();
         let idle = !self.main_woken.get() && self.tasks.borrow().queued() == 0;
         let timeout = if !idle || !self.shared.fall_asleep() {
             Some(Duration::ZERO)
@@ -154,7 +154,7 @@ impl Core {
         let deadline = Instant::now() + patience;
         while self.io.borrow().is_closing() && Instant::now() < deadline {
             let mut io = self.io.borrow_mut();
-            io.flush();
+            io.settle();
             if io.wait(Some(Duration::from_millis(10))).is_err() {
                 return;
             }

@@ -37,6 +37,7 @@ impl Runtime {
     /// # Panics
     /// Inside another runtime, when `main` panics, and when the kernel refuses to wait for I/O at all.
     pub fn block_on<F: Future>(&mut self, main: F) -> F::Output {
+        assert!(!context::is_inside(), "a runtime cannot run inside another on the same thread");
         let core = &*self.core;
         let _entered = context::enter(core);
         let waker = TaskId::main(core.id()).waker();

@@ -39,5 +39,5 @@ pub struct RuntimeStats {
 
 /// The counters of the current thread's runtime; zeroes outside of one.
 pub fn stats() -> RuntimeStats {
-    context::try_with(|core| core.stats()).unwrap_or_default()
+    context::try_with(crate::inner::Core::stats).unwrap_or_default()
 }

@@ -13,7 +13,7 @@ use socket2::{SockAddr, SockRef};
 use crate::{
     buf::{Chunk, Lease},
     context,
-    io::Key,
+    io::{Key, Slot},
 };
 
 /// A connected TCP or Unix stream socket of the current runtime.
@@ -93,7 +93,7 @@ impl Stream {
     /// Bytes queued that the kernel has not accepted yet.
     #[inline]
     pub fn queued(&self) -> usize {
-        context::with(|core| core.io().slot(self.key).map_or(0, |it| it.queued()))
+        context::with(|core| core.io().slot(self.key).map_or(0, Slot::queued))
     }
 
     /// Ready when no more than `at_most` bytes are queued.

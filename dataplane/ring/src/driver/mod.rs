@@ -89,7 +89,7 @@ pub(crate) trait Driver {
 /// The driver of a runtime. An enum and not a box: the calls are hot and there are few kinds.
 pub(crate) enum AnyDriver {
     Epoll(EpollDriver),
-    Uring(UringDriver),
+    Uring(Box<UringDriver>),
 }
 
 macro_rules! each {
@@ -105,7 +105,9 @@ impl AnyDriver {
     pub(crate) fn new(config: &RuntimeConfig, pool: &Rc<Pool>, shared: &Shared) -> io::Result<Self> {
         match config.driver {
             DriverKind::Epoll => Ok(Self::Epoll(EpollDriver::new(shared.event())?)),
-            DriverKind::Uring => Ok(Self::Uring(UringDriver::new(config.sq_entries, pool, shared.event())?)),
+            DriverKind::Uring => {
+                Ok(Self::Uring(Box::new(UringDriver::new(config.sq_entries, pool, shared.event())?)))
+            }
         }
     }
 }

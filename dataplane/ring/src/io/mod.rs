@@ -158,6 +158,13 @@ impl Io {
         }
     }
 
+    /// The end of a turn: starts everything that can be started. Tasks may be woken by what finishes at once, so this
+    /// comes before deciding how long to wait.
+    pub(crate) fn settle(&mut self) {
+        self.flush();
+        self.feed_starved();
+    }
+
     /// Whether [`Io::flush`] is to follow each task.
     #[inline]
     pub(crate) fn flushes_eagerly(&self) -> bool {
@@ -166,7 +173,6 @@ impl Io {
 
     /// One wait for the kernel. `timeout` is shortened by what is due here.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.feed_starved();
         let timeout = self.shorten(timeout);
         let mut events = std::mem::take(&mut self.events);
         let outcome = self.driver.wait(timeout, &mut self.slots, &mut events);

@@ -160,6 +160,7 @@ impl Vector {
 /// Queues and write buffers that are not in use. Idle sockets own neither.
 #[derive(Default)]
 pub(crate) struct Spares {
+    #[expect(clippy::vec_box, reason = "an outbox keeps its box when it goes into use")]
     outboxes: Vec<Box<Outbox>>,
     buffers: Vec<Vec<u8>>,
 }

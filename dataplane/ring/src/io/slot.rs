@@ -55,6 +55,7 @@ pub(crate) struct Slot {
 
     pub(crate) park: Park,
     /// Accepted connections that were not asked for yet (listeners only).
+    #[expect(clippy::box_collection, reason = "a word instead of four in every stream")]
     pub(crate) backlog: Option<Box<VecDeque<OwnedFd>>>,
 }
 

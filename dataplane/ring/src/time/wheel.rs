@@ -82,7 +82,7 @@ impl Wheel {
         self.entries[index as usize].deadline.is_some()
     }
 
-    pub(crate) fn poll(&mut self, index: u32, now: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, index: u32, now: Instant, cx: &Context<'_>) -> Poll<()> {
         let entry = &mut self.entries[index as usize];
         if entry.deadline.is_some_and(|it| it <= now) {
             entry.deadline = None;
@@ -265,7 +265,7 @@ mod tests {
         let origin = Instant::now();
         let mut wheel = Wheel::new(origin);
         let (_, waker) = counter();
-        let mut cx = Context::from_waker(&waker);
+        let cx = Context::from_waker(&waker);
         let mut now = origin;
         let mut state = 7u64;
         for _ in 0..2000 {
@@ -275,7 +275,7 @@ mod tests {
             let deadline = now + distance;
             wheel.set(entry, deadline);
             let mut steps = 0;
-            while wheel.poll(entry, now, &mut cx).is_pending() {
+            while wheel.poll(entry, now, &cx).is_pending() {
                 let wait = wheel.next_wait(now).unwrap();
                 assert!(now + wait <= deadline + Duration::from_millis(2), "overslept {distance:?}");
                 now += wait;
@@ -293,11 +293,11 @@ mod tests {
         let origin = Instant::now();
         let mut wheel = Wheel::new(origin);
         let (count, waker) = counter();
-        let mut cx = Context::from_waker(&waker);
+        let cx = Context::from_waker(&waker);
         let entry = wheel.insert();
         wheel.set(entry, origin + Duration::from_millis(100));
         let first = wheel.next_wait(origin).unwrap();
-        assert!(wheel.poll(entry, origin, &mut cx).is_pending());
+        assert!(wheel.poll(entry, origin, &cx).is_pending());
         wheel.set(entry, origin + Duration::from_secs(100));
         assert_eq!(wheel.next_wait(origin).unwrap(), first);
         wheel.expire(origin + Duration::from_millis(200));
@@ -315,7 +315,7 @@ mod tests {
         let entry = wheel.insert();
         wheel.set(entry, origin + Duration::from_secs(60));
         wheel.set(entry, origin + Duration::from_millis(5));
-        assert!(wheel.poll(entry, origin, &mut Context::from_waker(&waker)).is_pending());
+        assert!(wheel.poll(entry, origin, &Context::from_waker(&waker)).is_pending());
         wheel.expire(origin + Duration::from_millis(7));
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
     }
@@ -328,7 +328,7 @@ mod tests {
         let entries: Vec<u32> = (0..3).map(|_| wheel.insert()).collect();
         for &entry in &entries {
             wheel.set(entry, origin + Duration::from_millis(5));
-            assert!(wheel.poll(entry, origin, &mut Context::from_waker(&waker)).is_pending());
+            assert!(wheel.poll(entry, origin, &Context::from_waker(&waker)).is_pending());
         }
         wheel.clear(entries[0]);
         wheel.remove(entries[1]);
@@ -345,7 +345,7 @@ mod tests {
         for seconds in [1u64, 70, 5000, 400_000] {
             let entry = wheel.insert();
             wheel.set(entry, origin + Duration::from_secs(seconds));
-            assert!(wheel.poll(entry, origin, &mut Context::from_waker(&waker)).is_pending());
+            assert!(wheel.poll(entry, origin, &Context::from_waker(&waker)).is_pending());
         }
         wheel.expire(origin + Duration::from_secs(4000));
         assert_eq!(count.0.load(Ordering::Relaxed), 2);

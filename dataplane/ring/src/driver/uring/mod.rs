@@ -215,7 +215,7 @@ impl UringDriver {
                 None => Event::Received(key, Err(io::Error::from_raw_os_error(libc::EIO))),
             },
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                group.grow(&self.pool);
+                group.ran_short();
                 Event::ReceivedNoBuffer(key)
             }
             Err(error) => Event::Received(key, Err(error)),

@@ -33,7 +33,7 @@ impl Provided {
                 slots,
                 group,
                 0,
-            )?
+            )?;
         };
         Ok(Self { entries, mask: slots - 1, tail: 0, group })
     }
@@ -63,13 +63,15 @@ pub(super) struct Group {
     class: Class,
     posted: u16,
     target: u16,
+    /// Receives have found the ring empty since it was last refilled.
+    short: bool,
 }
 
 impl Group {
     pub(super) fn new(ring: &IoUring, pool: &Pool, class: Class) -> io::Result<Self> {
         let count = pool.count(class) as u16;
         let provided = Provided::new(ring, class as u16, count)?;
-        Ok(Self { provided, class, posted: 0, target: FIRST_TARGET.min(count) })
+        Ok(Self { provided, class, posted: 0, target: FIRST_TARGET.min(count), short: false })
     }
 
     pub(super) fn id(&self) -> u16 {
@@ -84,6 +86,9 @@ impl Group {
     /// Posts free buffers until there are as many as needed.
     #[inline]
     pub(super) fn refill(&mut self, pool: &Rc<Pool>) {
+        if std::mem::take(&mut self.short) {
+            self.target = self.target.saturating_mul(2).min(pool.count(self.class) as u16);
+        }
         if self.posted >= self.target {
             return;
         }
@@ -107,8 +112,9 @@ impl Group {
         unsafe { Blank::reclaim(pool, self.class, id) }
     }
 
-    /// A receive found the ring empty: more buffers are needed at once than were posted.
-    pub(super) fn grow(&mut self, pool: &Pool) {
-        self.target = self.target.saturating_mul(2).min(pool.count(self.class) as u16);
+    /// A receive found the ring empty: more buffers are needed at once than were posted. However many say so, the number
+    /// is only doubled once for each refill.
+    pub(super) fn ran_short(&mut self) {
+        self.short = true;
     }
 }
