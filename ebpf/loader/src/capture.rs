@@ -193,15 +193,15 @@ impl Capture {
 
     /// The reverse of [`Self::put`]; goes on after an error and reports the first.
     fn withdraw(&mut self, cookie: u64, index: Option<u32>) -> Result<(), Error> {
-        let mut result = Link::remove(&self.pins.pod_link(cookie));
-        result = result.and(self.maps.remove_pod(cookie));
-        result = result.and(self.maps.set_own_addresses(cookie, &[]));
+        let mut results = vec![
+            Link::remove(&self.pins.pod_link(cookie)),
+            self.maps.remove_pod(cookie),
+            self.maps.set_own_addresses(cookie, &[]),
+        ];
         if let Some(index) = index {
-            for v6 in [false, true] {
-                result = result.and(self.maps.set_listener(index, v6, None));
-            }
+            results.extend([false, true].map(|v6| self.maps.set_listener(index, v6, None)));
         }
-        result
+        results.into_iter().collect()
     }
 
     fn free_index(&self, pod: &str) -> Result<u32, Error> {

@@ -81,7 +81,7 @@ impl Maps {
     }
 
     pub(crate) fn set_excluded_prefixes(&mut self, prefixes: &[IpNet]) -> Result<(), Error> {
-        let wanted = prefixes.iter().map(|net| prefix_key(net)).map(|key| (key.prefix_len(), key.data()));
+        let wanted = prefixes.iter().map(prefix_key).map(|key| (key.prefix_len(), key.data()));
         let map = &mut self.excluded_prefixes;
         sync(
             map,

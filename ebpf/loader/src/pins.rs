@@ -109,7 +109,7 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 fn ensure_bpffs(dir: &Path) -> Result<(), Error> {
-    let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
     if is_bpffs(existing)? {
         return Ok(());
     }

@@ -2,14 +2,11 @@
 
 mod support;
 
-use std::{
-    net::{SocketAddr, TcpStream, UdpSocket},
-
-};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 
 use culvert_bpf::{Capture, PROXY_MARK};
-use socket2::{Domain, SockRef};
-use support::{Pod, Proxy, World, accept, assert_joined, canonical, connect, nobody_waits};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use support::{Pod, Proxy, World, accept, assert_joined, canonical, close, connect, nobody_waits};
 
 /// A pod that is captured, and one that serves.
 struct Setup {
@@ -69,6 +66,33 @@ fn ipv4_from_an_ipv6_socket_is_captured() {
     let mapped = SocketAddr::new(v4.to_ipv6_mapped().into(), app.port);
     let stream = connect(s.client.socket(Domain::IPV6), mapped).unwrap();
     s.assert_captured(&stream, mapped);
+}
+
+#[test]
+fn data_sent_while_connecting_is_no_way_around() {
+    let s = setup();
+    let to: SocketAddr = "203.0.113.9:81".parse().unwrap();
+    let socket = s.client.socket(Domain::IPV4);
+    // TCP Fast Open connects without a call to connect.
+    socket.send_to_with_flags(b"ping", &to.into(), libc::MSG_FASTOPEN).unwrap();
+    let (mut accepted, peer) = accept(&s.proxy.out4);
+    let mut buffer = [0; 4];
+    std::io::Read::read_exact(&mut accepted, &mut buffer).unwrap();
+    assert_eq!(&buffer, b"ping");
+    assert_eq!(s.capture.orig_dst().take(s.client.cookie, peer), Some(to));
+}
+
+#[test]
+fn multipath_tcp_is_captured() {
+    let s = setup();
+    let to: SocketAddr = "203.0.113.9:81".parse().unwrap();
+    let mptcp = || Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP));
+    // A kernel without it has nothing to get around with.
+    let Ok(socket) = s.client.run(mptcp) else { return };
+    let stream = connect(socket, to).unwrap();
+    let (accepted, peer) = accept(&s.proxy.out4);
+    assert_joined(&stream, &accepted);
+    assert_eq!(s.capture.orig_dst().take(s.client.cookie, peer), Some(to));
 }
 
 #[test]
@@ -220,7 +244,9 @@ fn two_pods_with_the_same_tuple_do_not_mix() {
         streams.push(connect(socket, to.parse().unwrap()).unwrap());
     }
     let table = s.capture.orig_dst();
-    for (pod, proxy, to) in [(&other, &other_proxy, "203.0.113.2:82"), (&s.client, &s.proxy, "203.0.113.1:81")] {
+    for (pod, proxy, to) in
+        [(&other, &other_proxy, "203.0.113.2:82"), (&s.client, &s.proxy, "203.0.113.1:81")]
+    {
         let (_, peer) = accept(&proxy.out4);
         assert_eq!(peer, source);
         assert_eq!(table.take(pod.cookie, peer), Some(to.parse().unwrap()));
@@ -249,7 +275,7 @@ fn a_socket_used_again_forgets_its_first_destination() {
     let proxy = s.proxy;
     // Strict, so that the first connect is turned to a listener that is not there, and fails.
     s.capture.enrol(&s.client.spec(&proxy, true)).unwrap();
-    drop((proxy.out4, proxy.out6));
+    close((proxy.out4, proxy.out6));
     let app = s.client.app();
     let socket = s.client.socket(Domain::IPV4);
     let refused = socket.connect(&"203.0.113.9:81".parse::<SocketAddr>().unwrap().into()).unwrap_err();
@@ -288,4 +314,34 @@ fn a_socket_tied_to_a_device_cannot_get_around_a_strict_pod() {
     assert_eq!(tied().unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
     let counters = s.capture.counters(s.client.cookie).unwrap();
     assert_eq!((counters.bypassed_out_excluded, counters.refused_out), (1, 1));
+}
+
+#[test]
+fn a_thousand_connections_keep_their_own_destinations() {
+    let s = setup();
+    let table = s.capture.orig_dst();
+    let (threads, each) = (4_u8, 250_u8);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let client = &s.client;
+            scope.spawn(move || {
+                client.run(|| {
+                    for n in 0..each {
+                        // The client says where it meant to go.
+                        let to = SocketAddr::from(([203, 0, 113, n], 1000 + u16::from(thread)));
+                        let mut stream = TcpStream::connect(to).unwrap();
+                        std::io::Write::write_all(&mut stream, to.to_string().as_bytes()).unwrap();
+                    }
+                });
+            });
+        }
+        for _ in 0..u16::from(threads) * u16::from(each) {
+            let (mut accepted, peer) = accept(&s.proxy.out4);
+            let mut said = String::new();
+            std::io::Read::read_to_string(&mut accepted, &mut said).unwrap();
+            assert_eq!(table.take(s.client.cookie, peer), Some(said.parse().unwrap()));
+        }
+    });
+    let captured = s.capture.counters(s.client.cookie).unwrap().captured_out;
+    assert_eq!(captured, u64::from(threads) * u64::from(each));
 }

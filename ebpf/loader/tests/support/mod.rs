@@ -1,14 +1,14 @@
 //! Pods made of real network namespaces, and plain sockets in the place of the proxy.
 
-#![allow(dead_code, reason = "each test file uses its own part of this module")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this module")]
 
 use std::{
     fs::{self, File},
     io::{self, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::fd::{AsFd as _, BorrowedFd},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
-    process::{self, Command},
+    process::{self, Child, Command, Stdio},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -23,6 +23,10 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Only ends a test that would otherwise hang.
 pub const HANG_GUARD: Duration = Duration::from_secs(10);
+
+/// Held while a child process is started. Between fork and exec the child has all our sockets, and a socket that is
+/// closed meanwhile lives on: see [`close`].
+static FORK: Mutex<()> = Mutex::new(());
 
 static WORLDS: AtomicUsize = AtomicUsize::new(0);
 static CGROUP_USERS: Mutex<usize> = Mutex::new(0);
@@ -91,7 +95,7 @@ impl Drop for World {
     fn drop(&mut self) {
         let _ = uninstall(&self.pin_dir);
         for name in &self.namespaces {
-            let _ = Command::new("ip").args(["netns", "del", name]).status();
+            let _ = spawn(Command::new("ip").args(["netns", "del", name])).wait();
         }
     }
 }
@@ -194,7 +198,7 @@ pub fn listen(address: &str) -> TcpListener {
     // Tests that connect and find nobody accepting must not wait for it for ever.
     socket.set_read_timeout(Some(HANG_GUARD)).unwrap();
     socket.bind(&address.into()).unwrap();
-    socket.listen(64).unwrap();
+    socket.listen(4096).unwrap();
     socket.into()
 }
 
@@ -235,11 +239,25 @@ pub fn assert_joined(mut one: &TcpStream, mut other: &TcpStream) {
 /// Closes both ends without leaving the tuple in TIME_WAIT.
 pub fn abort(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(stream.shutdown(Shutdown::Write));
+    close(stream);
+}
+
+/// Starts a child process that has none of our sockets when this returns.
+pub fn spawn(command: &mut Command) -> Child {
+    let _fork = FORK.lock().unwrap_or_else(PoisonError::into_inner);
+    command.spawn().unwrap()
+}
+
+/// Closes sockets for good, also when another test is starting a child process at the same time.
+pub fn close<T>(sockets: T) {
+    let _fork = FORK.lock().unwrap_or_else(PoisonError::into_inner);
+    drop(sockets);
 }
 
 pub fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    let mut command = Command::new("ip");
+    let child = spawn(command.args(arguments.split(' ')).stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let output = child.wait_with_output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {error}");
     String::from_utf8(output.stdout).unwrap()
@@ -293,9 +311,4 @@ fn home_cgroup(own: &Path) -> PathBuf {
     let text = fs::read_to_string("/proc/self/cgroup").unwrap();
     let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     if own.ends_with(path) { PathBuf::new() } else { PathBuf::from(path) }
-}
-
-/// The file descriptor of anything, for specs built by hand.
-pub fn fd(file: &File) -> BorrowedFd<'_> {
-    file.as_fd()
 }
