@@ -18,7 +18,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 pub use format::{DEFAULT_FORMAT, Format, FormatError};
 
 /// The components, sorted, and the module paths they stand for. A record belongs to the longest path that its target
-/// begins with; `misc` is what belongs to none.
+/// begins with, unless the target is a component's name; `misc` is what belongs to none.
 const COMPONENTS: [(&str, &str); 17] = [
     ("admin", "culvert::control::admin"),
     ("bpf", "culvert_bpf"),
@@ -267,6 +267,10 @@ fn index_of(component: &str) -> Result<usize, LoggingError> {
 }
 
 fn index_of_target(target: &str) -> usize {
+    // `target: "admin"` names the component itself.
+    if let Ok(index) = index_of(target) {
+        return index;
+    }
     let belongs =
         |path: &str| target.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
     let matching = COMPONENTS.iter().enumerate().filter(|(_, (_, path))| !path.is_empty() && belongs(path));
@@ -292,6 +296,8 @@ mod tests {
             ("culvert_bpf", "bpf"),
             ("culvert::observe::access_log", "file"),
             ("hyper::proto", "misc"),
+            ("admin", "admin"),
+            ("misc", "misc"),
             ("", "misc"),
         ] {
             assert_eq!(component_of(target), component, "{target}");

@@ -92,7 +92,7 @@ enum Target {
 
 enum Command {
     Flush(Sender<()>),
-    Reopen(Sender<()>),
+    Reopen,
 }
 
 /// The way of one worker into one log file.
@@ -164,14 +164,18 @@ impl AccessLogs {
         Ok(Arc::new(Sink { queue, stats, writer: self.0.writer() }))
     }
 
-    /// Opens every file anew, after writing what was buffered: for log rotation. Returns when it is done.
+    /// Has every file opened anew, after what is buffered was written: for log rotation. Does not wait for it.
     pub fn reopen(&self) {
-        self.0.ask(Command::Reopen);
+        self.0.tell(Command::Reopen);
     }
 
-    /// Writes what is buffered. Returns when it is written.
+    /// Writes what is buffered. Returns when it is written and what was told before is done; not for a thread that
+    /// must not wait for a disk.
     pub fn flush(&self) {
-        self.0.ask(Command::Flush);
+        let (done, wait) = mpsc::channel();
+        self.0.tell(Command::Flush(done));
+        // The sender is dropped if the thread is gone, so this cannot hang.
+        let _ = wait.recv();
     }
 
     /// Reopens the files whenever the process gets `SIGUSR1`, as Envoy does. Never returns, unless the signal
@@ -191,14 +195,11 @@ impl Handle {
         self.thread.as_ref().map_or_else(thread::current, |thread| thread.thread().clone())
     }
 
-    fn ask(&self, command: impl FnOnce(Sender<()>) -> Command) {
-        let (done, wait) = mpsc::channel();
-        if self.commands.send(command(done)).is_err() {
-            return;
+    fn tell(&self, command: Command) {
+        // The thread only ends before this handle if it died, which the handle reports when it is dropped.
+        if self.commands.send(command).is_ok() {
+            self.writer().unpark();
         }
-        self.writer().unpark();
-        // The sender is dropped if the thread is gone, so this cannot hang.
-        let _ = wait.recv();
     }
 }
 
@@ -331,10 +332,7 @@ impl Writer {
             Command::Flush(done) => {
                 let _ = done.send(());
             }
-            Command::Reopen(done) => {
-                self.reopen();
-                let _ = done.send(());
-            }
+            Command::Reopen => self.reopen(),
         }
     }
 

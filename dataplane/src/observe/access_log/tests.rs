@@ -100,6 +100,7 @@ fn reopening_follows_a_rename() {
     fs::rename(&path, &moved).unwrap();
     sink.write_line(b"between");
     logs.reopen();
+    logs.flush();
     sink.write_line(b"after");
     logs.flush();
     assert_eq!(fs::read_to_string(&moved).unwrap(), "before\nbetween\n");
@@ -115,6 +116,7 @@ fn a_failed_reopening_keeps_the_old_file() {
     fs::rename(&path, &moved).unwrap();
     fs::create_dir(&path).unwrap();
     logs.reopen();
+    logs.flush();
     sink.write_line(b"still here");
     logs.flush();
     assert_eq!(fs::read_to_string(&moved).unwrap(), "still here\n");
