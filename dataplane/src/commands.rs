@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context as _, anyhow, bail};
 use culvert::{
     capture::{
-        CaptureConfig, CaptureMode, PodReport, PodSpec, Policy, Request, Response, Target, repair::call_or_repair,
+        CaptureMode, PodReport, PodSpec, Policy, Request, Response, Target, repair::call_or_repair,
     },
     cli::{self, Cli, Command, PodAdd, PodCommand},
     control::{self, ServeOptions, admin::ServerInfo},
@@ -146,18 +146,11 @@ fn pod(command: &PodCommand, cli: &Cli) -> anyhow::Result<()> {
     let request = match command {
         PodCommand::Add(add) => Request::Add { pod: spec(add) },
         PodCommand::List { .. } => Request::List {},
-        PodCommand::Remove { name, netns } => Request::Remove { name: name_of(name, netns)? },
+        PodCommand::Remove { name, netns } => Request::Remove { name: name.clone(), netns: netns.clone() },
         PodCommand::Repair { name } => Request::Repair { name: name.clone() },
     };
     let socket = &cli.capture.control_socket;
-    let config = CaptureConfig {
-        mode: capture_mode(cli),
-        state_dir: socket.parent().map(std::path::Path::to_owned).unwrap_or_default(),
-        pin_dir: cli.capture.bpf_dir.clone(),
-        cgroup_root: cli.capture.cgroup.clone(),
-        ..CaptureConfig::default()
-    };
-    match call_or_repair(socket, &config, &request)? {
+    match call_or_repair(socket, &request)? {
         Response::Error { message } => bail!(message),
         Response::Ok { messages, pods } => {
             for message in messages {
@@ -170,16 +163,6 @@ fn pod(command: &PodCommand, cli: &Cli) -> anyhow::Result<()> {
             Ok(())
         }
     }
-}
-
-fn name_of(name: &Option<String>, netns: &Option<PathBuf>) -> anyhow::Result<String> {
-    if let Some(name) = name {
-        return Ok(name.clone());
-    }
-    let netns = netns.as_ref().context("a pod's name or --netns is needed")?;
-    // The name a pod gets when none is given.
-    let last = netns.file_name().context("--netns has no last part")?;
-    Ok(last.to_string_lossy().into_owned())
 }
 
 fn spec(add: &PodAdd) -> PodSpec {

@@ -13,6 +13,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -39,6 +40,10 @@ const RESPONSE_LEN_MAX: u64 = 8 << 20;
 const PEER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for the answer: enrolling enters namespaces and may run iptables.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a lock that is held is waited for: a process that was just killed may have a child that has not come to its
+/// exec(2) yet, which closes the child's copy.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Peers served at once; others wait in the backlog.
 const PEERS_MAX: usize = 16;
 const BACKLOG: i32 = 64;
@@ -132,11 +137,14 @@ impl InstanceLock {
         let flags = flags | rustix::fs::OFlags::NOFOLLOW;
         let file = rustix::fs::open(&lock_path, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|error| io("open lock file")(error.into()))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(ControlSocketError::Live(path.to_owned())),
-            Err(error) => Err(io("lock")(error.into())),
+        for _ in 0..LOCK_TRIES {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
+                Err(error) => return Err(io("lock")(error.into())),
+            }
         }
+        Err(ControlSocketError::Live(path.to_owned()))
     }
 }
 

@@ -50,7 +50,7 @@ pub use inpod::InPodError;
 pub use manager::CaptureManager;
 pub use pods::{PodError, PodSpec, Policy, Target};
 pub use protocol::{PodCounters, PodReport, Request, Response};
-pub use repair::{call_or_repair, repair_offline};
+pub use repair::{call_or_repair, clear_leftovers, repair_offline};
 
 /// How traffic is taken over: `--capture`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]

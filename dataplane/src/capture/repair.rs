@@ -1,9 +1,10 @@
 //! `culvert pod repair` where no culvert runs: undoes what a dead one left.
 
-use std::{os::fd::AsFd, path::Path};
+use std::{os::fd::AsFd, path::Path, sync::Arc};
 
 use crate::capture::{
-    CallError, CaptureConfig, CaptureError, CaptureMode, ControlSocketError, InstanceLock, Request, Response,
+    CallError, CaptureConfig, CaptureError, CaptureManager, CaptureMode, ControlSocketError, Direction,
+    InPodListener, InstanceLock, Request, Response, WorkerPort,
     backend::{Backend, clear_pins},
     control_socket::call,
     manager::netns_of,
@@ -68,6 +69,39 @@ pub fn repair_offline(socket: &Path, name: Option<&str>) -> Result<Vec<String>, 
         }
     }
     first_error.map_or(Ok(done), |error| Err(error.into()))
+}
+
+/// At a start with `--capture none`: gives the pods of an earlier culvert with this control socket their traffic back, and
+/// keeps those of `culvert pod add` in mind. Leaves everything alone while another culvert holds the socket. What fails is
+/// logged: this start does not depend on it.
+pub fn clear_leftovers(socket: &Path) {
+    let state_dir = state_dir(socket);
+    if !state_dir.exists() {
+        return;
+    }
+    let clear = || {
+        let _lock = InstanceLock::take(socket)?;
+        let config = CaptureConfig { mode: CaptureMode::None, state_dir, ..CaptureConfig::default() };
+        Ok::<_, RepairError>(CaptureManager::new(config, Box::new(NoWorkers))?.start(Vec::new())?)
+    };
+    if let Err(error) = clear() {
+        log::warn!("pods of an earlier culvert: {error}");
+    }
+}
+
+/// Nothing is captured, so nothing is handed over.
+struct NoWorkers;
+
+impl WorkerPort for NoWorkers {
+    fn workers(&self) -> usize {
+        1
+    }
+
+    fn add_listener(&self, _: usize, _: InPodListener) {}
+
+    fn retarget(&self, _: u32, _: Direction, _: Arc<str>) {}
+
+    fn remove_listeners(&self, _: u32) {}
 }
 
 /// One eBPF pod can only be let go with the programs at hand; all of them go with the pins.

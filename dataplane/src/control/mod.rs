@@ -31,7 +31,7 @@ pub use options::ServeOptions;
 pub use sockets::BindError;
 
 use crate::{
-    capture::{Call, CaptureConfig, CaptureError, CaptureManager, CaptureMode, ControlSocket, Exclusions, pods},
+    capture::{self, Call, CaptureConfig, CaptureError, CaptureManager, CaptureMode, ControlSocket, pods},
     control::{
         admin::{Admin, AdminError, DrainRequest, DrainScope, Listen, ServerInfo, ServerState},
         backend::AdminBackend,
@@ -406,20 +406,16 @@ type Capture = (Option<CaptureManager>, mpsc::Receiver<Call>);
 fn start_capture(loaded: &Loaded, options: &ServeOptions, shared: &Shared) -> Result<Capture, ServeError> {
     let (sender, calls) = mpsc::channel(16);
     if options.capture == CaptureMode::None {
+        capture::clear_leftovers(&options.control_socket);
         return Ok((None, calls));
     }
     let socket = ControlSocket::bind(&options.control_socket)?;
-    let settings = &loaded.bootstrap.capture;
     let config = CaptureConfig {
         mode: options.capture,
-        state_dir: options.control_socket.parent().map(std::path::Path::to_owned).unwrap_or_default(),
+        state_dir: capture::state_dir(&options.control_socket),
         pin_dir: options.bpf_dir.clone(),
         cgroup_root: options.cgroup.clone(),
-        exclusions: Exclusions {
-            cidrs: settings.exclude_outbound_cidrs.clone(),
-            outbound_ports: settings.exclude_outbound_ports.clone(),
-            inbound_ports: settings.exclude_inbound_ports.clone(),
-        },
+        settings: loaded.bootstrap.capture.clone(),
         ..CaptureConfig::default()
     };
     let manager = CaptureManager::new(config, Box::new(port::Port(shared.workers.clone())))?;

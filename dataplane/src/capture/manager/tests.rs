@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::capture::{
-    call_or_repair, repair_offline, state_dir,
+    InstanceLock, call_or_repair, clear_leftovers, repair_offline, state_dir,
     testing::{TestDir, TestNetns},
     upstream_socket,
 };
@@ -504,9 +504,14 @@ fn changing_the_mode_clears_what_the_other_left() {
     let _stream = connect(&pod, "10.77.0.2:80").unwrap();
     assert!(site.workers.accept(Direction::Outbound).original.is_some());
     site.kill(manager);
+    let held = InstanceLock::take(&site.socket).unwrap();
+    clear_leftovers(&site.socket);
+    assert_ne!(traces(&pod), before, "pods of a living culvert are not touched");
+    drop(held);
+    clear_leftovers(&site.socket);
+    assert_eq!(traces(&pod), before);
     site.config.mode = CaptureMode::None;
     let mut manager = site.start(Vec::new());
-    assert_eq!(traces(&pod), before);
     connect(&pod, "10.77.0.2:80").unwrap();
     served.accept().unwrap();
     let error = manager.enrol(spec("pod", &pod, Policy::Strict)).unwrap_err();
@@ -662,7 +667,7 @@ fn a_killed_culvert_is_cleaned_up_without_one() {
             let request = Request::Repair { name: name.map(str::to_owned) };
             match call_or_repair(&site.socket, &request).unwrap() {
                 Response::Ok { messages, .. } => {
-                    assert!(messages[0].starts_with("pod pod: its traffic"), "{messages:?}")
+                    assert!(messages[0].starts_with("pod pod: its traffic"), "{messages:?}");
                 }
                 Response::Error { message } => panic!("{mode}: {message}"),
             }
