@@ -45,16 +45,20 @@ fn build() -> Result<(), String> {
     let ebpf = dir("CARGO_MANIFEST_DIR")?.join("..");
     let out = dir("OUT_DIR")?;
     require_linker()?;
-    require_sources(&ebpf)?;
+    let sysroot = sysroot(&ebpf)?;
+    require_sources(&sysroot)?;
     if env::var_os("CARGO_CFG_TARGET_ENDIAN").is_some_and(|endian| endian != "little") {
         return Err("eBPF capture is built for little-endian machines only".into());
     }
 
     let target_dir = out.join("bpf");
-    let output = cargo(&ebpf, &target_dir).output().map_err(|e| format!("cannot start cargo: {e}"))?;
+    let output =
+        cargo(&ebpf, &sysroot, &target_dir).output().map_err(|e| format!("cannot start cargo: {e}"))?;
     if !output.status.success() {
-        // The compiler's own words go to stderr, which cargo shows when a build script has failed.
-        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+        // The compiler's own words; cargo shows a build script's output only when it fails by its exit code.
+        for line in String::from_utf8_lossy(&output.stderr).lines() {
+            println!("cargo::warning={line}");
+        }
         return Err(format!("the eBPF programs do not compile: {}", last_error(&output.stderr)));
     }
     let built = target_dir.join(TARGET).join("release").join(OBJECT);
@@ -62,7 +66,7 @@ fn build() -> Result<(), String> {
     Ok(())
 }
 
-fn cargo(ebpf: &Path, target_dir: &Path) -> Command {
+fn cargo(ebpf: &Path, sysroot: &Path, target_dir: &Path) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
@@ -71,19 +75,16 @@ fn cargo(ebpf: &Path, target_dir: &Path) -> Command {
             cargo.env_remove(&name);
         }
     }
-    let workspace = ebpf.join("..");
-    let workspace = workspace.canonicalize().unwrap_or(workspace);
-    let remap = format!("--remap-path-prefix={}=.", workspace.display());
     cargo
         .current_dir(ebpf.join("programs"))
-        .args(["build", "--package", PACKAGE, "--release", "--target", TARGET])
+        .args(["build", "--quiet", "--package", PACKAGE, "--release", "--target", TARGET])
         // No precompiled `core` exists for the target; building it needs an unstable option of a stable compiler.
         .args(["-Z", "build-std=core"])
         .arg("--target-dir")
         .arg(target_dir)
         .env("RUSTC_BOOTSTRAP", "1")
         // The linker makes BTF, which carries the map definitions, out of full debug information.
-        .env("CARGO_ENCODED_RUSTFLAGS", format!("-Clink-arg=--btf\x1f{remap}"))
+        .env("CARGO_ENCODED_RUSTFLAGS", format!("-Clink-arg=--btf{}", remap(ebpf, sysroot)))
         .env("CARGO_PROFILE_RELEASE_DEBUG", "2")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
@@ -102,18 +103,31 @@ fn require_linker() -> Result<(), String> {
     }
 }
 
-fn require_sources(ebpf: &Path) -> Result<(), String> {
-    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output = Command::new(rustc)
-        .current_dir(ebpf)
-        .args(["--print", "sysroot"])
-        .output()
-        .map_err(|e| format!("cannot start rustc: {e}"))?;
-    let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+fn require_sources(sysroot: &Path) -> Result<(), String> {
     if sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml").exists() {
         return Ok(());
     }
     Err("the Rust component rust-src is missing: run scripts/install".into())
+}
+
+fn sysroot(ebpf: &Path) -> Result<PathBuf, String> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).current_dir(ebpf).args(["--print", "sysroot"]).output();
+    let output = output.map_err(|e| format!("cannot start rustc: {e}"))?;
+    Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+}
+
+/// Flags that keep the builder's directories out of the debug information, and so out of the binary.
+fn remap(ebpf: &Path, sysroot: &Path) -> String {
+    let workspace = ebpf.join("..");
+    let workspace = workspace.canonicalize().unwrap_or(workspace);
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
+    let dirs = [(Some(workspace), "."), (home, "cargo"), (Some(sysroot.to_owned()), "rust")];
+    let flags = dirs
+        .into_iter()
+        .filter_map(|(dir, name)| Some(format!("\x1f--remap-path-prefix={}={name}", dir?.display())));
+    flags.collect()
 }
 
 fn dir(variable: &str) -> Result<PathBuf, String> {

@@ -19,7 +19,7 @@ mod pod;
 
 pub use address::Address;
 pub use keys::{BypassKey, Direction, OrigDst, OrigDstKey, OwnAddressKey, PortKey};
-pub use marks::{PROXY_MARK, PROXY_MARK_MASK, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK};
+pub use marks::{PROXY_MARK, PROXY_MARK_MASK, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK, TRANSPARENT_PORTS};
 pub use pod::{Counters, Pod, listener_slot};
 
 /// Version of everything in this crate, stored in the pinned `LAYOUT` map and compared before it is adopted.

@@ -20,4 +20,11 @@ pub const TRANSPARENT_MARK_MASK: u32 = 0x1fff;
 
 const _: () =
     assert!(TRANSPARENT_MARK & PROXY_MARK_MASK == PROXY_MARK, "a transparent socket is a proxy socket");
+/// The source ports, first and last, from which the proxy should dial the application with the client's address.
+///
+/// They lie below those from which Linux clients choose theirs by default. If the proxy spoke from a port that the
+/// client then chooses for the same destination, the client's packets would meet the proxy's connection and its own
+/// would not come about. A port must be bound by number: `IP_LOCAL_PORT_RANGE` only narrows the default range.
+pub const TRANSPARENT_PORTS: (u16, u16) = (1024, 32_767);
+
 const _: () = assert!(PROXY_MARK & TRANSPARENT_MARK_MASK != TRANSPARENT_MARK, "the two marks must differ");

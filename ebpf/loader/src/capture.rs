@@ -3,7 +3,7 @@
 use std::{
     fmt,
     net::IpAddr,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
 };
 
@@ -146,26 +146,46 @@ impl Capture {
         pins::uninstall(self.pins.dir())
     }
 
-    /// Gives the pods of an earlier process this version's program, and forgets those whose namespace is gone.
-    fn adopt(&mut self) -> Result<(), Error> {
+    /// Forgets the pods whose network namespace no longer exists, and says which they were, by cookie.
+    ///
+    /// Only pods with inbound capture are noticed; [`Capture::open`] does the same.
+    pub fn prune(&mut self) -> Result<Vec<u64>, Error> {
+        let mut gone = Vec::new();
         for cookie in self.pins.pod_links()? {
-            let path = self.pins.pod_link(cookie);
-            let link = sys::obj_get(&path).map_err(|e| Error::pin(&path, e))?;
-            let target = sys::link_target(link.as_fd(), bpf_attach_type::BPF_SK_LOOKUP);
             let known = self.maps.pod(cookie)?;
-            match target.map_err(|source| Error::Link { path: path.clone(), source })? {
-                LinkTarget::Netns(_) if known.is_some() => {
-                    let program = self.pod_lookup.load(cookie)?;
-                    sys::link_update(link.as_fd(), program.as_fd())
-                        .map_err(|source| Error::Link { path, source })?;
-                }
-                _ => {
-                    log::info!("forgetting pod with network namespace cookie {cookie}: it is gone");
-                    self.withdraw(cookie, known.map(|pod| pod.index))?;
+            if known.is_none() || self.pod_link(cookie)?.1 == LinkTarget::Gone {
+                self.withdraw(cookie, known.map(|pod| pod.index))?;
+                gone.push(cookie);
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Gives the pods of an earlier process this version's program.
+    fn adopt(&mut self) -> Result<(), Error> {
+        for cookie in self.prune()? {
+            log::info!("forgot the pod with network namespace cookie {cookie}: the namespace is gone");
+        }
+        for cookie in self.pins.pod_links()? {
+            let (link, _) = self.pod_link(cookie)?;
+            let program = self.pod_lookup.load(cookie)?;
+            match sys::link_update(link.as_fd(), program.as_fd()) {
+                // The namespace went in this moment; the next time it is noticed.
+                Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => {}
+                result => {
+                    result.map_err(|source| Error::Link { path: self.pins.pod_link(cookie), source })?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn pod_link(&self, cookie: u64) -> Result<(OwnedFd, LinkTarget), Error> {
+        let path = self.pins.pod_link(cookie);
+        let link = sys::obj_get(&path).map_err(|e| Error::pin(&path, e))?;
+        let target = sys::link_target(link.as_fd(), bpf_attach_type::BPF_SK_LOOKUP);
+        let target = target.map_err(|source| Error::Link { path, source })?;
+        Ok((link, target))
     }
 
     /// Listeners, then outbound, then inbound: whoever is turned to a listener finds it.
@@ -212,6 +232,14 @@ impl Capture {
         free.next().ok_or_else(|| Error::TooManyPods { pod: pod.to_owned(), max: MAX_PODS })
     }
 }
+
+// The control thread may be started after the capture is opened, and workers share the table.
+const _: () = {
+    const fn sendable<T: Send>() {}
+    const fn shareable<T: Send + Sync + Clone>() {}
+    sendable::<Capture>();
+    shareable::<OrigDstTable>();
+};
 
 impl fmt::Debug for Capture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

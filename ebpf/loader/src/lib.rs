@@ -8,7 +8,11 @@
 //!  * listeners: on loopback addresses, not bound to a device, without a mark;
 //!  * upstream sockets in a pod: marked [`PROXY_MARK`], or they are captured again;
 //!  * sockets that dial the application with the client's address: IP_TRANSPARENT (IPV6_TRANSPARENT), marked
-//!    [`TRANSPARENT_MARK`], in a pod that [`prepare_netns`] has been applied to.
+//!    [`TRANSPARENT_MARK`], from a port in [`TRANSPARENT_PORTS`], in a pod that [`prepare_netns`] was applied to.
+//!
+//! A connection that an in-pod listener accepts with its own port as local port was not captured but dialled; the
+//! outbound listener knows by [`OrigDstTable::take`] too. Both must be reset. The process must not fork without exec
+//! while it runs: a listener lives, and keeps connections coming, until its last copy is closed.
 
 mod capture;
 mod cgroup;
@@ -25,7 +29,9 @@ mod routing;
 mod rtnetlink;
 mod sys;
 
-pub use culvert_bpf_common::{PROXY_MARK, PROXY_MARK_MASK, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK};
+pub use culvert_bpf_common::{
+    PROXY_MARK, PROXY_MARK_MASK, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK, TRANSPARENT_PORTS,
+};
 
 pub use crate::{
     capture::{Capture, CaptureConfig},

@@ -2,14 +2,17 @@
 
 mod support;
 
-use std::{net::SocketAddr, os::fd::AsFd as _};
+use std::{
+    net::SocketAddr,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
 
 use culvert_bpf::{
-    Capture, InboundListener, NetnsState, PROXY_MARK, PodCounters, PodSpec, TRANSPARENT_MARK, prepare_netns,
-    restore_netns,
+    Capture, InboundListener, NetnsState, PROXY_MARK, PodCounters, PodSpec, TRANSPARENT_MARK,
+    TRANSPARENT_PORTS, prepare_netns, restore_netns,
 };
 use socket2::{Domain, SockRef, Socket, Type};
-use support::{App, Pod, Proxy, World, accept, assert_joined, canonical, connect, ip, nobody_waits};
+use support::{App, Pod, Proxy, World, abort, accept, assert_joined, canonical, connect, ip, nobody_waits};
 
 /// A pod that is captured and serves, and one that dials it.
 struct Setup {
@@ -184,22 +187,17 @@ fn transparent(pod: &Pod, source: SocketAddr) -> Socket {
         SocketAddr::V6(_) => set_transparent_v6(&socket),
     }
     socket.set_mark(TRANSPARENT_MARK).unwrap();
-    socket.bind(&SocketAddr::new(source.ip(), 0).into()).unwrap();
+    let mut ports = TRANSPARENT_PORTS.0..=TRANSPARENT_PORTS.1;
+    let bound = ports.any(|port| socket.bind(&SocketAddr::new(source.ip(), port).into()).is_ok());
+    assert!(bound, "no port is free");
     socket
 }
 
 fn set_transparent_v6(socket: &Socket) {
     let on: libc::c_int = 1;
+    let (level, name, len) = (libc::SOL_IPV6, libc::IPV6_TRANSPARENT, size_of_val(&on) as libc::socklen_t);
     // SAFETY: passes a pointer to an integer that outlives the call, with its size.
-    let ret = unsafe {
-        libc::setsockopt(
-            std::os::fd::AsRawFd::as_raw_fd(socket),
-            libc::SOL_IPV6,
-            libc::IPV6_TRANSPARENT,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
-        )
-    };
+    let ret = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const on).cast(), len) };
     assert_eq!(ret, 0, "{}", std::io::Error::last_os_error());
 }
 
@@ -211,6 +209,7 @@ impl Setup {
         let upstream = connect(transparent(&self.server, peer), to).unwrap();
         let (served, seen) = app.accept();
         assert_eq!(seen.ip(), peer.ip(), "the application sees the client");
+        assert!((TRANSPARENT_PORTS.0..=TRANSPARENT_PORTS.1).contains(&seen.port()), "{seen}");
         assert_joined(&upstream, &served);
         assert_joined(&client, &downstream);
     }
@@ -246,6 +245,35 @@ fn the_application_sees_the_client_under_strict_reverse_path_filtering() {
     prepare_netns(s.server.netns.as_fd()).unwrap();
     for to in [app.v4, app.v6] {
         s.assert_source_kept(&app, to);
+    }
+}
+
+#[test]
+fn the_way_around_is_closed_with_the_connection() {
+    let mut s = setup();
+    let app = s.server.app();
+    prepare_netns(s.server.netns.as_fd()).unwrap();
+    for removed_meanwhile in [false, true] {
+        let socket = transparent(&s.server, SocketAddr::new(s.client.v4, 0));
+        let source = socket.local_addr().unwrap().as_socket().unwrap();
+        let upstream = connect(socket, app.v4).unwrap();
+        let (served, _) = app.accept();
+        if removed_meanwhile {
+            s.capture.remove(s.server.cookie).unwrap();
+        }
+        abort(upstream);
+        abort(served);
+        s.capture.enrol(&s.server.spec(&s.proxy, true)).unwrap();
+
+        // The client comes from the very port that the proxy spoke from.
+        let socket = s.client.socket(Domain::IPV4);
+        socket.bind(&source.into()).unwrap();
+        let stream = connect(socket, app.v4).unwrap();
+        let (accepted, _) = accept(&s.proxy.in4);
+        assert_joined(&stream, &accepted);
+        assert!(nobody_waits(&app.listener));
+        abort(stream);
+        abort(accepted);
     }
 }
 

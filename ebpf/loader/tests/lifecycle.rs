@@ -295,15 +295,17 @@ fn pods_whose_namespace_is_gone_are_forgotten() {
     let mut capture = world.capture();
     capture.enrol(&pod.spec(&proxy, true)).unwrap();
     let (name, cookie) = (pod.name.clone(), pod.cookie);
-    drop((capture, proxy, pod));
+    assert_eq!(capture.prune().unwrap(), []);
+    drop((proxy, pod));
     ip(&format!("netns del {name}"));
 
     // The kernel takes namespaces apart in its own time.
     let deadline = Instant::now() + HANG_GUARD;
-    while world.capture().pods().unwrap().iter().any(|pod| pod.cookie == cookie) {
+    while capture.prune().unwrap() != [cookie] {
         assert!(Instant::now() < deadline, "still there");
         thread::sleep(Duration::from_millis(20));
     }
+    assert_eq!(capture.pods().unwrap(), []);
     assert_eq!(link_ids(&world.pin_dir).len(), 5);
 }
 

@@ -19,8 +19,12 @@ const PASS: u32 = 1;
 // Not `sk_lookup`: a function must not have the name of its section.
 #[sk_lookup]
 pub fn pod_lookup(ctx: SkLookupContext) -> u32 {
+    // Datagrams come here one by one: they must not pay for what connections need.
+    if field!(u32, ctx.lookup => bpf_sk_lookup.protocol) != IPPROTO_TCP {
+        return PASS;
+    }
     let arrival = Arrival::new(&ctx);
-    if arrival.protocol != IPPROTO_TCP || arrival.is_internal() {
+    if arrival.is_internal() {
         return PASS;
     }
     let netns = pod_cookie();
@@ -77,7 +81,6 @@ fn pod_cookie() -> u64 {
 
 /// A connection that arrives.
 struct Arrival {
-    protocol: u32,
     v6: bool,
     local: Address,
     local_port: u16,
@@ -97,7 +100,6 @@ impl Arrival {
             (local, Address::from_v4_word(field!(u32, ctx => bpf_sk_lookup.remote_ip4)))
         };
         Self {
-            protocol: field!(u32, ctx => bpf_sk_lookup.protocol),
             v6,
             local,
             local_port: field!(u32, ctx => bpf_sk_lookup.local_port) as u16,

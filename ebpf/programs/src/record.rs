@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use culvert_bpf_common::{Address, BypassKey, OrigDstKey, Pod, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK};
+use culvert_bpf_common::{Address, BypassKey, OrigDstKey, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK};
 
 use crate::{
     context::{AF_INET, field, field_v6, netns_cookie, storage},
@@ -31,7 +31,9 @@ pub fn sock_ops(ctx: SockOpsContext) -> u32 {
 /// The local port is chosen and the SYN is about to leave: the last moment before the proxy can ask.
 #[inline(always)]
 fn connecting(ctx: &SockOpsContext) {
-    let Some(conn) = Connection::of_pod(ctx) else { return };
+    let netns = netns_cookie(ctx);
+    let Some(pod) = pod(netns) else { return };
+    let Some(conn) = Connection::of(ctx, netns) else { return };
     let original = storage(conn.sk).filter(|original| original.captured == 1);
     let tracked = match original {
         Some(original) => ORIG_DST.insert(conn.orig_dst_key(), &*original, 0).is_ok(),
@@ -39,7 +41,7 @@ fn connecting(ctx: &SockOpsContext) {
         None => {
             // Somebody dials the listener itself. A record left under this tuple by a connection that was never
             // accepted must not become theirs.
-            if conn.remote_port == conn.pod.outbound_port {
+            if conn.remote_port == pod.outbound_port {
                 let _ = ORIG_DST.remove(conn.orig_dst_key());
             }
             false
@@ -51,9 +53,10 @@ fn connecting(ctx: &SockOpsContext) {
     }
 }
 
+/// Only sockets that were tracked come here, and also those of a pod that has been removed since.
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) {
-    let Some(conn) = Connection::of_pod(ctx) else { return };
+    let Some(conn) = Connection::of(ctx, netns_cookie(ctx)) else { return };
     if conn.is_transparent() {
         let _ = BYPASS.remove(conn.bypass_key());
     } else if ctx.arg(0) == TCP_SYN_SENT {
@@ -63,10 +66,9 @@ fn closed(ctx: &SockOpsContext) {
     }
 }
 
-/// A connecting socket of a pod.
+/// A connecting socket.
 struct Connection {
     netns: u64,
-    pod: &'static Pod,
     sk: *mut bpf_sock,
     local: Address,
     local_port: u16,
@@ -76,9 +78,7 @@ struct Connection {
 
 impl Connection {
     #[inline(always)]
-    fn of_pod(ctx: &SockOpsContext) -> Option<Self> {
-        let netns = netns_cookie(ctx);
-        let pod = pod(netns)?;
+    fn of(ctx: &SockOpsContext, netns: u64) -> Option<Self> {
         // SAFETY: reads a field of the context.
         let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
         if sk.is_null() {
@@ -87,7 +87,7 @@ impl Connection {
         let (local, remote) = addresses(sk);
         let local_port = field!(u32, sk => bpf_sock.src_port) as u16;
         let remote_port = u16::from_be(field!(u16, sk => bpf_sock.dst_port));
-        Some(Self { netns, pod, sk, local, local_port, remote, remote_port })
+        Some(Self { netns, sk, local, local_port, remote, remote_port })
     }
 
     #[inline(always)]
