@@ -56,11 +56,18 @@ EXIT STATUS:
     long_about = LONG_ABOUT,
     after_help = EXAMPLES,
     disable_version_flag = true,
-    args_conflicts_with_subcommands = false,
     subcommand_precedence_over_arg = true,
     max_term_width = 120
 )]
 pub struct Cli {
+    /// Print the version and exit: `culvert  version: COMMIT/VERSION/Clean|Modified/RELEASE|DEBUG/TLS`
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub version: bool,
+
+    /// Print the hot restart compatibility version and exit ("disabled": there is no hot restart)
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub hot_restart_version: bool,
+
     /// What to do instead of serving.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -88,14 +95,6 @@ pub struct Cli {
     /// Flags of Envoy's that have little or no meaning here.
     #[command(flatten)]
     pub envoy: EnvoyFlags,
-
-    /// Print the version and exit: `culvert  version: COMMIT/VERSION/Clean|Modified/RELEASE|DEBUG/TLS`
-    #[arg(long, action = ArgAction::SetTrue)]
-    pub version: bool,
-
-    /// Print the hot restart compatibility version and exit ("disabled": there is no hot restart)
-    #[arg(long, action = ArgAction::SetTrue)]
-    pub hot_restart_version: bool,
 
     /// Arguments after `--`, which Envoy ignores.
     #[arg(last = true, hide = true)]
@@ -143,7 +142,7 @@ pub struct ConfigFlags {
     #[arg(long, value_name = "NAME")]
     pub service_cluster: Option<String>,
 
-    /// The node's zone, over the bootstrap's node.locality.zone
+    /// The node's zone; accepted as a flag of Envoy's, without effect
     #[arg(long, value_name = "ZONE")]
     pub service_zone: Option<String>,
 

@@ -1,7 +1,10 @@
 //! Where sets of statistics are known by scope, added up and read.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_queue::SegQueue;
 
 use crate::observe::histogram::Merged;
 use crate::observe::stats::{Sample, StatSet};
@@ -60,20 +63,28 @@ impl Snapshot {
 
 /// The sets of all threads, by scope. Cheap to clone; all clones are one registry.
 ///
-/// Takes a lock, so it belongs to the moments when configuration changes and when statistics are read, never to a
-/// request. A set is dropped when its owners have dropped it; what its counters and histograms reached stays in the
-/// scope for as long as another set of the same scope is registered, so that a changed cluster does not start from zero.
+/// Registering never waits, so a worker may do it whenever it builds something. Reading takes time in proportion to the
+/// number of sets and belongs to the control thread. A set is dropped when its owners have dropped it; what its counters
+/// and histograms reached stays in the scope for as long as another set of the same scope is registered, so that a changed
+/// cluster does not start from zero.
 #[derive(Clone, Default)]
-pub struct Registry(Arc<Mutex<Inner>>);
+pub struct Registry(Arc<Shared>);
 
 #[derive(Default)]
-struct Inner {
-    scopes: BTreeMap<String, Scope>,
+struct Shared {
+    /// Sets that no reader has seen yet.
+    incoming: SegQueue<(String, Set)>,
+    scopes: Mutex<Scopes>,
 }
+
+type Set = Arc<dyn StatSet + Send + Sync>;
+
+#[derive(Default)]
+struct Scopes(BTreeMap<String, Scope>);
 
 #[derive(Default)]
 struct Scope {
-    sets: Vec<Arc<dyn StatSet + Send + Sync>>,
+    sets: Vec<Set>,
     /// What dropped sets had counted.
     retired: Totals,
     /// What counters had reached at the last `/reset_counters`, by name.
@@ -111,19 +122,15 @@ impl Registry {
     /// same scope are added up by name, so each worker registers its own. The registry keeps the set until the
     /// caller's last `Arc` of it is gone.
     pub fn register(&self, scope: impl Into<String>, set: Arc<dyn StatSet + Send + Sync>) {
-        let mut inner = self.lock();
-        let scope = inner.scopes.entry(scope.into()).or_default();
-        scope.sets.push(set);
-        scope.retire();
+        self.0.incoming.push((scope.into(), set));
     }
 
     /// Everything, added up and sorted by name.
     pub fn snapshot(&self) -> Snapshot {
-        let mut inner = self.lock();
-        inner.sweep();
+        let scopes = self.scopes();
         let mut stats = BTreeMap::new();
         let mut histograms = BTreeMap::new();
-        for (scope_name, scope) in &inner.scopes {
+        for (scope_name, scope) in &scopes.0 {
             let totals = scope.totals();
             for (name, number) in totals.numbers {
                 let base = scope.baseline.get(&name).copied().unwrap_or(0);
@@ -143,9 +150,8 @@ impl Registry {
 
     /// Ends the histograms' interval and begins the next. To be called every `stats_flush_interval` (default 5 s).
     pub fn flush(&self) {
-        let mut inner = self.lock();
-        inner.sweep();
-        for scope in inner.scopes.values_mut() {
+        let mut scopes = self.scopes();
+        for scope in scopes.0.values_mut() {
             for (name, cumulative) in scope.totals().histograms {
                 let flushed = scope.flushed.entry(name).or_default();
                 flushed.interval = cumulative.since(&flushed.cumulative);
@@ -156,34 +162,32 @@ impl Registry {
 
     /// Makes every counter read zero from here on, without touching the sets their owners are writing.
     pub fn reset_counters(&self) {
-        let mut inner = self.lock();
-        inner.sweep();
-        for scope in inner.scopes.values_mut() {
+        let mut scopes = self.scopes();
+        for scope in scopes.0.values_mut() {
             let numbers = scope.totals().numbers.into_iter();
             let counters = numbers.filter(|(_, number)| number.kind == Kind::Counter);
             scope.baseline = counters.map(|(name, number)| (name, number.value)).collect();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    /// The scopes, with what was registered since the last time and without what was abandoned.
+    fn scopes(&self) -> MutexGuard<'_, Scopes> {
         // The maps stay consistent between any two statements, so a panic elsewhere does not spoil them.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl std::fmt::Debug for Registry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Registry").field("scopes", &self.lock().scopes.len()).finish_non_exhaustive()
-    }
-}
-
-impl Inner {
-    /// Forgets sets whose owners are gone, and scopes that have no set left.
-    fn sweep(&mut self) {
-        self.scopes.retain(|_, scope| {
+        let mut scopes = self.0.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((name, set)) = self.0.incoming.pop() {
+            scopes.0.entry(name).or_default().sets.push(set);
+        }
+        scopes.0.retain(|_, scope| {
             scope.retire();
             !scope.sets.is_empty()
         });
+        scopes
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("incoming", &self.0.incoming.len()).finish_non_exhaustive()
     }
 }
 
