@@ -6,10 +6,13 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use culvert_bpf::{PROXY_MARK, TRANSPARENT_MARK};
+use culvert_bpf::{PROXY_MARK, TRANSPARENT_MARK, TRANSPARENT_PORTS};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::capture::PodHandle;
+
+/// Ports tried at random before the kernel is asked. With half of the ports taken, one in 256 dials gets there.
+const PORT_TRIES: u32 = 8;
 
 /// Makes a non-blocking TCP socket in the pod's network namespace, for a connection to `destination`. It carries the
 /// proxy's mark, so that it is not captured again.
@@ -45,10 +48,23 @@ pub fn upstream_socket(
     if let Some(source) = source {
         // One bit of the socket, whatever its family; the IPv4 option reaches it for IPv6 too.
         socket.set_ip_transparent_v4(true)?;
-        // Binding port 0 takes a port of the parity that connect(2) uses last. Clients of this kernel therefore hardly
-        // ever have a connection from the same address and port to the same destination, which would be the same
-        // connection to the application's host.
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+        bind_source(&socket, source)?;
     }
     Ok(socket.into())
+}
+
+/// Binds to the client's address and a port that the client is unlikely to choose itself for the same destination. If it
+/// did, its packets would meet the proxy's connection.
+fn bind_source(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    let (first, last) = TRANSPARENT_PORTS;
+    for _ in 0..PORT_TRIES {
+        let port = fastrand::u16(first..=last);
+        match socket.bind(&SocketAddr::new(source, port).into()) {
+            // Another connection for this client, one that has closed lately, or a listener of the application.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            result => return result,
+        }
+    }
+    // Crowded: the kernel knows what is free.
+    socket.bind(&SocketAddr::new(source, 0).into())
 }

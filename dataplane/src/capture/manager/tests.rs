@@ -247,6 +247,8 @@ fn the_application_sees_the_client_and_the_proxy_is_not_captured() {
             let mut upstream = connect_blocking(upstream, to);
             let (mut served, seen) = application.accept().unwrap();
             assert_eq!(seen.ip(), client.parse::<IpAddr>().unwrap(), "{mode}");
+            let (first, last) = culvert_bpf::TRANSPARENT_PORTS;
+            assert!((first..=last).contains(&seen.port()), "{seen}");
             client_side.write_all(b"ping").unwrap();
             relay(&captured.stream, &mut upstream);
             relay_back(&mut served, &mut upstream);
