@@ -18,8 +18,8 @@ use crate::{
     wake::Shared,
 };
 
-/// Tasks run in one turn before the kernel is asked again.
-const TASK_BUDGET: usize = 1024;
+/// How often one task may run in a turn, when it or others keep waking it.
+const ROUNDS: usize = 4;
 
 pub(crate) struct Core {
     id: u16,
@@ -101,10 +101,13 @@ impl Core {
 
     /// Runs the tasks that are ready, and those that they wake, within the budget of a turn.
     pub(crate) fn run_ready(&self) {
-        for _ in 0..TASK_BUDGET {
-            let Some((id, future)) = self.tasks.borrow_mut().next() else { return };
-            self.run(id, future);
-            self.flush_eagerly();
+        for _ in 0..ROUNDS {
+            let queued = self.tasks.borrow().queued();
+            for _ in 0..queued {
+                let Some((id, future)) = self.tasks.borrow_mut().next() else { return };
+                self.run(id, future);
+                self.flush_eagerly();
+            }
         }
     }
 

@@ -41,6 +41,9 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// Connections a listener accepts in one turn.
 const ACCEPT_BUDGET: u32 = 64;
 
+/// Connections a listener accepts ahead of demand; then it stops until they have been taken.
+const ACCEPT_AHEAD: usize = 1024;
+
 pub(crate) struct Io {
     driver: AnyDriver,
     pool: Rc<Pool>,
@@ -134,15 +137,15 @@ impl Io {
         }
         if slot.read_turn != self.turn {
             slot.read_turn = self.turn;
-            slot.drain_below = 0;
+            slot.accepts = 0;
         }
-        if slot.drain_below >= ACCEPT_BUDGET as usize {
+        if slot.accepts >= ACCEPT_BUDGET {
             self.again.push(key);
             return Poll::Pending;
         }
         match self.driver.accept(key, slot) {
             Attempt::Done(Ok(fd)) => {
-                slot.drain_below += 1;
+                slot.accepts += 1;
                 self.stats.accepts += 1;
                 Poll::Ready(Ok(fd))
             }
@@ -261,7 +264,11 @@ impl Io {
         match outcome {
             Ok(fd) => {
                 self.stats.accepts += 1;
-                slot.backlog.get_or_insert_default().push_back(fd);
+                let backlog = slot.backlog.get_or_insert_default();
+                backlog.push_back(fd);
+                if backlog.len() == ACCEPT_AHEAD {
+                    self.driver.cancel(key, slot, false);
+                }
                 if let Some(waker) = slot.reader.take() {
                     waker.wake();
                 }

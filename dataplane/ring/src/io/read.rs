@@ -50,17 +50,24 @@ impl Io {
     pub(crate) fn park(&mut self, key: Key, tag: u64) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.reader = None;
-        let disturbed = slot.inbox.is_some() || slot.eof || slot.read_error != 0 || slot.drive.readable;
-        slot.park = if disturbed { Park::Disturbed } else { Park::Quiet(tag) };
-        if disturbed {
+        if slot.inbox.is_some() || slot.eof || slot.read_error != 0 {
+            slot.park = Park::Disturbed;
             return self.report_parked(tag);
         }
+        slot.park = Park::Quiet(tag);
         if slot.drive.receiving || slot.starved {
             return;
         }
-        match self.driver.watch(key, slot, &self.pool) {
+        // What may be there already is looked for; otherwise an event will tell.
+        let attempt = if slot.drive.readable {
+            self.driver.recv(key, slot, &self.pool)
+        } else {
+            self.driver.watch(key, slot, &self.pool)
+        };
+        match attempt {
             Attempt::Done(outcome) => self.received(key, outcome),
-            Attempt::NoBuffer | Attempt::Pending => {}
+            Attempt::NoBuffer => self.starve(key),
+            Attempt::Pending => {}
         }
     }
 

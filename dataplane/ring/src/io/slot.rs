@@ -36,7 +36,7 @@ pub(crate) struct Slot {
     pub(crate) large: bool,
     /// The consumer asked for large buffers.
     pub(crate) bulk: bool,
-    /// In the queue of those that wait for a free buffer.
+    /// Waits for a free buffer (streams), or for descriptors and memory (listeners).
     pub(crate) starved: bool,
     /// The turn of the last receive, for fairness.
     pub(crate) read_turn: u32,
@@ -54,6 +54,8 @@ pub(crate) struct Slot {
     pub(crate) sent: u64,
 
     pub(crate) park: Park,
+    /// Connections accepted in this turn (listeners only).
+    pub(crate) accepts: u32,
     /// Accepted connections that were not asked for yet (listeners only).
     #[expect(clippy::box_collection, reason = "a word instead of four in every stream")]
     pub(crate) backlog: Option<Box<VecDeque<OwnedFd>>>,

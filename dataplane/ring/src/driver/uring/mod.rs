@@ -11,7 +11,7 @@ mod provided;
 mod setup;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     rc::Rc,
@@ -86,6 +86,8 @@ pub(crate) struct UringDriver {
     wake: RawFd,
     wake_armed: bool,
     in_flight: usize,
+    /// Entries that found the submission queue full.
+    deferred: VecDeque<squeue::Entry>,
     /// Addresses being connected to, by slot.
     addresses: HashMap<u32, Box<SockAddr>>,
     /// Receive memory outside of the pool, by slot.
@@ -109,6 +111,7 @@ impl UringDriver {
             wake: wake.as_raw_fd(),
             wake_armed: false,
             in_flight: 0,
+            deferred: VecDeque::new(),
             addresses: HashMap::new(),
             unpooled: HashMap::new(),
         })
@@ -119,18 +122,36 @@ impl UringDriver {
     /// # Safety
     /// What the entry refers to stays valid and unmoved until its last completion.
     #[inline]
-    unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+    unsafe fn push(&mut self, entry: &squeue::Entry) {
+        self.in_flight += 1;
         // SAFETY: the caller's promise.
         if unsafe { self.ring.submission().push(entry) }.is_err() {
-            // Full: submit without waiting. With SUBMIT_ALL everything leaves the queue.
-            self.enter(0, None)?;
-            // SAFETY: the caller's promise.
-            if unsafe { self.ring.submission().push(entry) }.is_err() {
-                return Err(io::Error::from(io::ErrorKind::ResourceBusy));
-            }
+            self.push_to_full(entry);
         }
-        self.in_flight += 1;
-        Ok(())
+    }
+
+    /// The queue is full: submits it, or, should the kernel not take more until completions are collected, keeps the
+    /// entry for the next wait.
+    #[cold]
+    fn push_to_full(&mut self, entry: &squeue::Entry) {
+        if self.deferred.is_empty() && self.enter(0, None).is_err() {
+            log::debug!("the submission queue is stuck");
+        }
+        // SAFETY: what the entry refers to is valid until its completion, by `push`'s contract.
+        if !self.deferred.is_empty() || unsafe { self.ring.submission().push(entry) }.is_err() {
+            self.deferred.push_back(entry.clone());
+        }
+    }
+
+    /// Moves what did not fit into the submission queue as far as it fits now.
+    fn push_deferred(&mut self) {
+        while let Some(entry) = self.deferred.front() {
+            // SAFETY: as in `push_to_full`.
+            if unsafe { self.ring.submission().push(entry) }.is_err() {
+                return;
+            }
+            self.deferred.pop_front();
+        }
     }
 
     fn enter(&mut self, want: u32, timeout: Option<&libc::timespec>) -> io::Result<()> {
@@ -154,17 +175,17 @@ impl UringDriver {
                 .flags(squeue::Flags::BUFFER_SELECT)
                 .user_data(op.on(key));
         // SAFETY: the entry refers to no memory but the provided buffers, which outlive the ring.
-        receiving(slot, op, unsafe { self.push(&entry) })
+        unsafe { self.push(&entry) };
+        receiving(slot, op)
     }
 
-    fn arm_wake(&mut self) -> io::Result<()> {
+    fn arm_wake(&mut self) {
         if !self.wake_armed {
             let poll = opcode::PollAdd::new(types::Fd(self.wake), libc::POLLIN as u32).multi(true).build();
             // SAFETY: the entry refers to no memory.
-            unsafe { self.push(&poll.user_data(u64::from(Op::Wake as u8) << 56)) }?;
+            unsafe { self.push(&poll.user_data(u64::from(Op::Wake as u8) << 56)) };
             self.wake_armed = true;
         }
-        Ok(())
     }
 
     /// Takes completions off the queue, at most a turn's worth.
@@ -262,7 +283,8 @@ impl Driver for UringDriver {
             .user_data(Op::RecvUnpooled.on(key));
         // SAFETY: the memory is kept, unchanged, until the completion takes it out of the map; the slot, and with it the
         // index, is not used anew before that.
-        receiving(slot, Op::RecvUnpooled, unsafe { self.push(&entry) })
+        unsafe { self.push(&entry) };
+        receiving(slot, Op::RecvUnpooled)
     }
 
     #[inline]
@@ -279,29 +301,18 @@ impl Driver for UringDriver {
         };
         // SAFETY: the outbox is boxed, and neither it nor the chunks in flight change until `consume` or `land`, which
         // follow the completion; the slot keeps the outbox while `sending` is set.
-        match unsafe { self.push(&entry.user_data(Op::Send.on(key))) } {
-            Ok(()) => {
-                slot.drive.sending = true;
-                Attempt::Pending
-            }
-            Err(error) => {
-                outbox.land();
-                Attempt::Done(Err(error))
-            }
-        }
+        unsafe { self.push(&entry.user_data(Op::Send.on(key))) };
+        slot.drive.sending = true;
+        Attempt::Pending
     }
 
     fn connect(&mut self, key: Key, slot: &mut Slot, addr: &SockAddr) -> Attempt<()> {
         let addr = self.addresses.entry(key.index).insert_entry(Box::new(addr.clone())).into_mut();
         let entry = opcode::Connect::new(types::Fd(raw(slot)), addr.as_ptr().cast(), addr.len()).build();
         // SAFETY: the boxed address is kept until the completion; the index is not used anew before that.
-        match unsafe { self.push(&entry.user_data(Op::Connect.on(key))) } {
-            Ok(()) => {
-                slot.drive.connecting = true;
-                Attempt::Pending
-            }
-            Err(error) => Attempt::Done(Err(error)),
-        }
+        unsafe { self.push(&entry.user_data(Op::Connect.on(key))) };
+        slot.drive.connecting = true;
+        Attempt::Pending
     }
 
     fn accept(&mut self, key: Key, slot: &mut Slot) -> Attempt<OwnedFd> {
@@ -313,13 +324,9 @@ impl Driver for UringDriver {
             .build()
             .user_data(Op::Accept.on(key));
         // SAFETY: the entry refers to no memory.
-        match unsafe { self.push(&entry) } {
-            Ok(()) => {
-                slot.drive.accepting = true;
-                Attempt::Pending
-            }
-            Err(error) => Attempt::Done(Err(error)),
-        }
+        unsafe { self.push(&entry) };
+        slot.drive.accepting = true;
+        Attempt::Pending
     }
 
     #[inline]
@@ -338,10 +345,7 @@ impl Driver for UringDriver {
         for op in wanted.into_iter().flatten() {
             let entry = opcode::AsyncCancel::new(op.on(key)).build().user_data(Op::Cancel.on(key));
             // SAFETY: the entry refers to no memory.
-            if unsafe { self.push(&entry) }.is_err() {
-                // The queue is stuck: the operation ends with its socket or with the ring.
-                log::warn!("an operation could not be cancelled");
-            }
+            unsafe { self.push(&entry) };
         }
     }
 
@@ -351,12 +355,13 @@ impl Driver for UringDriver {
         slots: &mut Slots,
         events: &mut Vec<Event>,
     ) -> io::Result<()> {
-        self.arm_wake()?;
+        self.arm_wake();
+        self.push_deferred();
         for group in &mut self.groups {
             group.refill(&self.pool);
         }
         let ready = !self.ring.completion().is_empty();
-        let poll = ready || timeout.is_some_and(|it| it.is_zero());
+        let poll = ready || !self.deferred.is_empty() || timeout.is_some_and(|it| it.is_zero());
         if !ready || !self.ring.submission().is_empty() {
             let timespec = timeout.map(timespec);
             self.enter(u32::from(!poll), timespec.as_ref().filter(|_| !poll))?;
@@ -374,12 +379,10 @@ impl Drop for UringDriver {
         let deadline = Instant::now() + PATIENCE;
         let mut slots = Slots::new(0);
         let mut events = Vec::new();
-        let mut asked = false;
-        while (self.in_flight > 0 || !asked) && Instant::now() < deadline {
-            if !asked {
-                // SAFETY: the entry refers to no memory.
-                asked = unsafe { self.push(&all) }.is_ok();
-            }
+        // SAFETY: the entry refers to no memory.
+        unsafe { self.push(&all) };
+        while self.in_flight > 0 && Instant::now() < deadline {
+            self.push_deferred();
             if self.enter(1, Some(&timespec(Duration::from_millis(10)))).is_err() {
                 break;
             }
@@ -401,10 +404,7 @@ impl Drop for UringDriver {
 /// Stands for no socket.
 const NOBODY: Key = Key { index: 0xff_ffff, generation: 0 };
 
-fn receiving(slot: &mut Slot, op: Op, pushed: io::Result<()>) -> Attempt<Lease> {
-    if let Err(error) = pushed {
-        return Attempt::Done(Err(error));
-    }
+fn receiving(slot: &mut Slot, op: Op) -> Attempt<Lease> {
     slot.drive.receiving = true;
     slot.drive.receive_op = op as u8;
     Attempt::Pending
