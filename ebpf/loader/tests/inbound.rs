@@ -280,16 +280,20 @@ fn the_way_around_is_closed_with_the_connection() {
 #[test]
 fn an_application_on_loopback_alone_sees_the_client_too() {
     let s = setup();
-    let app = s.server.listen("127.0.0.1:0");
     prepare_netns(s.server.netns.as_fd()).unwrap();
-    let to = SocketAddr::new(s.server.v4, app.local_addr().unwrap().port());
-    let client = s.client.connect(to);
-    let (downstream, peer) = accept(&s.proxy.in4);
-    let upstream = connect(transparent(&s.server, peer), app.local_addr().unwrap()).unwrap();
-    let (served, seen) = accept(&app);
-    assert_eq!(seen.ip(), s.client.v4);
-    assert_joined(&upstream, &served);
-    assert_joined(&client, &downstream);
+    for (loopback, own, listener) in
+        [("127.0.0.1:0", s.server.v4, &s.proxy.in4), ("[::1]:0", s.server.v6, &s.proxy.in6)]
+    {
+        let app = s.server.listen(loopback);
+        let address = app.local_addr().unwrap();
+        let client = s.client.connect(SocketAddr::new(own, address.port()));
+        let (downstream, peer) = accept(listener);
+        let upstream = connect(transparent(&s.server, peer), address).unwrap();
+        let (served, seen) = accept(&app);
+        assert_eq!(seen.ip(), peer.ip());
+        assert_joined(&upstream, &served);
+        assert_joined(&client, &downstream);
+    }
 }
 
 #[test]
