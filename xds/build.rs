@@ -117,7 +117,8 @@ fn metadata(manifest: &Path, offline: bool) -> Result<serde_json::Value, String>
 
 fn manifest_path(metadata: &serde_json::Value) -> Result<PathBuf, String> {
     let packages = metadata["packages"].as_array().ok_or("cargo metadata: no packages")?;
-    let package = packages.iter().find(|package| package["name"] == "envoy-types").ok_or("no such package")?;
+    let package =
+        packages.iter().find(|package| package["name"] == "envoy-types").ok_or("no such package")?;
     package["manifest_path"].as_str().map(PathBuf::from).ok_or_else(|| "no manifest path".to_owned())
 }
 

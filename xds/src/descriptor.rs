@@ -26,7 +26,12 @@ mod tests {
     fn pool_decodes() {
         let start = std::time::Instant::now();
         let pool = super::pool();
-        eprintln!("{} files, {} messages, {:?}", pool.files().len(), pool.all_messages().len(), start.elapsed());
+        eprintln!(
+            "{} files, {} messages, {:?}",
+            pool.files().len(),
+            pool.all_messages().len(),
+            start.elapsed()
+        );
         assert!(super::message("culvert.v1.Capture").is_some());
     }
 }

@@ -11,11 +11,15 @@
 #![forbid(unsafe_code)]
 
 mod at;
+mod convert;
 mod counters;
 mod decode;
 mod descriptor;
 mod error;
+mod format;
 mod load;
+mod re2;
+mod resource;
 mod rules;
 mod schema;
 mod stream;

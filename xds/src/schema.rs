@@ -61,8 +61,12 @@ impl Schema {
                 let flag = |value: Option<bool>| value.unwrap_or_default();
                 FieldSchema {
                     rule: rules::compile(&field),
-                    deprecated: flag(options.get_field_by_name("deprecated").and_then(|value| value.as_bool())),
-                    sensitive: flag(sensitive.as_ref().and_then(|name| options.get_extension(name).as_bool())),
+                    deprecated: flag(
+                        options.get_field_by_name("deprecated").and_then(|value| value.as_bool()),
+                    ),
+                    sensitive: flag(
+                        sensitive.as_ref().and_then(|name| options.get_extension(name).as_bool()),
+                    ),
                     descriptor: field,
                 }
             })

@@ -43,7 +43,11 @@ impl ConfigStream {
     /// No inotify instance could be made.
     pub fn new(loaded: &Loaded) -> io::Result<Self> {
         let _ = loaded.reject_unknown_dynamic_fields;
-        Ok(Self { config: Arc::new(loaded.bootstrap.config.clone()), started: false, view: ConfigView::default() })
+        Ok(Self {
+            config: Arc::new(loaded.bootstrap.config.clone()),
+            started: false,
+            view: ConfigView::default(),
+        })
     }
 
     /// The next configuration. The first one comes when every source was read or its `initial_fetch_timeout` passed;

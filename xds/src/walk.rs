@@ -5,8 +5,7 @@ use prost_reflect::{DynamicMessage, Kind, ReflectMessage as _, Value};
 use crate::{
     NoteKind,
     at::At,
-    decode,
-    rules,
+    decode, rules,
     schema::{FieldSchema, Schema},
     support::{Support, Table},
 };
@@ -66,7 +65,10 @@ fn visit_field(at: &At<'_>, message: &DynamicMessage, field: &FieldSchema, value
             }
             Support::OnlyOff if is_off(value) => Below::Nothing,
             Support::OnlyOff => {
-                at.error::<()>(format!("{} is not supported; only the default is", shown(&field.descriptor.kind(), value)));
+                at.error::<()>(format!(
+                    "{} is not supported; only the default is",
+                    shown(&field.descriptor.kind(), value)
+                ));
                 Below::Nothing
             }
             Support::Refused(reason) => {
@@ -83,7 +85,8 @@ fn visit_field(at: &At<'_>, message: &DynamicMessage, field: &FieldSchema, value
     }
     let name = message.descriptor();
     match (name.full_name(), field.descriptor.name()) {
-        (HTTP_FILTER, "typed_config") if !matches!(below, Below::Nothing) && is_passed_over(at, message, value) => {}
+        (HTTP_FILTER, "typed_config")
+            if !matches!(below, Below::Nothing) && is_passed_over(at, message, value) => {}
         (LB_POLICY, "policies") if !matches!(below, Below::Nothing) => visit_policies(at, value),
         _ => visit_value(at, value, below),
     }

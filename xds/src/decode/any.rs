@@ -43,7 +43,11 @@ pub(super) fn decode(
     };
     if is_typed_struct(&message) {
         let inner = unwrap_typed_struct(at, &inner, unknown)?;
-        return Some(pack(descriptor, &format!("type.googleapis.com/{}", inner.descriptor().full_name()), &inner));
+        return Some(pack(
+            descriptor,
+            &format!("type.googleapis.com/{}", inner.descriptor().full_name()),
+            &inner,
+        ));
     }
     Some(pack(descriptor, url, &inner))
 }

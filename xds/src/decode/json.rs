@@ -94,7 +94,8 @@ fn decode_field(at: &At<'_>, field: &FieldDescriptor, json: &Json, unknown: Unkn
     let mut complete = true;
     match json {
         Json::Array(elements) => {
-            for (index, element) in elements.iter().enumerate().filter(|(_, element)| **element != Json::Null) {
+            for (index, element) in elements.iter().enumerate().filter(|(_, element)| **element != Json::Null)
+            {
                 match decode_one(&at.index(index), &field.kind(), element, unknown) {
                     Some(value) => values.push(value),
                     None => complete = false,
@@ -149,11 +150,10 @@ fn decode_one(at: &At<'_>, kind: &Kind, json: &Json, unknown: UnknownFields) -> 
         Kind::Message(descriptor) => decode(at, descriptor, json, unknown).map(Value::Message),
         kind => match (kind, json) {
             // Unknown enum names count as unknown fields, as in Envoy: left out, the default stands.
-            (Kind::Enum(_), Json::String(_)) if unknown == UnknownFields::Note => {
-                scalar::decode(kind, json).map_err(|reason| at.note(NoteKind::UnknownField, reason)).ok().or_else(|| {
-                    Some(Value::default_value(kind))
-                })
-            }
+            (Kind::Enum(_), Json::String(_)) if unknown == UnknownFields::Note => scalar::decode(kind, json)
+                .map_err(|reason| at.note(NoteKind::UnknownField, reason))
+                .ok()
+                .or_else(|| Some(Value::default_value(kind))),
             _ => scalar::decode(kind, json).or_else(|reason| at.error(reason).ok_or(())).ok(),
         },
     }

@@ -97,7 +97,8 @@ fn enumeration(descriptor: &EnumDescriptor, json: &serde_json::Value) -> Result<
         serde_json::Value::Number(_) => number(integer(json)?),
         serde_json::Value::String(name) => {
             let exact = descriptor.get_value_by_name(name).map(|value| value.number());
-            let any_case = || descriptor.values().find(|v| v.name().eq_ignore_ascii_case(name)).map(|v| v.number());
+            let any_case =
+                || descriptor.values().find(|v| v.name().eq_ignore_ascii_case(name)).map(|v| v.number());
             match exact.or_else(any_case) {
                 Some(value) => Ok(value),
                 None => number(integer(json).map_err(|_| unknown())?),
@@ -189,7 +190,9 @@ mod tests {
 
     #[test]
     fn base64_in_both_alphabets() {
-        for (text, bytes) in [("", ""), ("Zg==", "f"), ("Zm8", "fo"), ("Zm9vYmE=", "fooba"), ("Zm9vYmFy", "foobar")] {
+        for (text, bytes) in
+            [("", ""), ("Zg==", "f"), ("Zm8", "fo"), ("Zm9vYmE=", "fooba"), ("Zm9vYmFy", "foobar")]
+        {
             assert_eq!(base64(&json!(text)), Ok(bytes.as_bytes().to_vec()), "{text}");
         }
         assert_eq!(base64(&json!("-_-_")), base64(&json!("+/+/")));

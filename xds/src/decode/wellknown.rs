@@ -14,8 +14,21 @@ pub(super) fn is_special(descriptor: &MessageDescriptor) -> bool {
     matches!(
         descriptor.full_name().strip_prefix("google.protobuf."),
         Some(
-            "Any" | "BoolValue" | "BytesValue" | "DoubleValue" | "Duration" | "FieldMask" | "FloatValue" | "Int32Value"
-                | "Int64Value" | "ListValue" | "StringValue" | "Struct" | "Timestamp" | "UInt32Value" | "UInt64Value"
+            "Any"
+                | "BoolValue"
+                | "BytesValue"
+                | "DoubleValue"
+                | "Duration"
+                | "FieldMask"
+                | "FloatValue"
+                | "Int32Value"
+                | "Int64Value"
+                | "ListValue"
+                | "StringValue"
+                | "Struct"
+                | "Timestamp"
+                | "UInt32Value"
+                | "UInt64Value"
                 | "Value"
         )
     )
@@ -31,14 +44,16 @@ pub(super) fn decode(
     let name = descriptor.full_name().strip_prefix("google.protobuf.")?;
     Some(match name {
         "Any" => super::any::decode(at, descriptor, json, unknown),
-        "BoolValue" | "BytesValue" | "DoubleValue" | "FloatValue" | "Int32Value" | "Int64Value" | "StringValue"
-        | "UInt32Value" | "UInt64Value" => wrapper(at, descriptor, json),
+        "BoolValue" | "BytesValue" | "DoubleValue" | "FloatValue" | "Int32Value" | "Int64Value"
+        | "StringValue" | "UInt32Value" | "UInt64Value" => wrapper(at, descriptor, json),
         // The object form, `{seconds: 1}`, is read as any other message.
         "Duration" if !json.is_object() => duration(at, descriptor, json),
-        "FieldMask" | "Timestamp" if !json.is_object() => match DynamicMessage::deserialize(descriptor.clone(), json) {
-            Ok(message) => Some(message),
-            Err(e) => at.error(e.to_string()),
-        },
+        "FieldMask" | "Timestamp" if !json.is_object() => {
+            match DynamicMessage::deserialize(descriptor.clone(), json) {
+                Ok(message) => Some(message),
+                Err(e) => at.error(e.to_string()),
+            }
+        }
         "ListValue" => match json {
             Json::Array(values) => list_value(descriptor, values),
             _ => at.error(format!("expected a list, not {}", scalar::brief(json))),
@@ -124,14 +139,17 @@ fn list_value(descriptor: &MessageDescriptor, values: &[Json]) -> Option<Dynamic
 }
 
 fn value(descriptor: &MessageDescriptor, json: &Json) -> Option<DynamicMessage> {
-    let nested = |name: &str| descriptor.get_field_by_name(name).and_then(|field| field.kind().as_message().cloned());
+    let nested =
+        |name: &str| descriptor.get_field_by_name(name).and_then(|field| field.kind().as_message().cloned());
     let (name, inner) = match json {
         Json::Null => ("null_value", Value::EnumNumber(0)),
         Json::Bool(value) => ("bool_value", Value::Bool(*value)),
         Json::Number(number) => ("number_value", Value::F64(number.as_f64()?)),
         Json::String(text) => ("string_value", Value::String(text.clone())),
         Json::Array(values) => ("list_value", Value::Message(list_value(&nested("list_value")?, values)?)),
-        Json::Object(fields) => ("struct_value", Value::Message(struct_value(&nested("struct_value")?, fields)?)),
+        Json::Object(fields) => {
+            ("struct_value", Value::Message(struct_value(&nested("struct_value")?, fields)?))
+        }
     };
     let mut message = DynamicMessage::new(descriptor.clone());
     message.set_field_by_name(name, inner);
@@ -158,7 +176,9 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text), Some(value), "{text}");
         }
-        for bad in ["1", "1ms", "+1s", ".5s", "1.s", "0.0000000001s", "s", "-s", "1 s", "315576000001s", "1e3s"] {
+        for bad in
+            ["1", "1ms", "+1s", ".5s", "1.s", "0.0000000001s", "s", "-s", "1 s", "315576000001s", "1e3s"]
+        {
             assert_eq!(parse_duration(bad), None, "{bad}");
         }
     }

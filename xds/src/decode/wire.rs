@@ -7,7 +7,9 @@ use prost::{
     bytes::BufMut,
     encoding::{WireType, encode_key, encode_varint},
 };
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage as _, Value};
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage as _, Value,
+};
 
 use super::{any, json::UnknownFields};
 use crate::at::At;
@@ -83,7 +85,9 @@ fn write_message(message: &DynamicMessage, out: &mut Vec<u8>) {
                 values.iter().for_each(|value| write_scalar(&field.kind(), value, &mut packed));
                 write_delimited(field.number(), &packed, out);
             }
-            Value::List(values) => values.iter().for_each(|value| write_field(field.number(), &field.kind(), value, out)),
+            Value::List(values) => {
+                values.iter().for_each(|value| write_field(field.number(), &field.kind(), value, out))
+            }
             Value::Map(map) => write_map(&field, map, out),
             value => write_field(field.number(), &field.kind(), value, out),
         }
@@ -129,7 +133,9 @@ fn write_delimited(number: u32, bytes: &[u8], out: &mut Vec<u8>) {
 fn write_scalar(kind: &Kind, value: &Value, out: &mut Vec<u8>) {
     match (kind, value) {
         (_, Value::Bool(value)) => encode_varint(u64::from(*value), out),
-        (Kind::Sint32, Value::I32(value)) => encode_varint(u64::from(((value << 1) ^ (value >> 31)) as u32), out),
+        (Kind::Sint32, Value::I32(value)) => {
+            encode_varint(u64::from(((value << 1) ^ (value >> 31)) as u32), out)
+        }
         (Kind::Sint64, Value::I64(value)) => encode_varint(((value << 1) ^ (value >> 63)) as u64, out),
         (Kind::Sfixed32, Value::I32(value)) => out.put_i32_le(*value),
         (Kind::Sfixed64, Value::I64(value)) => out.put_i64_le(*value),
@@ -155,7 +161,8 @@ mod tests {
 
     fn message(name: &str, json: serde_json::Value) -> DynamicMessage {
         let sink = Sink::new("test");
-        let message = decode::decode(&sink.root(), &descriptor::message(name).unwrap(), &json, UnknownFields::Refuse);
+        let message =
+            decode::decode(&sink.root(), &descriptor::message(name).unwrap(), &json, UnknownFields::Refuse);
         let (errors, _) = sink.into_parts();
         message.unwrap_or_else(|| panic!("{errors:?}"))
     }
@@ -184,7 +191,10 @@ mod tests {
         let tree = |keys: &[String]| {
             let map: serde_json::Map<_, _> =
                 keys.iter().map(|key| (key.clone(), serde_json::json!({"inner": key}))).collect();
-            canonical(&message("envoy.config.core.v3.Metadata", serde_json::json!({ "filter_metadata": map })))
+            canonical(&message(
+                "envoy.config.core.v3.Metadata",
+                serde_json::json!({ "filter_metadata": map }),
+            ))
         };
         let reversed: Vec<String> = keys.iter().rev().cloned().collect();
         assert_eq!(tree(&keys), tree(&reversed));
@@ -208,8 +218,11 @@ mod tests {
         let any = filter.get_field_by_name_mut("typed_config").unwrap().as_message_mut().unwrap();
         *any = any::pack(&any.descriptor(), "type.googleapis.com/udpa.type.v1.TypedStruct", &typed);
         let sink = Sink::new("test");
-        let read = from_wire(&sink.root(), &filter.descriptor(), &filter.encode_to_vec(), UnknownFields::Refuse).unwrap();
-        let router = any::open(read.get_field_by_name("typed_config").unwrap().as_message().unwrap()).unwrap();
+        let read =
+            from_wire(&sink.root(), &filter.descriptor(), &filter.encode_to_vec(), UnknownFields::Refuse)
+                .unwrap();
+        let router =
+            any::open(read.get_field_by_name("typed_config").unwrap().as_message().unwrap()).unwrap();
         assert_eq!(router.descriptor().full_name(), "envoy.extensions.filters.http.router.v3.Router");
         assert_eq!(router.get_field_by_name("suppress_envoy_headers").unwrap().as_bool(), Some(true));
     }

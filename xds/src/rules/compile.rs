@@ -2,9 +2,7 @@
 
 use envoy_types::pb::{
     google::protobuf::Duration,
-    validate::{
-        self as pb, FieldRules, field_rules::Type, string_rules::WellKnown,
-    },
+    validate::{self as pb, FieldRules, field_rules::Type, string_rules::WellKnown},
 };
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, OneofDescriptor};
 
@@ -24,8 +22,11 @@ pub(crate) fn compile(field: &FieldDescriptor) -> Option<Rule> {
 
 /// The oneofs of a message of which one member has to be set.
 pub(crate) fn required_oneofs(message: &MessageDescriptor) -> Vec<OneofDescriptor> {
-    let Some(extension) = descriptor::pool().get_extension_by_name("validate.required") else { return Vec::new() };
-    let required = |oneof: &OneofDescriptor| oneof.options().get_extension(&extension).as_bool() == Some(true);
+    let Some(extension) = descriptor::pool().get_extension_by_name("validate.required") else {
+        return Vec::new();
+    };
+    let required =
+        |oneof: &OneofDescriptor| oneof.options().get_extension(&extension).as_bool() == Some(true);
     message.oneofs().filter(required).collect()
 }
 
@@ -119,7 +120,9 @@ fn text(rules: pb::StringRules) -> TextRule {
     let strict = rules.strict.unwrap_or(true);
     let header = match rules.well_known {
         Some(WellKnown::WellKnownRegex(regex)) => match pb::KnownRegex::try_from(regex) {
-            Ok(pb::KnownRegex::HttpHeaderName | pb::KnownRegex::HttpHeaderValue) if !strict => Some(HeaderText::Loose),
+            Ok(pb::KnownRegex::HttpHeaderName | pb::KnownRegex::HttpHeaderValue) if !strict => {
+                Some(HeaderText::Loose)
+            }
             Ok(pb::KnownRegex::HttpHeaderName) => Some(HeaderText::Name),
             Ok(pb::KnownRegex::HttpHeaderValue) => Some(HeaderText::Value),
             _ => None,

@@ -24,15 +24,37 @@ pub(crate) struct Rule {
 
 #[derive(Debug)]
 enum RuleKind {
-    Any { in_: Vec<String>, not_in: Vec<String> },
+    Any {
+        in_: Vec<String>,
+        not_in: Vec<String>,
+    },
     Bool(bool),
-    Bytes { min: Option<u64>, max: Option<u64> },
+    Bytes {
+        min: Option<u64>,
+        max: Option<u64>,
+    },
     Duration(Bounds<i128>),
-    Enum { defined_only: bool, in_: Vec<i32>, not_in: Vec<i32> },
+    Enum {
+        defined_only: bool,
+        in_: Vec<i32>,
+        not_in: Vec<i32>,
+    },
     Float(Bounds<f64>),
     Integer(Bounds<i128>),
-    List { min: Option<u64>, max: Option<u64>, unique: bool, ignore_empty: bool, items: Option<Box<Rule>> },
-    Map { min: Option<u64>, max: Option<u64>, ignore_empty: bool, keys: Option<Box<Rule>>, values: Option<Box<Rule>> },
+    List {
+        min: Option<u64>,
+        max: Option<u64>,
+        unique: bool,
+        ignore_empty: bool,
+        items: Option<Box<Rule>>,
+    },
+    Map {
+        min: Option<u64>,
+        max: Option<u64>,
+        ignore_empty: bool,
+        keys: Option<Box<Rule>>,
+        values: Option<Box<Rule>>,
+    },
     None,
     Text(TextRule),
 }
@@ -63,7 +85,10 @@ fn check_value(at: &At<'_>, rule: &Rule, value: &Value, field: &FieldDescriptor)
                 at.error::<()>("repeated value must contain unique items");
             }
             if let Some(rule) = items {
-                values.iter().enumerate().for_each(|(i, value)| check_value(&at.index(i), rule, value, field));
+                values
+                    .iter()
+                    .enumerate()
+                    .for_each(|(i, value)| check_value(&at.index(i), rule, value, field));
             }
         }
         (RuleKind::Map { min, max, ignore_empty, keys, values }, Value::Map(map)) => {
@@ -102,7 +127,10 @@ fn check_count(at: &At<'_>, min: Option<u64>, max: Option<u64>, count: usize, wh
 fn check_one(rule: &Rule, value: &Value, field: &FieldDescriptor) -> Result<(), String> {
     match (&rule.kind, value) {
         (RuleKind::Any { in_, not_in }, Value::Message(any)) => {
-            let url = any.get_field_by_number(1).and_then(|url| url.as_str().map(str::to_owned)).unwrap_or_default();
+            let url = any
+                .get_field_by_number(1)
+                .and_then(|url| url.as_str().map(str::to_owned))
+                .unwrap_or_default();
             if url.is_empty() && rule.required {
                 return Err("value is required".to_owned());
             }
@@ -118,8 +146,12 @@ fn check_one(rule: &Rule, value: &Value, field: &FieldDescriptor) -> Result<(), 
             Some(inner) => check_one(rule, &inner, field),
             None => Ok(()),
         },
-        (RuleKind::Bool(constant), Value::Bool(value)) if value != constant => Err(format!("value must equal {constant}")),
-        (RuleKind::Bytes { min, max }, Value::Bytes(bytes)) => text::check_length(*min, *max, bytes.len(), "bytes"),
+        (RuleKind::Bool(constant), Value::Bool(value)) if value != constant => {
+            Err(format!("value must equal {constant}"))
+        }
+        (RuleKind::Bytes { min, max }, Value::Bytes(bytes)) => {
+            text::check_length(*min, *max, bytes.len(), "bytes")
+        }
         (RuleKind::Enum { defined_only, in_, not_in }, Value::EnumNumber(number)) => {
             let kind = field.kind();
             let defined = kind.as_enum().is_none_or(|descriptor| descriptor.get_value(*number).is_some());

@@ -21,8 +21,16 @@ fn violations(message: &str, value: serde_json::Value) -> Vec<String> {
 fn constraints_of_envoy() {
     let address = json!({"socket_address": {"address": "127.0.0.1", "port_value": 1}});
     for (message, value, expected) in [
-        ("envoy.config.core.v3.Address", json!({}), "address: one of socket_address, pipe, envoy_internal_address is required"),
-        ("envoy.config.core.v3.SocketAddress", json!({"port_value": 1}), "address: value length must be at least 1 characters"),
+        (
+            "envoy.config.core.v3.Address",
+            json!({}),
+            "address: one of socket_address, pipe, envoy_internal_address is required",
+        ),
+        (
+            "envoy.config.core.v3.SocketAddress",
+            json!({"port_value": 1}),
+            "address: value length must be at least 1 characters",
+        ),
         (
             "envoy.config.core.v3.SocketAddress",
             json!({"address": "a", "port_value": 65_536}),
@@ -38,8 +46,16 @@ fn constraints_of_envoy() {
             json!({"status": 600}),
             "status: value must be inside range [200, 600)",
         ),
-        ("envoy.config.route.v3.DirectResponseAction", json!({}), "status: value must be inside range [200, 600)"),
-        ("envoy.config.route.v3.VirtualHost", json!({"name": "a"}), "domains: value must contain at least 1 item(s)"),
+        (
+            "envoy.config.route.v3.DirectResponseAction",
+            json!({}),
+            "status: value must be inside range [200, 600)",
+        ),
+        (
+            "envoy.config.route.v3.VirtualHost",
+            json!({"name": "a"}),
+            "domains: value must contain at least 1 item(s)",
+        ),
         (
             "envoy.config.route.v3.VirtualHost",
             json!({"name": "a", "domains": ["a", "b\n"]}),
@@ -56,7 +72,11 @@ fn constraints_of_envoy() {
             json!({"key": "a", "value": "v".repeat(16_385)}),
             "value: value length must be at most 16384 bytes",
         ),
-        ("envoy.config.cluster.v3.Cluster", json!({"name": "a", "connect_timeout": "0s"}), "connect_timeout: value must be greater than 0s"),
+        (
+            "envoy.config.cluster.v3.Cluster",
+            json!({"name": "a", "connect_timeout": "0s"}),
+            "connect_timeout: value must be greater than 0s",
+        ),
         (
             "envoy.config.cluster.v3.Cluster",
             json!({"name": "a", "dns_refresh_rate": "0.001s"}),
@@ -67,8 +87,16 @@ fn constraints_of_envoy() {
             json!({"choice_count": 1}),
             "choice_count: value must be greater than or equal to 2",
         ),
-        ("culvert.v1.Capture", json!({"exclude_inbound_ports": [22, 0]}), "exclude_inbound_ports[1]: value must be inside range [1, 65535]"),
-        ("culvert.v1.Capture", json!({"exclude_outbound_cidrs": [""]}), "exclude_outbound_cidrs[0]: value length must be at least 1 characters"),
+        (
+            "culvert.v1.Capture",
+            json!({"exclude_inbound_ports": [22, 0]}),
+            "exclude_inbound_ports[1]: value must be inside range [1, 65535]",
+        ),
+        (
+            "culvert.v1.Capture",
+            json!({"exclude_outbound_cidrs": [""]}),
+            "exclude_outbound_cidrs[0]: value length must be at least 1 characters",
+        ),
         (
             "envoy.config.listener.v3.AdditionalAddress",
             json!({"address": {"pipe": {"path": "/a", "mode": 512}}}),

@@ -62,7 +62,8 @@ impl HeaderText {
             Self::Loose => !text.iter().any(|b| matches!(b, 0 | b'\r' | b'\n')),
             Self::Name => {
                 let name = text.strip_prefix(b":").unwrap_or(text);
-                !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_|~`".contains(b))
+                !name.is_empty()
+                    && name.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_|~`".contains(b))
             }
             Self::Value => !text.iter().any(|b| matches!(b, 0..=8 | 10..=31 | 127)),
         }
@@ -79,7 +80,12 @@ impl HeaderText {
 
 /// # Errors
 /// Which limit `length` misses.
-pub(super) fn check_length(min: Option<u64>, max: Option<u64>, length: usize, unit: &str) -> Result<(), String> {
+pub(super) fn check_length(
+    min: Option<u64>,
+    max: Option<u64>,
+    length: usize,
+    unit: &str,
+) -> Result<(), String> {
     let length = length as u64;
     match (min, max) {
         (Some(min), _) if length < min => Err(format!("value length must be at least {min} {unit}")),

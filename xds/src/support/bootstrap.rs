@@ -113,7 +113,9 @@ pub(super) const TABLES: &[Table] = &[
     Table { used: &["name", "typed_config"], ..Table::of("envoy.config.overload.v3.ResourceMonitor") },
     Table {
         used: &["max_active_downstream_connections"],
-        ..Table::of("envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig")
+        ..Table::of(
+            "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        )
     },
     Table::of("envoy.extensions.regex_engines.v3.GoogleRE2"),
     Table {

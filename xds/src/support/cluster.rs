@@ -110,7 +110,10 @@ pub(super) const TABLES: &[Table] = &[
     },
     Table::of("envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig"),
     Table { used: &["policies"], ..Table::of("envoy.config.cluster.v3.LoadBalancingPolicy") },
-    Table { used: &["typed_extension_config"], ..Table::of("envoy.config.cluster.v3.LoadBalancingPolicy.Policy") },
+    Table {
+        used: &["typed_extension_config"],
+        ..Table::of("envoy.config.cluster.v3.LoadBalancingPolicy.Policy")
+    },
     Table {
         used: &["locality_lb_config"],
         refused: &[("slow_start_config", NO_SLOW_START)],
@@ -165,11 +168,18 @@ pub(super) const TABLES: &[Table] = &[
     },
     Table {
         used_as: &[("http_protocol_options", &UPSTREAM_HTTP1)],
-        refused: &[("http2_protocol_options", NO_HTTP2), ("http3_protocol_options", "HTTP/3 is not supported")],
+        refused: &[
+            ("http2_protocol_options", NO_HTTP2),
+            ("http3_protocol_options", "HTTP/3 is not supported"),
+        ],
         ..Table::of("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig")
     },
     Table {
-        no_effect: &[("auto_sni", NO_TLS), ("auto_san_validation", NO_TLS), ("override_auto_sni_header", NO_TLS)],
+        no_effect: &[
+            ("auto_sni", NO_TLS),
+            ("auto_san_validation", NO_TLS),
+            ("override_auto_sni_header", NO_TLS),
+        ],
         ..Table::of("envoy.config.core.v3.UpstreamHttpProtocolOptions")
     },
 ];

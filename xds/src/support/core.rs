@@ -62,5 +62,8 @@ pub(super) const TABLES: &[Table] = &[
         no_effect: &[("max_program_size", "the size of compiled expressions has a limit of its own")],
         ..Table::of("envoy.type.matcher.v3.RegexMatcher.GoogleRE2")
     },
-    Table { used: &["pattern", "substitution"], ..Table::of("envoy.type.matcher.v3.RegexMatchAndSubstitute") },
+    Table {
+        used: &["pattern", "substitution"],
+        ..Table::of("envoy.type.matcher.v3.RegexMatchAndSubstitute")
+    },
 ];

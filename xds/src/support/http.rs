@@ -16,7 +16,11 @@ const DOWNSTREAM_HTTP1: Table = Table {
         "allow_chunked_length",
     ],
     no_effect: &[("use_balsa_parser", "there is one HTTP/1 parser")],
-    only_off: &["override_stream_error_on_invalid_http_message", "send_fully_qualified_url", "allow_custom_methods"],
+    only_off: &[
+        "override_stream_error_on_invalid_http_message",
+        "send_fully_qualified_url",
+        "allow_custom_methods",
+    ],
     refused: &[("ignore_http_11_upgrade", "upgrades cannot be ignored by name")],
     ..Table::of("envoy.config.core.v3.Http1ProtocolOptions")
 };
@@ -149,7 +153,9 @@ pub(super) const TABLES: &[Table] = &[
     Table {
         used: &["upgrade_type", "enabled"],
         refused: &[("filters", "upgraded requests go through the filters of all requests")],
-        ..Table::of("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig")
+        ..Table::of(
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig",
+        )
     },
     Table {
         used: &["typed_config"],

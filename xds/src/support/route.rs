@@ -172,8 +172,11 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.route.v3.RouteAction.UpgradeConfig")
     },
     Table {
-        used: &["clusters", "total_weight"],
-        no_effect: &[("runtime_key_prefix", "there is no runtime that could override the weights")],
+        used: &["clusters"],
+        no_effect: &[
+            ("total_weight", "weights are relative to their sum, as in Envoy"),
+            ("runtime_key_prefix", "there is no runtime that could override the weights"),
+        ],
         only_off: &["use_hash_policy"],
         refused: &[("header_name", "the random value is Culvert's own")],
         ..Table::of("envoy.config.route.v3.WeightedCluster")

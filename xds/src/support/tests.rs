@@ -7,7 +7,8 @@ use crate::descriptor;
 
 fn every_table() -> Vec<&'static Table> {
     let mut tables: Vec<_> = families().collect();
-    let nested: Vec<_> = tables.iter().flat_map(|table| table.used_as.iter().map(|(_, table)| *table)).collect();
+    let nested: Vec<_> =
+        tables.iter().flat_map(|table| table.used_as.iter().map(|(_, table)| *table)).collect();
     tables.extend(nested);
     tables
 }
@@ -24,7 +25,8 @@ fn listed(table: &Table) -> Vec<&'static str> {
 #[test]
 fn every_listed_field_exists_once() {
     for table in every_table() {
-        let message = descriptor::message(table.message).unwrap_or_else(|| panic!("no message {}", table.message));
+        let message =
+            descriptor::message(table.message).unwrap_or_else(|| panic!("no message {}", table.message));
         let mut names = listed(table);
         for name in &names {
             assert!(message.get_field_by_name(name).is_some(), "{} has no field {name}", table.message);
@@ -58,7 +60,9 @@ fn messages_of_used_fields_have_tables() {
     for table in every_table() {
         let message = descriptor::message(table.message).unwrap();
         for name in table.used {
-            let Kind::Message(inner) = value_kind(&message.get_field_by_name(name).unwrap()) else { continue };
+            let Kind::Message(inner) = value_kind(&message.get_field_by_name(name).unwrap()) else {
+                continue;
+            };
             if !inner.full_name().starts_with("google.protobuf.") {
                 let found = super::table(inner.full_name()).is_some();
                 assert!(found, "{}.{name} promises {}, which has no table", table.message, inner.full_name());

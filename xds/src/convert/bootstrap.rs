@@ -1,0 +1,248 @@
+//! `config.bootstrap.v3`, without the resources in it.
+
+use std::{net::IpAddr, str::FromStr as _};
+
+use culvert_model::{Address, CaptureSettings, ConfigSource};
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            bootstrap::v3::{self as pb, runtime_layer::LayerSpecifier},
+            core::v3::TypedExtensionConfig,
+            overload::v3::resource_monitor,
+        },
+        extensions::{
+            network::dns_resolver::{
+                cares::v3::CaresDnsResolverConfig, getaddrinfo::v3::GetAddrInfoDnsResolverConfig,
+            },
+            regex_engines::v3::GoogleRe2,
+            resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig,
+        },
+    },
+    google::protobuf::{Any, Struct, value::Kind},
+};
+use ipnet::IpNet;
+
+use super::{core, extension_name, unpack};
+use crate::{NoteKind, at::At};
+
+const CONNECTION_LIMIT: &str = "overload.global_downstream_max_connections";
+
+/// What a bootstrap says besides its resources.
+#[derive(Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) admin: Option<Address>,
+    pub(crate) lds: Option<ConfigSource>,
+    pub(crate) cds: Option<ConfigSource>,
+    pub(crate) capture: CaptureSettings,
+    pub(crate) max_downstream_connections: Option<u64>,
+}
+
+/// The settings of a bootstrap.
+pub(crate) fn settings(at: &At<'_>, message: &pb::Bootstrap) -> Option<Settings> {
+    let admin = optional(message.admin.as_ref().and_then(|admin| admin.address.as_ref()), |address| {
+        core::address(&at.field("admin").field("address"), Some(address))
+    });
+    let dynamic = at.field("dynamic_resources");
+    let source =
+        |name, source| optional(source, |source| core::config_source(&dynamic.field(name), Some(source)));
+    let resources = message.dynamic_resources.as_ref();
+    let lds = source("lds_config", resources.and_then(|resources| resources.lds_config.as_ref()));
+    let cds = source("cds_config", resources.and_then(|resources| resources.cds_config.as_ref()));
+    let capture = extensions(&at.field("bootstrap_extensions"), &message.bootstrap_extensions);
+    let runtime = runtime(&at.field("layered_runtime"), message.layered_runtime.as_ref());
+    let overload = overload(&at.field("overload_manager"), message);
+    let engine = only::<GoogleRe2>(&at.field("default_regex_engine"), message.default_regex_engine.as_ref());
+    let resolver =
+        resolver(&at.field("typed_dns_resolver_config"), message.typed_dns_resolver_config.as_ref());
+    (engine?, resolver?);
+    let (runtime, overload) = (runtime?, overload?);
+    Some(Settings {
+        admin: admin?,
+        lds: lds?,
+        cds: cds?,
+        capture: capture?,
+        // The resource monitor takes the place of the runtime key, as in Envoy.
+        max_downstream_connections: overload.or(runtime),
+    })
+}
+
+/// `Some(None)` where there is nothing to convert.
+fn optional<T, U>(value: Option<T>, convert: impl FnOnce(T) -> Option<U>) -> Option<Option<U>> {
+    value.map_or(Some(None), |value| convert(value).map(Some))
+}
+
+/// An extension of which only one implementation makes sense.
+fn only<T: prost::Message + prost::Name + Default>(
+    at: &At<'_>,
+    config: Option<&TypedExtensionConfig>,
+) -> Option<()> {
+    match config.map(|config| config.typed_config.as_ref()) {
+        Some(any) if any.and_then(unpack::<T>).is_none() => {
+            at.field("typed_config").error(format!("{} is not supported", extension_name(any)))
+        }
+        _ => Some(()),
+    }
+}
+
+/// Any resolver will do, as long as it does not say whom to ask.
+fn resolver(at: &At<'_>, config: Option<&TypedExtensionConfig>) -> Option<()> {
+    let Some(any) = config.and_then(|config| config.typed_config.as_ref()) else { return Some(()) };
+    if unpack::<CaresDnsResolverConfig>(any).is_none()
+        && unpack::<GetAddrInfoDnsResolverConfig>(any).is_none()
+    {
+        return at
+            .field("typed_config")
+            .error(format!("{} is not a supported resolver", extension_name(Some(any))));
+    }
+    at.note(NoteKind::NoEffect, "names are resolved with the system's resolver configuration");
+    Some(())
+}
+
+/// The limit of the resource monitor that counts downstream connections.
+fn overload(at: &At<'_>, message: &pb::Bootstrap) -> Option<Option<u64>> {
+    let mut limit = None;
+    let monitors = message.overload_manager.iter().flat_map(|manager| &manager.resource_monitors);
+    for (index, monitor) in monitors.enumerate() {
+        let any = monitor.config_type.as_ref().map(|resource_monitor::ConfigType::TypedConfig(any)| any);
+        let Some(config) = any.and_then(unpack::<DownstreamConnectionsConfig>) else {
+            let name = extension_name(any);
+            return at
+                .field("resource_monitors")
+                .index(index)
+                .field("typed_config")
+                .error(format!("{name} is not a supported resource monitor"));
+        };
+        limit = u64::try_from(config.max_active_downstream_connections).ok();
+    }
+    Some(limit)
+}
+
+/// The limit in the static layers, of which later ones win.
+fn runtime(at: &At<'_>, runtime: Option<&pb::LayeredRuntime>) -> Option<Option<u64>> {
+    let at = at.field("layers");
+    let mut limit = None;
+    let mut names = Vec::new();
+    for (index, layer) in runtime.iter().flat_map(|runtime| &runtime.layers).enumerate() {
+        let at = at.index(index);
+        if names.contains(&&layer.name) {
+            return at.field("name").error(format!("duplicate layer name: {:?}", layer.name));
+        }
+        names.push(&layer.name);
+        let Some(LayerSpecifier::StaticLayer(values)) = layer.layer_specifier.as_ref() else { continue };
+        let at = at.field("static_layer");
+        let mut flat = Vec::new();
+        flatten("", values, &mut flat);
+        for (key, value) in flat {
+            let at = at.key(&key);
+            if key == CONNECTION_LIMIT {
+                limit = match value {
+                    Kind::NumberValue(number) if *number >= 0.0 && number.fract() == 0.0 => {
+                        Some(*number as u64)
+                    }
+                    Kind::StringValue(text) if text.parse::<u64>().is_ok() => text.parse().ok(),
+                    _ => return at.error("expected a number of connections"),
+                };
+            } else {
+                at.note(NoteKind::NoEffect, "not a runtime key that Culvert knows");
+            }
+        }
+    }
+    Some(limit)
+}
+
+/// Nested structures as dotted keys.
+fn flatten<'a>(prefix: &str, values: &'a Struct, flat: &mut Vec<(String, &'a Kind)>) {
+    let mut fields: Vec<_> = values.fields.iter().collect();
+    fields.sort_unstable_by_key(|(key, _)| *key);
+    for (key, value) in fields {
+        let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match value.kind.as_ref() {
+            Some(Kind::StructValue(inner)) => flatten(&key, inner, flat),
+            Some(kind) => flat.push((key, kind)),
+            None => {}
+        }
+    }
+}
+
+fn extensions(at: &At<'_>, extensions: &[TypedExtensionConfig]) -> Option<CaptureSettings> {
+    let mut capture = None;
+    for (index, extension) in extensions.iter().enumerate() {
+        let at = at.index(index);
+        let at = at.field("typed_config");
+        let Some(message) = extension.typed_config.as_ref().and_then(unpack_capture) else {
+            let name = extension_name(extension.typed_config.as_ref());
+            return at.error(format!("{name} is not a supported bootstrap extension"));
+        };
+        if capture.is_some() {
+            return at.error("culvert.v1.Capture is given twice");
+        }
+        capture = Some(capture_settings(&at, &message)?);
+    }
+    Some(capture.unwrap_or_default())
+}
+
+/// `culvert.v1.Capture`; a test holds it to its descriptor.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Capture {
+    #[prost(string, repeated, tag = "1")]
+    exclude_outbound_cidrs: Vec<String>,
+    #[prost(uint32, repeated, tag = "2")]
+    exclude_outbound_ports: Vec<u32>,
+    #[prost(uint32, repeated, tag = "3")]
+    exclude_inbound_ports: Vec<u32>,
+}
+
+impl prost::Name for Capture {
+    const NAME: &'static str = "Capture";
+    const PACKAGE: &'static str = "culvert.v1";
+}
+
+fn unpack_capture(any: &Any) -> Option<Capture> {
+    unpack::<Capture>(any)
+}
+
+fn capture_settings(at: &At<'_>, message: &Capture) -> Option<CaptureSettings> {
+    let cidrs = at.field("exclude_outbound_cidrs");
+    let mut exclude_outbound_cidrs = Vec::with_capacity(message.exclude_outbound_cidrs.len());
+    for (index, text) in message.exclude_outbound_cidrs.iter().enumerate() {
+        let net = IpNet::from_str(text).or_else(|_| IpAddr::from_str(text).map(IpNet::from));
+        match net {
+            Ok(net) => exclude_outbound_cidrs.push(net.trunc()),
+            Err(_) => {
+                return cidrs.index(index).error(format!("{text:?} is neither an address nor a CIDR range"));
+            }
+        }
+    }
+    // The walk has checked their range.
+    let ports = |ports: &[u32]| ports.iter().filter_map(|port| u16::try_from(*port).ok()).collect();
+    Some(CaptureSettings {
+        exclude_outbound_cidrs,
+        exclude_outbound_ports: ports(&message.exclude_outbound_ports),
+        exclude_inbound_ports: ports(&message.exclude_inbound_ports),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use prost_reflect::DynamicMessage;
+
+    use super::*;
+    use crate::descriptor;
+
+    #[test]
+    fn capture_is_what_its_descriptor_says() {
+        let message = Capture {
+            exclude_outbound_cidrs: vec!["10.0.0.0/8".to_owned()],
+            exclude_outbound_ports: vec![1, 2],
+            exclude_inbound_ports: vec![3],
+        };
+        let descriptor = descriptor::message("culvert.v1.Capture").unwrap();
+        assert_eq!(descriptor.fields().len(), 3);
+        let decoded = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice()).unwrap();
+        let json = serde_json::json!({
+            "excludeOutboundCidrs": ["10.0.0.0/8"], "excludeOutboundPorts": [1, 2], "excludeInboundPorts": [3],
+        });
+        assert_eq!(serde_json::to_value(&decoded).unwrap(), json);
+    }
+}

@@ -1,0 +1,156 @@
+//! `config.core.v3`: addresses, durations, sources.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use culvert_model::{Address, ConfigSource};
+use envoy_types::pb::{
+    envoy::config::core::v3::{
+        self as pb, address, config_source::ConfigSourceSpecifier, data_source, socket_address::PortSpecifier,
+    },
+    google::protobuf,
+};
+
+use crate::at::At;
+
+/// Longest duration that is told apart from "for ever": a century.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+
+/// A duration that may be 0.
+pub(super) fn duration(at: &At<'_>, value: &protobuf::Duration) -> Option<Duration> {
+    match (u64::try_from(value.seconds), u32::try_from(value.nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => {
+            Some(Duration::new(seconds, nanos).min(DURATION_MAX))
+        }
+        _ => at.error("expected a positive duration"),
+    }
+}
+
+/// A duration with a default.
+pub(super) fn duration_or(
+    at: &At<'_>,
+    value: Option<&protobuf::Duration>,
+    default: Duration,
+) -> Option<Duration> {
+    value.map_or(Some(default), |value| duration(at, value))
+}
+
+/// A timeout that 0 turns off, with a default.
+pub(super) fn timeout(
+    at: &At<'_>,
+    value: Option<&protobuf::Duration>,
+    default: Option<Duration>,
+) -> Option<Option<Duration>> {
+    match value {
+        None => Some(default),
+        Some(value) => {
+            duration(at, value).map(|duration| Some(duration).filter(|duration| !duration.is_zero()))
+        }
+    }
+}
+
+/// Bytes that are buffered for a connection: 1 MiB unless given.
+pub(super) fn buffer_limit(at: &At<'_>, value: Option<&protobuf::UInt32Value>) -> Option<usize> {
+    match value {
+        None => Some(1 << 20),
+        Some(value) if value.value == 0 => at.error("buffers without limit are not supported"),
+        Some(value) => Some(value.value as usize),
+    }
+}
+
+/// Where an address ends up.
+pub(super) enum HostPort {
+    Address(Address),
+    /// Not a literal address.
+    Name(String, u16),
+}
+
+/// An address that may name a host.
+pub(super) fn host_port(at: &At<'_>, address: &pb::Address) -> Option<HostPort> {
+    let socket = match address.address.as_ref()? {
+        address::Address::Pipe(pipe) => {
+            // Longer paths do not fit into sockaddr_un.
+            if pipe.path.len() > 107 {
+                return at
+                    .field("pipe")
+                    .field("path")
+                    .error("longer than a Unix socket's path can be, 107 bytes");
+            }
+            let path = PathBuf::from(&pipe.path);
+            return Some(HostPort::Address(Address::Pipe { path, mode: pipe.mode }));
+        }
+        address::Address::SocketAddress(socket) => socket,
+        address::Address::EnvoyInternalAddress(_) => return at.error("internal addresses are not supported"),
+    };
+    let at = at.field("socket_address");
+    if socket.protocol() != pb::socket_address::Protocol::Tcp {
+        return at.field("protocol").error("UDP is not supported");
+    }
+    let port = match socket.port_specifier {
+        Some(PortSpecifier::PortValue(port)) => port,
+        _ => return at.field("port_value").error("value is required"),
+    };
+    let Ok(port) = u16::try_from(port) else { return at.field("port_value").error("not a port") };
+    Some(match socket.address.parse::<IpAddr>() {
+        Ok(ip) => HostPort::Address(Address::Ip(SocketAddr::new(ip, port))),
+        Err(_) => HostPort::Name(socket.address.clone(), port),
+    })
+}
+
+/// An address that has to be literal.
+pub(super) fn address(at: &At<'_>, address: Option<&pb::Address>) -> Option<Address> {
+    let Some(address) = address else { return at.error("value is required") };
+    match host_port(at, address)? {
+        HostPort::Address(address) => Some(address),
+        HostPort::Name(name, _) => at
+            .field("socket_address")
+            .field("address")
+            .error(format!("malformed IP address {name:?}; only clusters of type STRICT_DNS resolve names")),
+    }
+}
+
+/// A source of resources: files, for now.
+pub(super) fn config_source(at: &At<'_>, source: Option<&pb::ConfigSource>) -> Option<ConfigSource> {
+    let Some(source) = source else { return at.error("value is required") };
+    let version = source.resource_api_version();
+    if version == pb::ApiVersion::V2 {
+        return at.field("resource_api_version").error("V2 is not supported; only V3 is");
+    }
+    let initial = at.field("initial_fetch_timeout");
+    let initial_fetch_timeout =
+        timeout(&initial, source.initial_fetch_timeout.as_ref(), Some(Duration::from_secs(15)));
+    let (path, watched_directory) = match source.config_source_specifier.as_ref() {
+        Some(ConfigSourceSpecifier::PathConfigSource(source)) => {
+            (&source.path, source.watched_directory.as_ref().map(|directory| PathBuf::from(&directory.path)))
+        }
+        Some(ConfigSourceSpecifier::Path(path)) if path.is_empty() => {
+            return at.field("path").error("value length must be at least 1 characters");
+        }
+        Some(ConfigSourceSpecifier::Path(path)) => (path, None),
+        _ => return at.error("only files are supported"),
+    };
+    Some(ConfigSource { path: path.into(), watched_directory, initial_fetch_timeout: initial_fetch_timeout? })
+}
+
+/// The bytes of a data source. A file is read once.
+pub(super) fn data(at: &At<'_>, source: &pb::DataSource) -> Option<Vec<u8>> {
+    match source.specifier.as_ref()? {
+        data_source::Specifier::Filename(path) => {
+            std::fs::read(path).map_err(|e| at.field("filename").error::<()>(format!("{path:?}: {e}"))).ok()
+        }
+        data_source::Specifier::InlineBytes(bytes) => Some(bytes.clone()),
+        data_source::Specifier::InlineString(text) => Some(text.clone().into_bytes()),
+        data_source::Specifier::EnvironmentVariable(name) => match std::env::var(name) {
+            Ok(value) => Some(value.into_bytes()),
+            Err(e) => at.field("environment_variable").error(format!("{name:?}: {e}")),
+        },
+    }
+}
+
+/// The text of a data source.
+pub(super) fn text(at: &At<'_>, source: &pb::DataSource) -> Option<String> {
+    String::from_utf8(data(at, source)?).map_err(|_| at.error::<()>("not UTF-8")).ok()
+}

@@ -1,0 +1,219 @@
+//! `config.endpoint.v3`.
+
+use std::collections::{BTreeMap, HashSet};
+
+use culvert_model::{Address, DnsAssignment, DnsEndpoint, Endpoint, Health, LoadAssignment};
+use envoy_types::pb::envoy::config::{
+    core::v3::HealthStatus,
+    endpoint::v3::{self as pb, lb_endpoint::HostIdentifier},
+};
+
+use super::core::{self, HostPort};
+use crate::at::At;
+
+/// Scaled weights stay below this, so that sums of many stay within 32 bits.
+const SCALED_MAX: u128 = 1 << 20;
+
+/// What the weights of localities mean to a cluster.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Localities {
+    /// Nothing: endpoints are chosen by their own weights.
+    #[default]
+    Ignored,
+    /// `locality_weighted_lb_config`: a locality gets its share whatever the number of its endpoints; one without
+    /// weight gets nothing.
+    Weighted,
+}
+
+/// A load assignment with literal addresses. Of endpoints with the same address the first one counts.
+pub(crate) fn load_assignment(
+    at: &At<'_>,
+    assignment: &pb::ClusterLoadAssignment,
+    localities: Localities,
+) -> Option<LoadAssignment> {
+    let mut seen = HashSet::new();
+    let mut endpoints: Vec<_> = hosts(at, assignment, localities, |at, endpoint| {
+        core::address(&at.field("address"), endpoint.address.as_ref())
+    })?;
+    endpoints.retain(|host| seen.insert(host.place.clone()));
+    let endpoints = endpoints
+        .into_iter()
+        .map(|host| Endpoint {
+            address: host.place,
+            hostname: host.hostname,
+            weight: host.weight,
+            priority: host.priority,
+            health: host.health,
+        })
+        .collect();
+    Some(LoadAssignment { endpoints })
+}
+
+/// The names of a `STRICT_DNS` cluster.
+pub(super) fn dns_assignment(
+    at: &At<'_>,
+    assignment: &pb::ClusterLoadAssignment,
+    localities: Localities,
+) -> Option<DnsAssignment> {
+    let names = hosts(at, assignment, localities, |at, endpoint| {
+        let at = at.field("address");
+        let Some(address) = endpoint.address.as_ref() else { return at.error("value is required") };
+        match core::host_port(&at, address)? {
+            HostPort::Address(Address::Ip(address)) => Some((address.ip().to_string(), address.port())),
+            HostPort::Address(Address::Pipe { .. }) => {
+                at.field("pipe").error("a cluster of type STRICT_DNS cannot have Unix sockets")
+            }
+            HostPort::Name(name, port) => Some((name, port)),
+        }
+    })?;
+    let names = names
+        .into_iter()
+        .map(|host| DnsEndpoint {
+            host: host.place.0,
+            port: host.place.1,
+            hostname: host.hostname,
+            weight: host.weight,
+            priority: host.priority,
+            health: host.health,
+        })
+        .collect();
+    Some(DnsAssignment { names })
+}
+
+/// An endpoint wherever it is.
+struct Host<P> {
+    place: P,
+    hostname: String,
+    weight: u32,
+    priority: u32,
+    health: Health,
+}
+
+/// Endpoints of all localities, priority 0 first.
+fn hosts<P>(
+    at: &At<'_>,
+    assignment: &pb::ClusterLoadAssignment,
+    localities: Localities,
+    place: impl Fn(&At<'_>, &pb::Endpoint) -> Option<P>,
+) -> Option<Vec<Host<P>>> {
+    let at = at.field("endpoints");
+    let mut complete = true;
+    let mut priorities: BTreeMap<u32, Vec<(u32, Vec<Host<P>>)>> = BTreeMap::new();
+    for (index, locality) in assignment.endpoints.iter().enumerate() {
+        let at = at.index(index);
+        let at = at.field("lb_endpoints");
+        let mut converted = Vec::with_capacity(locality.lb_endpoints.len());
+        for (index, endpoint) in locality.lb_endpoints.iter().enumerate() {
+            match host(&at.index(index), endpoint, locality.priority, &place) {
+                Some(host) => converted.push(host),
+                None => complete = false,
+            }
+        }
+        if converted.iter().map(|host| u64::from(host.weight)).sum::<u64>() > u64::from(u32::MAX) {
+            return at.error(format!("the sum of weights of a locality exceeds {}", u32::MAX));
+        }
+        let weight = locality.load_balancing_weight.as_ref().map_or(0, |weight| weight.value);
+        priorities.entry(locality.priority).or_default().push((weight, converted));
+    }
+    if !complete {
+        return None;
+    }
+    if localities == Localities::Weighted {
+        priorities.values_mut().for_each(|localities| spread(localities));
+    }
+    Some(priorities.into_values().flatten().flat_map(|(_, hosts)| hosts).collect())
+}
+
+fn host<P>(
+    at: &At<'_>,
+    endpoint: &pb::LbEndpoint,
+    priority: u32,
+    place: impl Fn(&At<'_>, &pb::Endpoint) -> Option<P>,
+) -> Option<Host<P>> {
+    let health = match endpoint.health_status() {
+        HealthStatus::Unknown | HealthStatus::Healthy => Health::Healthy,
+        HealthStatus::Degraded => Health::Degraded,
+        HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout => Health::Unhealthy,
+    };
+    let weight = endpoint.load_balancing_weight.as_ref().map_or(1, |weight| weight.value);
+    let at = at.field("endpoint");
+    let endpoint = match endpoint.host_identifier.as_ref() {
+        Some(HostIdentifier::Endpoint(endpoint)) => endpoint,
+        _ => return at.error("value is required"),
+    };
+    Some(Host { place: place(&at, endpoint)?, hostname: endpoint.hostname.clone(), weight, priority, health })
+}
+
+/// Gives each endpoint of one priority its share of its locality's weight, in the smallest whole numbers.
+fn spread<P>(localities: &mut Vec<(u32, Vec<Host<P>>)>) {
+    localities.retain(|(weight, hosts)| *weight > 0 && !hosts.is_empty());
+    let sum = |hosts: &[Host<P>]| hosts.iter().map(|host| u128::from(host.weight)).sum::<u128>();
+    // Ends where further precision could not be told apart.
+    let common = localities.iter().fold(1, |common, (_, hosts)| lcm(common, sum(hosts)).min(1 << 40));
+    let shares: Vec<Vec<u128>> = localities
+        .iter()
+        .map(|(weight, hosts)| {
+            let sum = sum(hosts);
+            hosts.iter().map(|host| u128::from(host.weight) * u128::from(*weight) * common / sum).collect()
+        })
+        .collect();
+    let divisor = shares.iter().flatten().fold(0, |divisor, share| gcd(divisor, *share)).max(1);
+    let largest = shares.iter().flatten().max().map_or(1, |largest| largest / divisor).max(1);
+    for ((_, hosts), shares) in localities.iter_mut().zip(shares) {
+        for (host, share) in hosts.iter_mut().zip(shares) {
+            let share = share / divisor;
+            let scaled = if largest > SCALED_MAX { share * SCALED_MAX / largest } else { share };
+            host.weight = u32::try_from(scaled.max(1)).unwrap_or(u32::MAX);
+        }
+    }
+}
+
+fn gcd(mut a: u128, mut b: u128) -> u128 {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+fn lcm(a: u128, b: u128) -> u128 {
+    a / gcd(a, b) * b
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weights(given: &[(u32, &[u32])]) -> Vec<Vec<u32>> {
+        let host = |weight: &u32| Host {
+            place: (),
+            hostname: String::new(),
+            weight: *weight,
+            priority: 0,
+            health: Health::Healthy,
+        };
+        let mut localities: Vec<_> =
+            given.iter().map(|(weight, hosts)| (*weight, hosts.iter().map(host).collect())).collect();
+        spread(&mut localities);
+        localities
+            .iter()
+            .map(|(_, hosts): &(_, Vec<Host<()>>)| hosts.iter().map(|h| h.weight).collect())
+            .collect()
+    }
+
+    #[test]
+    fn localities_get_their_share_whatever_their_size() {
+        // 1 : 3, over two endpoints and one.
+        assert_eq!(weights(&[(1, &[1, 1]), (3, &[1])]), [vec![1, 1], vec![6]]);
+        assert_eq!(weights(&[(1, &[1, 2]), (1, &[5])]), [vec![1, 2], vec![3]]);
+        assert_eq!(weights(&[(7, &[4])]), [vec![1]]);
+        assert_eq!(weights(&[(0, &[1]), (2, &[1])]), [vec![1]], "no weight, no traffic");
+        assert_eq!(weights(&[]), Vec::<Vec<u32>>::new());
+    }
+
+    #[test]
+    fn large_weights_are_scaled_down() {
+        let spread = weights(&[(u32::MAX, &[u32::MAX - 1, 1]), (1, &[3, 4])]);
+        assert!(spread.iter().flatten().all(|weight| (1..=1 << 20).contains(weight)), "{spread:?}");
+        assert_eq!(spread[0][0], 1 << 20);
+    }
+}

@@ -1,0 +1,322 @@
+//! The HTTP connection manager.
+
+use std::{sync::Arc, time::Duration};
+
+use culvert_model::{
+    EscapedSlashes, HeaderCase, Http1Options, HttpConnectionManager, HttpFilter, RouteSource, ServerHeader,
+    StripPort, UnderscoresAction,
+};
+use envoy_types::pb::{
+    envoy::{
+        config::core::v3::{
+            Http1ProtocolOptions, HttpProtocolOptions, http_protocol_options::HeadersWithUnderscoresAction,
+            http1_protocol_options::header_key_format::HeaderFormat,
+        },
+        extensions::{
+            filters::{
+                http::router::v3::Router,
+                network::http_connection_manager::v3::{
+                    self as pb,
+                    http_connection_manager::{
+                        CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
+                        ServerHeaderTransformation, StripPortMode, UpgradeConfig,
+                    },
+                    http_filter,
+                },
+            },
+            http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig,
+            request_id::uuid::v3::UuidRequestIdConfig,
+        },
+    },
+    google::protobuf::{BoolValue, UInt32Value},
+};
+
+use super::{Clusters, access_log, core, extension_name, route, unpack};
+use crate::{NoteKind, at::At};
+
+/// Seconds of `common_http_protocol_options.idle_timeout` when it is not given, on both sides.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+/// The connection manager. `clusters` are those that an inline route configuration may refer to.
+pub(super) fn connection_manager(
+    at: &At<'_>,
+    manager: &pb::HttpConnectionManager,
+    clusters: &Clusters<'_>,
+) -> Option<HttpConnectionManager> {
+    let codec = codec(&at.field("codec_type"), manager.codec_type());
+    let routes = routes(at, manager, clusters);
+    let router = filters(&at.field("http_filters"), &manager.http_filters);
+    let request_id = request_id(at, manager);
+    let certificate = client_certificate(at, manager);
+    let strip_port = strip_port(at, manager);
+    let upgrades = upgrades(&at.field("upgrade_configs"), &manager.upgrade_configs);
+    let log = access_logs(at, manager);
+    let http1 = http1(&at.field("http_protocol_options"), manager.http_protocol_options.as_ref());
+    let timeout = |name, value: Option<&_>, default| core::timeout(&at.field(name), value, default);
+    let stream_idle_timeout =
+        timeout("stream_idle_timeout", manager.stream_idle_timeout.as_ref(), Some(Duration::from_secs(300)));
+    let request_timeout = timeout("request_timeout", manager.request_timeout.as_ref(), None);
+    let request_headers_timeout =
+        timeout("request_headers_timeout", manager.request_headers_timeout.as_ref(), None);
+    let delayed_close_timeout = timeout(
+        "delayed_close_timeout",
+        manager.delayed_close_timeout.as_ref(),
+        Some(Duration::from_secs(1)),
+    );
+    let drain_timeout =
+        core::duration_or(&at.field("drain_timeout"), manager.drain_timeout.as_ref(), Duration::from_secs(5));
+    let common =
+        common(&at.field("common_http_protocol_options"), manager.common_http_protocol_options.as_ref());
+    (codec?, request_id?, certificate?);
+    let (router, common) = (router?, common?);
+    Some(HttpConnectionManager {
+        stat_prefix: manager.stat_prefix.clone(),
+        routes: routes?,
+        filters: vec![HttpFilter::Router],
+        idle_timeout: common.idle_timeout,
+        stream_idle_timeout: stream_idle_timeout?,
+        request_timeout: request_timeout?,
+        request_headers_timeout: request_headers_timeout?,
+        delayed_close_timeout: delayed_close_timeout?,
+        drain_timeout: drain_timeout?,
+        max_connection_duration: common.max_connection_duration,
+        max_requests_per_connection: common.max_requests,
+        max_request_headers_bytes: kib(manager.max_request_headers_kb.as_ref()),
+        max_headers_count: common.max_headers_count,
+        underscores: common.underscores,
+        use_remote_address: is_true(manager.use_remote_address.as_ref()),
+        xff_num_trusted_hops: manager.xff_num_trusted_hops,
+        skip_xff_append: manager.skip_xff_append,
+        append_forwarded_port: manager.append_x_forwarded_port,
+        generate_request_id: manager.generate_request_id.as_ref().is_none_or(|generate| generate.value),
+        preserve_external_request_id: manager.preserve_external_request_id,
+        always_set_request_id_in_response: manager.always_set_request_id_in_response,
+        server_name: Some(&manager.server_name)
+            .filter(|name| !name.is_empty())
+            .map_or("envoy", |n| n)
+            .to_owned(),
+        server_header: match manager.server_header_transformation() {
+            ServerHeaderTransformation::AppendIfAbsent => ServerHeader::AppendIfAbsent,
+            ServerHeaderTransformation::Overwrite => ServerHeader::Overwrite,
+            ServerHeaderTransformation::PassThrough => ServerHeader::PassThrough,
+        },
+        via: manager.via.clone(),
+        normalize_path: is_true(manager.normalize_path.as_ref()),
+        merge_slashes: manager.merge_slashes,
+        escaped_slashes: escaped_slashes(manager.path_with_escaped_slashes_action()),
+        strip_port: strip_port?,
+        strip_trailing_host_dot: manager.strip_trailing_host_dot,
+        http1: http1?,
+        upgrades: upgrades?,
+        suppress_envoy_headers: router.suppress_envoy_headers,
+        access_log: log?,
+    })
+}
+
+fn is_true(value: Option<&BoolValue>) -> bool {
+    value.is_some_and(|value| value.value)
+}
+
+/// KiB in bytes; 60 KiB when not given.
+pub(super) fn kib(value: Option<&UInt32Value>) -> usize {
+    value.map_or(60, |value| value.value as usize) * 1_024
+}
+
+fn codec(at: &At<'_>, codec: CodecType) -> Option<()> {
+    match codec {
+        CodecType::Auto | CodecType::Http1 => Some(()),
+        CodecType::Http2 => at.error("HTTP/2 is not supported"),
+        CodecType::Http3 => at.error("HTTP/3 is not supported"),
+    }
+}
+
+fn routes(at: &At<'_>, manager: &pb::HttpConnectionManager, clusters: &Clusters<'_>) -> Option<RouteSource> {
+    match manager.route_specifier.as_ref()? {
+        RouteSpecifier::RouteConfig(routes) => {
+            let routes = route::route_configuration(&at.field("route_config"), routes, clusters)?;
+            Some(RouteSource::Inline(Arc::new(routes)))
+        }
+        RouteSpecifier::Rds(rds) => {
+            let at = at.field("rds");
+            if rds.route_config_name.is_empty() {
+                return at.field("route_config_name").error("value is required");
+            }
+            let source = core::config_source(&at.field("config_source"), rds.config_source.as_ref())?;
+            Some(RouteSource::Rds { source, name: rds.route_config_name.clone() })
+        }
+        RouteSpecifier::ScopedRoutes(_) => at.field("scoped_routes").error("scoped routes are not supported"),
+    }
+}
+
+/// The router, which has to come last. Filters that the walk passed over are left out.
+fn filters(at: &At<'_>, filters: &[pb::HttpFilter]) -> Option<Router> {
+    let mut router = None;
+    let mut last = None;
+    for (index, filter) in filters.iter().enumerate() {
+        let any = match filter.config_type.as_ref() {
+            Some(http_filter::ConfigType::TypedConfig(any)) => any,
+            _ => return at.index(index).field("typed_config").error("value is required"),
+        };
+        last = Some((index, &filter.name));
+        let Some(config) = unpack::<Router>(any) else {
+            if filter.disabled || filter.is_optional {
+                continue;
+            }
+            let name = extension_name(Some(any));
+            return at
+                .index(index)
+                .field("typed_config")
+                .error(format!("{name} is not a supported HTTP filter"));
+        };
+        if filter.disabled {
+            return at.index(index).field("disabled").error("the router cannot be disabled");
+        }
+        if router.is_some() || index + 1 != filters.len() {
+            let name = &filter.name;
+            return at.index(index).error(format!("terminal filter {name:?} must be the last HTTP filter"));
+        }
+        router = Some(config);
+    }
+    if router.is_none() {
+        return match last {
+            Some((index, name)) => {
+                at.index(index).error(format!("non-terminal filter {name:?} is the last HTTP filter"))
+            }
+            None => at.error("the router filter is missing: requests could not be answered"),
+        };
+    }
+    router
+}
+
+fn request_id(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<()> {
+    let any = manager.request_id_extension.as_ref().and_then(|extension| extension.typed_config.as_ref());
+    match any {
+        Some(any) if unpack::<UuidRequestIdConfig>(any).is_none() => at
+            .field("request_id_extension")
+            .field("typed_config")
+            .error(format!("{} is not a supported request ID extension", extension_name(Some(any)))),
+        _ => Some(()),
+    }
+}
+
+/// Without TLS every policy but one removes the header that names a client's certificate.
+fn client_certificate(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<()> {
+    let at = at.field("forward_client_cert_details");
+    match manager.forward_client_cert_details() {
+        ForwardClientCertDetails::Sanitize => Some(()),
+        ForwardClientCertDetails::AlwaysForwardOnly => at.error("ALWAYS_FORWARD_ONLY is not supported"),
+        ForwardClientCertDetails::ForwardOnly
+        | ForwardClientCertDetails::AppendForward
+        | ForwardClientCertDetails::SanitizeSet => {
+            at.note(NoteKind::NoEffect, "a connection without TLS has no client certificate");
+            Some(())
+        }
+    }
+}
+
+fn strip_port(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<StripPort> {
+    let any = matches!(manager.strip_port_mode, Some(StripPortMode::StripAnyHostPort(true)));
+    match (any, manager.strip_matching_host_port) {
+        (true, true) => at
+            .field("strip_matching_host_port")
+            .error("cannot enable both strip_matching_host_port and strip_any_host_port"),
+        (true, false) => Some(StripPort::Any),
+        (false, true) => Some(StripPort::Matching),
+        (false, false) => Some(StripPort::No),
+    }
+}
+
+fn escaped_slashes(action: PathWithEscapedSlashesAction) -> EscapedSlashes {
+    match action {
+        PathWithEscapedSlashesAction::ImplementationSpecificDefault
+        | PathWithEscapedSlashesAction::KeepUnchanged => EscapedSlashes::Keep,
+        PathWithEscapedSlashesAction::RejectRequest => EscapedSlashes::Reject,
+        PathWithEscapedSlashesAction::UnescapeAndForward => EscapedSlashes::UnescapeAndForward,
+        PathWithEscapedSlashesAction::UnescapeAndRedirect => EscapedSlashes::UnescapeAndRedirect,
+    }
+}
+
+fn upgrades(at: &At<'_>, configs: &[UpgradeConfig]) -> Option<Vec<(String, bool)>> {
+    let mut upgrades: Vec<(String, bool)> = Vec::with_capacity(configs.len());
+    for (index, config) in configs.iter().enumerate() {
+        let name = config.upgrade_type.to_ascii_lowercase();
+        if upgrades.iter().any(|(known, _)| *known == name) {
+            return at.index(index).error(format!("multiple upgrade configs with the same name: {name:?}"));
+        }
+        upgrades.push((name, config.enabled.as_ref().is_none_or(|enabled| enabled.value)));
+    }
+    Some(upgrades)
+}
+
+fn access_logs(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<Vec<culvert_model::AccessLog>> {
+    let at = at.field("access_log");
+    let logs = manager.access_log.iter().enumerate();
+    let converted: Vec<_> = logs.map(|(i, log)| access_log::access_log(&at.index(i), log)).collect();
+    converted.into_iter().collect()
+}
+
+/// What `common_http_protocol_options` says about a downstream connection.
+struct Common {
+    idle_timeout: Option<Duration>,
+    max_connection_duration: Option<Duration>,
+    max_requests: Option<u32>,
+    max_headers_count: usize,
+    underscores: UnderscoresAction,
+}
+
+fn common(at: &At<'_>, options: Option<&HttpProtocolOptions>) -> Option<Common> {
+    let default = HttpProtocolOptions::default();
+    let options = options.unwrap_or(&default);
+    let idle_timeout =
+        core::timeout(&at.field("idle_timeout"), options.idle_timeout.as_ref(), Some(IDLE_TIMEOUT));
+    let max_connection_duration =
+        core::timeout(&at.field("max_connection_duration"), options.max_connection_duration.as_ref(), None);
+    Some(Common {
+        idle_timeout: idle_timeout?,
+        max_connection_duration: max_connection_duration?,
+        max_requests: max_requests(options.max_requests_per_connection.as_ref()),
+        max_headers_count: options.max_headers_count.as_ref().map_or(100, |count| count.value as usize),
+        underscores: match options.headers_with_underscores_action() {
+            HeadersWithUnderscoresAction::Allow => UnderscoresAction::Allow,
+            HeadersWithUnderscoresAction::DropHeader => UnderscoresAction::Drop,
+            HeadersWithUnderscoresAction::RejectRequest => UnderscoresAction::Reject,
+        },
+    })
+}
+
+/// 0 is no limit.
+pub(super) fn max_requests(value: Option<&UInt32Value>) -> Option<u32> {
+    value.map(|value| value.value).filter(|value| *value > 0)
+}
+
+fn http1(at: &At<'_>, options: Option<&Http1ProtocolOptions>) -> Option<Http1Options> {
+    let Some(options) = options else { return Some(Http1Options::default()) };
+    Some(Http1Options {
+        allow_absolute_url: options.allow_absolute_url.as_ref().is_none_or(|allow| allow.value),
+        accept_http_10: options.accept_http_10,
+        default_host_for_http_10: options.default_host_for_http_10.clone(),
+        header_case: header_case(at, options)?,
+        enable_trailers: options.enable_trailers,
+        allow_chunked_length: options.allow_chunked_length,
+    })
+}
+
+/// `header_key_format` of either side.
+pub(super) fn header_case(at: &At<'_>, options: &Http1ProtocolOptions) -> Option<HeaderCase> {
+    let Some(format) = options.header_key_format.as_ref().and_then(|format| format.header_format.as_ref())
+    else {
+        return Some(HeaderCase::Lower);
+    };
+    match format {
+        HeaderFormat::ProperCaseWords(_) => Some(HeaderCase::Proper),
+        HeaderFormat::StatefulFormatter(extension) => {
+            let any = extension.typed_config.as_ref();
+            if any.and_then(unpack::<PreserveCaseFormatterConfig>).is_some() {
+                return Some(HeaderCase::Preserve);
+            }
+            at.field("header_key_format")
+                .field("stateful_formatter")
+                .error(format!("{} is not a supported header formatter", extension_name(any)))
+        }
+    }
+}

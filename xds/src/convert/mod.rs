@@ -1,0 +1,40 @@
+//! From messages that passed the walk to the model.
+//!
+//! A converter takes a message and where it is, and returns `None` when it left an error there. It reports all it can
+//! find: fields are converted first and put together last.
+
+mod access_log;
+mod bootstrap;
+mod cluster;
+mod core;
+mod endpoint;
+mod header;
+mod http;
+mod listener;
+mod matcher;
+mod route;
+mod route_action;
+mod tcp;
+
+use envoy_types::pb::google::protobuf::Any;
+
+pub(crate) use bootstrap::{Settings, settings};
+pub(crate) use cluster::{Cluster, cluster};
+pub(crate) use endpoint::{Localities, load_assignment};
+pub(crate) use listener::listener;
+pub(crate) use route::{Clusters, route_configuration};
+
+use crate::decode;
+
+/// The message in `any` when it is a `T`.
+fn unpack<T: prost::Message + prost::Name + Default>(any: &Any) -> Option<T> {
+    if decode::type_name(&any.type_url) != T::full_name() {
+        return None;
+    }
+    T::decode(any.value.as_slice()).ok()
+}
+
+/// What an extension is called in messages to people.
+fn extension_name(any: Option<&Any>) -> &str {
+    any.map_or("nothing", |any| decode::type_name(&any.type_url))
+}

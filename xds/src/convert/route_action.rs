@@ -1,0 +1,235 @@
+//! What routes do.
+
+use std::time::Duration;
+
+use culvert_model::{
+    Action, ClusterSpecifier, DirectResponse, HostRewrite, PathRewrite, Redirect, RouteAction,
+    WeightedCluster, WeightedClusters,
+};
+use envoy_types::pb::envoy::config::route::v3::{
+    self as pb,
+    redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
+    route::Action as PbAction,
+    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier as Specifier, HostRewriteSpecifier},
+    weighted_cluster::cluster_weight,
+};
+
+use super::{core, header, matcher, route::Scope};
+use crate::at::At;
+
+/// `RouteAction.timeout` when it is not given.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The action of `route`. `at` is the route.
+pub(super) fn action(at: &At<'_>, route: &pb::Route, scope: &Scope<'_>) -> Option<Action> {
+    match route.action.as_ref()? {
+        PbAction::Route(action) => {
+            forward(&at.field("route"), action, scope).map(|a| Action::Forward(Box::new(a)))
+        }
+        PbAction::Redirect(action) => redirect(&at.field("redirect"), action).map(Action::Redirect),
+        PbAction::DirectResponse(action) => {
+            direct_response(&at.field("direct_response"), action, scope).map(Action::Direct)
+        }
+        PbAction::FilterAction(_) => at.field("filter_action").error("not supported"),
+        PbAction::NonForwardingAction(_) => at.field("non_forwarding_action").error("not supported"),
+    }
+}
+
+fn direct_response(
+    at: &At<'_>,
+    action: &pb::DirectResponseAction,
+    scope: &Scope<'_>,
+) -> Option<DirectResponse> {
+    let at_body = at.field("body");
+    let body = match action.body.as_ref() {
+        Some(source) => core::data(&at_body, source)?,
+        None => Vec::new(),
+    };
+    if body.len() > scope.body_bytes_max {
+        return at_body.error(format!(
+            "response body size is {} bytes; maximum is {}",
+            body.len(),
+            scope.body_bytes_max
+        ));
+    }
+    Some(DirectResponse { status: u16::try_from(action.status).ok()?, body: body.into() })
+}
+
+fn redirect(at: &At<'_>, action: &pb::RedirectAction) -> Option<Redirect> {
+    let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let port = match u16::try_from(action.port_redirect) {
+        Ok(port) => Some(port).filter(|port| *port > 0),
+        Err(_) => return at.field("port_redirect").error("not a port"),
+    };
+    let scheme = match action.scheme_rewrite_specifier.as_ref() {
+        Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".to_owned()),
+        Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => text(scheme),
+        Some(SchemeRewriteSpecifier::HttpsRedirect(false)) | None => None,
+    };
+    let path = match action.path_rewrite_specifier.as_ref() {
+        None => PathRewrite::None,
+        Some(PathRewriteSpecifier::PathRedirect(path)) => {
+            text(path).map_or(PathRewrite::None, PathRewrite::Full)
+        }
+        Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => {
+            text(prefix).map_or(PathRewrite::None, PathRewrite::Prefix)
+        }
+        Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => {
+            PathRewrite::Regex(matcher::substitution(&at.field("regex_rewrite"), rewrite)?)
+        }
+        Some(PathRewriteSpecifier::PathRewrite(_)) => return at.field("path_rewrite").error("not supported"),
+    };
+    let status = match action.response_code() {
+        RedirectResponseCode::MovedPermanently => 301,
+        RedirectResponseCode::Found => 302,
+        RedirectResponseCode::SeeOther => 303,
+        RedirectResponseCode::TemporaryRedirect => 307,
+        RedirectResponseCode::PermanentRedirect => 308,
+    };
+    Some(Redirect {
+        scheme,
+        host: text(&action.host_redirect),
+        port,
+        path,
+        status,
+        strip_query: action.strip_query,
+    })
+}
+
+fn forward(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<RouteAction> {
+    let cluster = cluster(at, action, scope);
+    let path = path_rewrite(at, action);
+    let host = host_rewrite(at, action);
+    let timeout = core::timeout(&at.field("timeout"), action.timeout.as_ref(), Some(TIMEOUT));
+    let idle_timeout = match action.idle_timeout.as_ref() {
+        Some(value) => core::duration(&at.field("idle_timeout"), value).map(Some),
+        None => Some(None),
+    };
+    let upgrades = upgrades(&at.field("upgrade_configs"), &action.upgrade_configs);
+    Some(RouteAction {
+        cluster: cluster?,
+        cluster_not_found_status: match action.cluster_not_found_response_code() {
+            ClusterNotFoundResponseCode::ServiceUnavailable => 503,
+            ClusterNotFoundResponseCode::NotFound => 404,
+            ClusterNotFoundResponseCode::InternalServerError => 500,
+        },
+        path: path?,
+        host: host?,
+        append_forwarded_host: action.append_x_forwarded_host,
+        timeout: timeout?,
+        idle_timeout: idle_timeout?,
+        upgrades: upgrades?,
+    })
+}
+
+fn cluster(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<ClusterSpecifier> {
+    match action.cluster_specifier.as_ref()? {
+        Specifier::Cluster(name) => {
+            known(&at.field("cluster"), name, scope)?;
+            Some(ClusterSpecifier::Name(name.as_str().into()))
+        }
+        Specifier::ClusterHeader(name) => Some(ClusterSpecifier::Header(name.to_ascii_lowercase())),
+        Specifier::WeightedClusters(weighted) => {
+            weighted_clusters(&at.field("weighted_clusters"), weighted, scope).map(ClusterSpecifier::Weighted)
+        }
+        Specifier::ClusterSpecifierPlugin(_) | Specifier::InlineClusterSpecifierPlugin(_) => {
+            at.error("cluster specifier plug-ins are not supported")
+        }
+    }
+}
+
+fn known(at: &At<'_>, name: &str, scope: &Scope<'_>) -> Option<()> {
+    match scope.clusters {
+        Some(exists) if !exists(name) => at.error(format!("unknown cluster {name:?}")),
+        _ => Some(()),
+    }
+}
+
+fn weighted_clusters(
+    at: &At<'_>,
+    weighted: &pb::WeightedCluster,
+    scope: &Scope<'_>,
+) -> Option<WeightedClusters> {
+    let at_clusters = at.field("clusters");
+    let entries = weighted.clusters.iter().enumerate();
+    let clusters: Vec<_> =
+        entries.map(|(i, entry)| weighted_cluster(&at_clusters.index(i), entry, scope)).collect();
+    let clusters: Vec<WeightedCluster> = clusters.into_iter().collect::<Option<_>>()?;
+    let total: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
+    if total == 0 {
+        return at.error("sum of weights must be greater than 0");
+    }
+    if total > u64::from(u32::MAX) {
+        return at.error(format!("sum of weights must be at most {}", u32::MAX));
+    }
+    Some(WeightedClusters { clusters, total })
+}
+
+fn weighted_cluster(
+    at: &At<'_>,
+    entry: &pb::weighted_cluster::ClusterWeight,
+    scope: &Scope<'_>,
+) -> Option<WeightedCluster> {
+    if entry.name.is_empty() {
+        return at.field("name").error("value is required");
+    }
+    let headers = header::mutations(
+        at,
+        &entry.request_headers_to_add,
+        &entry.request_headers_to_remove,
+        &entry.response_headers_to_add,
+        &entry.response_headers_to_remove,
+    );
+    known(&at.field("name"), &entry.name, scope)?;
+    let Some(weight) = entry.weight.as_ref() else { return at.field("weight").error("value is required") };
+    let host_rewrite = entry.host_rewrite_specifier.as_ref().and_then(|specifier| match specifier {
+        cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(host) => {
+            Some(host.clone()).filter(|host| !host.is_empty())
+        }
+    });
+    Some(WeightedCluster {
+        name: entry.name.as_str().into(),
+        weight: weight.value,
+        host_rewrite,
+        headers: headers?,
+    })
+}
+
+fn path_rewrite(at: &At<'_>, action: &pb::RouteAction) -> Option<PathRewrite> {
+    match (action.prefix_rewrite.as_str(), action.regex_rewrite.as_ref()) {
+        ("", None) => Some(PathRewrite::None),
+        (prefix, None) => Some(PathRewrite::Prefix(prefix.to_owned())),
+        ("", Some(rewrite)) => {
+            matcher::substitution(&at.field("regex_rewrite"), rewrite).map(PathRewrite::Regex)
+        }
+        (_, Some(_)) => at.error("only one of prefix_rewrite and regex_rewrite can be given"),
+    }
+}
+
+fn host_rewrite(at: &At<'_>, action: &pb::RouteAction) -> Option<HostRewrite> {
+    Some(match action.host_rewrite_specifier.as_ref() {
+        None => HostRewrite::None,
+        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) if host.is_empty() => HostRewrite::None,
+        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => HostRewrite::Literal(host.clone()),
+        Some(HostRewriteSpecifier::AutoHostRewrite(auto)) if auto.value => HostRewrite::Auto,
+        Some(HostRewriteSpecifier::AutoHostRewrite(_)) => HostRewrite::None,
+        Some(HostRewriteSpecifier::HostRewriteHeader(name)) if name.is_empty() => HostRewrite::None,
+        Some(HostRewriteSpecifier::HostRewriteHeader(name)) => HostRewrite::Header(name.to_ascii_lowercase()),
+        Some(HostRewriteSpecifier::HostRewritePathRegex(rewrite)) => {
+            HostRewrite::PathRegex(matcher::substitution(&at.field("host_rewrite_path_regex"), rewrite)?)
+        }
+        Some(HostRewriteSpecifier::HostRewrite(_)) => return at.field("host_rewrite").error("not supported"),
+    })
+}
+
+fn upgrades(at: &At<'_>, configs: &[pb::route_action::UpgradeConfig]) -> Option<Vec<(String, bool)>> {
+    let mut upgrades: Vec<(String, bool)> = Vec::with_capacity(configs.len());
+    for (index, config) in configs.iter().enumerate() {
+        let name = config.upgrade_type.to_ascii_lowercase();
+        if upgrades.iter().any(|(known, _)| *known == name) {
+            return at.index(index).error(format!("duplicate upgrade {name:?}"));
+        }
+        upgrades.push((name, config.enabled.as_ref().is_none_or(|enabled| enabled.value)));
+    }
+    Some(upgrades)
+}

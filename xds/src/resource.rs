@@ -1,0 +1,155 @@
+//! Resources: listeners, clusters, route configurations, load assignments.
+
+use std::fmt;
+
+use prost::bytes::Bytes;
+use prost_reflect::{DynamicMessage, MessageDescriptor};
+
+use crate::{
+    Error, Note,
+    at::{At, Sink},
+    decode, descriptor, walk,
+};
+
+/// Types of resources.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Kind {
+    /// `config.cluster.v3.Cluster`
+    Cluster,
+    /// `config.endpoint.v3.ClusterLoadAssignment`
+    LoadAssignment,
+    /// `config.listener.v3.Listener`
+    Listener,
+    /// `config.route.v3.RouteConfiguration`
+    RouteConfiguration,
+}
+
+impl Kind {
+    /// Full name of the message.
+    pub(crate) fn message_name(self) -> &'static str {
+        match self {
+            Self::Cluster => "envoy.config.cluster.v3.Cluster",
+            Self::LoadAssignment => "envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Listener => "envoy.config.listener.v3.Listener",
+            Self::RouteConfiguration => "envoy.config.route.v3.RouteConfiguration",
+        }
+    }
+
+    /// The type of the message called `name`.
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        [Self::Cluster, Self::LoadAssignment, Self::Listener, Self::RouteConfiguration]
+            .into_iter()
+            .find(|kind| kind.message_name() == name)
+    }
+
+    pub(crate) fn descriptor(self) -> Option<MessageDescriptor> {
+        descriptor::message(self.message_name())
+    }
+
+    /// Where a resource has its name.
+    fn name_field(self) -> &'static str {
+        match self {
+            Self::LoadAssignment => "cluster_name",
+            Self::Cluster | Self::Listener | Self::RouteConfiguration => "name",
+        }
+    }
+
+    /// `listener "a"`: how errors call a resource.
+    pub(crate) fn title(self, name: &str) -> String {
+        format!("{self} {name:?}")
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cluster => "cluster",
+            Self::LoadAssignment => "load assignment",
+            Self::Listener => "listener",
+            Self::RouteConfiguration => "route configuration",
+        })
+    }
+}
+
+/// A resource as it came. Two that are equal mean the same.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Resource {
+    pub(crate) kind: Kind,
+    pub(crate) name: String,
+    /// In canonical form.
+    pub(crate) bytes: Bytes,
+}
+
+impl Resource {
+    pub(crate) fn new(kind: Kind, message: &DynamicMessage) -> Self {
+        Self { kind, name: name(kind, message), bytes: decode::canonical(message).into() }
+    }
+
+    /// The message again; `None` cannot happen for bytes that this crate wrote.
+    pub(crate) fn message(&self) -> Option<DynamicMessage> {
+        DynamicMessage::decode(self.kind.descriptor()?, self.bytes.clone()).ok()
+    }
+
+    /// Checks the resource and converts it from its message `P`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub(crate) fn convert<P, T>(
+        &self,
+        convert: impl FnOnce(&At<'_>, &P) -> Option<T>,
+    ) -> Result<(T, Vec<Note>), Vec<Error>>
+    where
+        P: prost::Message + Default,
+    {
+        let sink = Sink::new(self.kind.title(&self.name));
+        let root = sink.root();
+        let converted = match self.message() {
+            None => root.error("does not decode"),
+            Some(message) => {
+                walk::walk(&root, &message);
+                match P::decode(self.bytes.clone()) {
+                    _ if sink.has_errors() => None,
+                    Ok(typed) => convert(&root, &typed),
+                    Err(e) => root.error(e.to_string()),
+                }
+            }
+        };
+        let (mut errors, notes) = sink.into_parts();
+        match converted {
+            Some(converted) if errors.is_empty() => Ok((converted, notes)),
+            _ => {
+                if errors.is_empty() {
+                    // A converter that gave up without a word would be a mistake, and must not pass for success.
+                    let resource = self.kind.title(&self.name);
+                    errors.push(Error { resource, field: String::new(), reason: "not supported".to_owned() });
+                }
+                Err(errors)
+            }
+        }
+    }
+}
+
+/// The name of a resource; that of a listener without one is its address.
+fn name(kind: Kind, message: &DynamicMessage) -> String {
+    let text = |value: Option<std::borrow::Cow<'_, prost_reflect::Value>>| {
+        value.and_then(|value| value.as_str().map(str::to_owned)).filter(|text| !text.is_empty())
+    };
+    if let Some(name) = text(message.get_field_by_name(kind.name_field())) {
+        return name;
+    }
+    address(message).unwrap_or_default()
+}
+
+fn address(listener: &DynamicMessage) -> Option<String> {
+    let address = listener.get_field_by_name("address")?;
+    let address = address.as_message()?;
+    if address.has_field_by_name("pipe") {
+        let pipe = address.get_field_by_name("pipe")?;
+        return Some(pipe.as_message()?.get_field_by_name("path")?.as_str()?.to_owned());
+    }
+    let socket = address.get_field_by_name("socket_address")?;
+    let socket = socket.as_message()?;
+    let host = socket.get_field_by_name("address")?.as_str()?.to_owned();
+    let port = socket.get_field_by_name("port_value")?.as_u32()?;
+    Some(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+}
