@@ -1,0 +1,87 @@
+//! The compiled route configuration.
+
+use std::sync::Arc;
+
+use culvert_model::{RequireTls, Route, RouteConfiguration, VirtualHost};
+
+use crate::route::{RequestView, candidates::Candidates, domains::Domains};
+
+/// A compiled route configuration. Immutable; share it between workers.
+///
+/// The virtual host is found by hash, whatever their number; its routes by hash, prefix tree and the literal beginnings
+/// of regular expressions, so that only routes whose path can match are looked at, in configuration order. Looking for
+/// the last of thousands of routes costs what looking for the first costs, unless they share their paths and differ in
+/// other conditions only.
+#[derive(Debug)]
+pub struct Table {
+    config: RouteConfiguration,
+    domains: Domains,
+    /// By index of the virtual host.
+    candidates: Vec<Candidates>,
+}
+
+/// What [`Table::route`] found.
+#[derive(Clone, Copy, Debug)]
+pub struct Match<'t> {
+    /// The virtual host.
+    pub vhost: &'t VirtualHost,
+    /// Its first route that matches.
+    pub route: &'t Arc<Route>,
+}
+
+/// Why there is no route.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NoRoute {
+    /// No route of the virtual host matches: 404 `route_not_found`, response flag `NR`.
+    #[error("no route matches")]
+    Route,
+    /// The virtual host requires TLS and the scheme is `http`: 301 to [`super::tls_location`].
+    #[error("TLS required")]
+    TlsRequired,
+    /// No virtual host has this domain: 404 `route_not_found`, response flag `NR`.
+    #[error("no virtual host matches")]
+    VirtualHost,
+}
+
+impl Table {
+    /// Compiles a configuration. Costs time and memory in proportion to its size.
+    #[must_use]
+    pub fn compile(config: &RouteConfiguration) -> Self {
+        Self {
+            domains: Domains::compile(config),
+            candidates: config.virtual_hosts.iter().map(|vhost| Candidates::compile(&vhost.routes)).collect(),
+            config: config.clone(),
+        }
+    }
+
+    /// The configuration it was compiled from.
+    #[must_use]
+    pub fn config(&self) -> &RouteConfiguration {
+        &self.config
+    }
+
+    /// Finds the route. `random` decides fractions: draw one number per request and use it for
+    /// [`super::pick_cluster`] too, as Envoy does.
+    ///
+    /// # Errors
+    /// See [`NoRoute`].
+    pub fn route(&self, request: &RequestView<'_>, random: u64) -> Result<Match<'_>, NoRoute> {
+        let index = self.domains.find(request.authority).ok_or(NoRoute::VirtualHost)?;
+        let vhost = &self.config.virtual_hosts[index];
+        if requires_tls(vhost, request) {
+            return Err(NoRoute::TlsRequired);
+        }
+        let first =
+            self.candidates[index].first_match(&vhost.routes, request, random).ok_or(NoRoute::Route)?;
+        Ok(Match { vhost, route: &vhost.routes[first] })
+    }
+}
+
+fn requires_tls(vhost: &VirtualHost, request: &RequestView<'_>) -> bool {
+    let applies = match vhost.require_tls {
+        RequireTls::No => false,
+        RequireTls::All => true,
+        RequireTls::ExternalOnly => request.headers.get("x-envoy-internal") != Some(b"true"),
+    };
+    applies && request.scheme != b"https"
+}

@@ -1,0 +1,323 @@
+//! Route tables against a linear search, and against what Envoy 1.40 did with the same table.
+
+use std::sync::Arc;
+
+use culvert_model::{
+    Action, DirectResponse, FullRegex, HeaderMatcher, HeaderMutations, HeaderRule, PathMatch, RequireTls,
+    Route, RouteConfiguration, RouteMatch, StringMatcher, VirtualHost,
+};
+use culvert_proto::{
+    Headers,
+    route::{NoRoute, RequestView, Table},
+};
+use proptest::prelude::*;
+
+fn route(name: impl Into<String>, path: PathMatch) -> Route {
+    Route {
+        name: name.into(),
+        matcher: RouteMatch { path, headers: Vec::new(), query: Vec::new(), fraction_ppm: None, grpc: false },
+        action: Action::Direct(DirectResponse { status: 200, body: Arc::from(&b""[..]) }),
+        headers: HeaderMutations::default(),
+    }
+}
+
+fn exact(value: &str) -> PathMatch {
+    PathMatch::Exact { value: value.to_owned(), ignore_case: false }
+}
+
+fn prefix(value: &str) -> PathMatch {
+    PathMatch::Prefix { value: value.to_owned(), ignore_case: false }
+}
+
+fn separated(value: &str) -> PathMatch {
+    PathMatch::SeparatedPrefix { value: value.to_owned(), ignore_case: false }
+}
+
+fn regex(source: &str) -> PathMatch {
+    PathMatch::Regex(FullRegex::new(source).unwrap())
+}
+
+fn vhost(name: &str, domains: &[&str], routes: Vec<Route>) -> VirtualHost {
+    VirtualHost {
+        name: name.to_owned(),
+        domains: domains.iter().map(|&domain| domain.to_owned()).collect(),
+        routes: routes.into_iter().map(Arc::new).collect(),
+        ..VirtualHost::default()
+    }
+}
+
+fn table(vhosts: Vec<VirtualHost>) -> Table {
+    Table::compile(&RouteConfiguration { virtual_hosts: vhosts, ..RouteConfiguration::default() })
+}
+
+fn ask(
+    table: &Table,
+    method: &str,
+    authority: &str,
+    path: &str,
+    headers: &Headers,
+    random: u64,
+) -> Result<String, NoRoute> {
+    let request = RequestView {
+        method: method.as_bytes(),
+        scheme: b"http",
+        authority: authority.as_bytes(),
+        path: path.as_bytes(),
+        headers,
+    };
+    table.route(&request, random).map(|matched| matched.route.name.clone())
+}
+
+fn get(table: &Table, authority: &str, path: &str) -> Result<String, NoRoute> {
+    ask(table, "GET", authority, path, &Headers::new(), 0)
+}
+
+/// Measured on Envoy 1.40 with these domains.
+#[test]
+fn virtual_hosts() {
+    let host = |name: &str, domains: &[&str]| vhost(name, domains, vec![route(name, prefix("/"))]);
+    let vhosts = || {
+        vec![
+            host("ex", &["a.b.c"]),
+            host("suf", &["*.b.c"]),
+            host("suf2", &["*.c"]),
+            host("suf3", &["*-x.c"]),
+            host("pre", &["a.b.*"]),
+            host("pre2", &["a.*"]),
+            host("port", &["p.q:80"]),
+            host("sufport", &["*.q:80"]),
+            host("v6", &["[::1]"]),
+            host("v6p", &["[::2]:80"]),
+            host("star", &["*"]),
+        ]
+    };
+    let with_port = table(vhosts());
+    let without = Table::compile(&RouteConfiguration {
+        virtual_hosts: vhosts(),
+        ignore_port: true,
+        ..RouteConfiguration::default()
+    });
+    for (authority, expected, ignoring_port) in [
+        ("a.b.c", "ex", "ex"),
+        ("A.B.C", "ex", "ex"),
+        ("x.b.c", "suf", "suf"),
+        (".b.c", "suf2", "suf2"),
+        ("b.c", "suf2", "suf2"),
+        ("x.y.b.c", "suf", "suf"),
+        ("y-x.c", "suf3", "suf3"),
+        ("-x.c", "suf2", "suf2"),
+        ("a.b.d", "pre", "pre"),
+        ("a.b.", "pre2", "pre2"),
+        ("a.x", "pre2", "pre2"),
+        ("a.b.c:80", "pre", "ex"),
+        ("x.b.c:80", "star", "suf"),
+        ("p.q", "star", "star"),
+        ("p.q:80", "port", "star"),
+        ("p.q:81", "star", "star"),
+        ("z.q:80", "sufport", "star"),
+        ("[::1]", "v6", "v6"),
+        ("[::1]:80", "star", "v6"),
+        ("[::2]:80", "v6p", "star"),
+        ("a.b.c.", "pre", "pre"),
+        ("zz", "star", "star"),
+        ("", "star", "star"),
+    ] {
+        assert_eq!(get(&with_port, authority, "/").as_deref(), Ok(expected), "{authority}");
+        assert_eq!(
+            get(&without, authority, "/").as_deref(),
+            Ok(ignoring_port),
+            "{authority}, ignoring the port"
+        );
+    }
+    let no_star = table(vec![host("ex", &["a.b.c"])]);
+    assert_eq!(get(&no_star, "x", "/"), Err(NoRoute::VirtualHost));
+    assert_eq!(get(&no_star, &"A".repeat(1_000), "/"), Err(NoRoute::VirtualHost));
+    assert_eq!(get(&table(vec![]), "x", "/"), Err(NoRoute::VirtualHost));
+}
+
+/// Measured on Envoy 1.40.
+#[test]
+fn paths() {
+    let ignoring_case = |path: PathMatch| match path {
+        PathMatch::Prefix { value, .. } => PathMatch::Prefix { value, ignore_case: true },
+        PathMatch::Exact { value, .. } => PathMatch::Exact { value, ignore_case: true },
+        PathMatch::SeparatedPrefix { value, .. } => PathMatch::SeparatedPrefix { value, ignore_case: true },
+        other => other,
+    };
+    let table = table(vec![vhost(
+        "v",
+        &["*"],
+        vec![
+            route("sep", separated("/sep")),
+            route("pre", prefix("/pre")),
+            route("exact", exact("/exact")),
+            route("cipre", ignoring_case(prefix("/cipre"))),
+            route("ciexact", ignoring_case(exact("/ciexact"))),
+            route("cisep", ignoring_case(separated("/cisep"))),
+            route("rx", regex("/rx/[0-9]+")),
+        ],
+    )]);
+    for (path, expected) in [
+        ("/sep", Some("sep")),
+        ("/sep/", Some("sep")),
+        ("/sep/x", Some("sep")),
+        ("/sepx", None),
+        ("/sep?x", Some("sep")),
+        ("/SEP", None),
+        ("/pre", Some("pre")),
+        ("/prex", Some("pre")),
+        ("/pr", None),
+        ("/exact", Some("exact")),
+        ("/exact?x", Some("exact")),
+        ("/exact/", None),
+        ("/CIPREx", Some("cipre")),
+        ("/ciexact", Some("ciexact")),
+        ("/CISEP/x", Some("cisep")),
+        ("/cisepx", None),
+        ("/rx/12", Some("rx")),
+        ("/rx/12?x", Some("rx")),
+        ("/rx/12a", None),
+        ("/rx/", None),
+        ("*", None),
+    ] {
+        assert_eq!(get(&table, "h", path).ok().as_deref(), expected, "{path}");
+    }
+}
+
+#[test]
+fn the_first_match_wins_across_kinds() {
+    let kinds =
+        || vec![route("regex", regex("/a.*")), route("exact", exact("/ab")), route("prefix", prefix("/a"))];
+    for rotation in 0..3 {
+        let mut routes = kinds();
+        routes.rotate_left(rotation);
+        let first = routes[0].name.clone();
+        assert_eq!(get(&table(vec![vhost("v", &["*"], routes)]), "h", "/ab"), Ok(first));
+    }
+}
+
+#[test]
+fn connect_matches_connect_only() {
+    let table =
+        table(vec![vhost("v", &["*"], vec![route("any", prefix("")), route("connect", PathMatch::Connect)])]);
+    assert_eq!(ask(&table, "CONNECT", "h:80", "", &Headers::new(), 0).as_deref(), Ok("connect"));
+    assert_eq!(get(&table, "h", "/").as_deref(), Ok("any"));
+}
+
+#[test]
+fn other_conditions_let_the_next_route_try() {
+    let mut with_header = route("header", prefix("/"));
+    with_header.matcher.headers.push(HeaderMatcher {
+        name: "x".to_owned(),
+        rule: HeaderRule::String(StringMatcher::Exact { value: "1".to_owned(), ignore_case: false }),
+        invert: false,
+        missing_is_empty: false,
+    });
+    let mut half = route("half", prefix("/"));
+    half.matcher.fraction_ppm = Some(500_000);
+    let table = table(vec![vhost("v", &["*"], vec![with_header, half, route("rest", prefix("/"))])]);
+    let mut headers = Headers::new();
+    assert_eq!(ask(&table, "GET", "h", "/", &headers, 499_999).as_deref(), Ok("half"));
+    assert_eq!(ask(&table, "GET", "h", "/", &headers, 500_000).as_deref(), Ok("rest"));
+    assert_eq!(ask(&table, "GET", "h", "/", &headers, 1_499_999).as_deref(), Ok("half"));
+    headers.push("x", "1");
+    assert_eq!(ask(&table, "GET", "h", "/", &headers, 0).as_deref(), Ok("header"));
+}
+
+/// Measured on Envoy 1.40.
+#[test]
+fn tls_can_be_required() {
+    let host = |name: &str, require_tls| VirtualHost {
+        require_tls,
+        ..vhost(name, &[name], vec![route(name, prefix("/"))])
+    };
+    let table = table(vec![host("all", RequireTls::All), host("external", RequireTls::ExternalOnly)]);
+    let ask = |authority: &str, scheme: &str, internal: bool| {
+        let mut headers = Headers::new();
+        if internal {
+            headers.push("x-envoy-internal", "true");
+        }
+        let request = RequestView {
+            method: b"GET",
+            scheme: scheme.as_bytes(),
+            authority: authority.as_bytes(),
+            path: b"/",
+            headers: &headers,
+        };
+        table.route(&request, 0).map(|_| ()).err()
+    };
+    assert_eq!(ask("all", "http", true), Some(NoRoute::TlsRequired));
+    assert_eq!(ask("all", "https", false), None);
+    assert_eq!(ask("external", "http", false), Some(NoRoute::TlsRequired));
+    assert_eq!(ask("external", "http", true), None);
+    assert_eq!(ask("external", "https", false), None);
+}
+
+#[test]
+fn the_last_of_many_routes_is_found() {
+    const COUNT: usize = 5_000;
+    type Kind = fn(usize) -> PathMatch;
+    let kinds: [(&str, Kind); 4] = [
+        ("prefix", |index| prefix(&format!("/service-{index:04}/"))),
+        ("exact", |index| exact(&format!("/service-{index:04}/x"))),
+        ("separated", |index| separated(&format!("/service-{index:04}"))),
+        ("regex", |index| regex(&format!("/service-{index:04}/[a-z]+"))),
+    ];
+    for (kind, path) in kinds {
+        let count = if kind == "regex" { 200 } else { COUNT };
+        let routes = (0..count).map(|index| route(index.to_string(), path(index))).collect();
+        let table = table(vec![vhost("v", &["*"], routes)]);
+        for index in [0, count / 2, count - 1] {
+            assert_eq!(get(&table, "h", &format!("/service-{index:04}/x")), Ok(index.to_string()), "{kind}");
+        }
+        assert_eq!(get(&table, "h", "/service-x/"), Err(NoRoute::Route));
+    }
+}
+
+/// What the table has to agree with.
+fn linear(routes: &[Route], path: &str) -> Option<String> {
+    let path_only = path.split('?').next().unwrap_or_default();
+    let lower = path_only.to_ascii_lowercase();
+    let subject = |ignore_case: bool| if ignore_case { &*lower } else { path_only };
+    let matches = |route: &&Route| match &route.matcher.path {
+        PathMatch::Connect => false,
+        PathMatch::Exact { value, ignore_case } => subject(*ignore_case) == value,
+        PathMatch::Prefix { value, ignore_case } => subject(*ignore_case).starts_with(value.as_str()),
+        PathMatch::SeparatedPrefix { value, ignore_case } => subject(*ignore_case)
+            .strip_prefix(value.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+        PathMatch::Regex(regex) => regex.is_match(path_only.as_bytes()),
+    };
+    routes.iter().find(matches).map(|route| route.name.clone())
+}
+
+fn any_path_match() -> impl Strategy<Value = PathMatch> {
+    let value = "/[ab/]{0,4}";
+    prop_oneof![
+        (value, any::<bool>()).prop_map(|(value, ignore_case)| PathMatch::Prefix { value, ignore_case }),
+        (value, any::<bool>()).prop_map(|(value, ignore_case)| PathMatch::Exact { value, ignore_case }),
+        ("(/[ab]{1,2}){1,2}", any::<bool>())
+            .prop_map(|(value, ignore_case)| PathMatch::SeparatedPrefix { value, ignore_case }),
+        "/[ab]{0,2}(a\\*|\\[ab\\]|\\(a\\|b/\\)|b\\?|\\.\\*|\\(\\?i:A\\))[ab]{0,1}".prop_map(|source| {
+            let source = source.replace('\\', "");
+            PathMatch::Regex(FullRegex::new(&source).expect("the generator makes valid expressions"))
+        }),
+        Just(PathMatch::Connect),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_table_agrees_with_a_linear_search(
+        matches in prop::collection::vec(any_path_match(), 0..12),
+        paths in prop::collection::vec("/[abAB/]{0,5}(\\?[ab]{0,2})?", 1..20),
+    ) {
+        let routes: Vec<Route> = matches.into_iter().enumerate().map(|(index, path)| route(index.to_string(), path)).collect();
+        let table = table(vec![vhost("v", &["*"], routes.clone())]);
+        for path in paths {
+            prop_assert_eq!(get(&table, "h", &path).ok(), linear(&routes, &path), "{}", path);
+        }
+    }
+}
