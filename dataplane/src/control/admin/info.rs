@@ -15,7 +15,7 @@ use crate::control::admin::reply::Reply;
 pub struct Memory {
     /// Memory in use that is not backed by files: heap, stacks, buffers.
     pub allocated: u64,
-    /// The same with what was asked for and never touched.
+    /// The same with what is swapped out. Address space that was only reserved, as for stacks, does not count.
     pub heap_size: u64,
     /// All memory in use.
     pub physical: u64,
@@ -33,7 +33,11 @@ impl Memory {
             let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
             kib.unwrap_or(0) * 1_024
         };
-        Self { allocated: field("RssAnon"), heap_size: field("VmData"), physical: field("VmRSS") }
+        Self {
+            allocated: field("RssAnon"),
+            heap_size: field("RssAnon") + field("VmSwap"),
+            physical: field("VmRSS"),
+        }
     }
 }
 
@@ -104,7 +108,7 @@ mod tests {
 
     #[test]
     fn memory_is_read_from_the_kernels_account() {
-        let status = "Name:\tculvert\nVmRSS:\t    2048 kB\nRssAnon:\t 1024 kB\nVmData:\t 4096 kB\n";
+        let status = "Name:\tculvert\nVmRSS:\t    2048 kB\nRssAnon:\t 1024 kB\nVmSwap:\t 3072 kB\n";
         assert_eq!(
             Memory::parse(status),
             Memory { allocated: 1 << 20, heap_size: 4 << 20, physical: 2 << 20 }

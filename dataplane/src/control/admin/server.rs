@@ -114,7 +114,6 @@ impl Admin {
                  configuration, drain listeners and stop this process"
             );
         }
-        log::info!("admin address: {address}");
         Ok(Self { socket, address })
     }
 

@@ -627,7 +627,7 @@ fn requests_are_bounded_in_size() {
 #[test]
 fn slow_clients_do_not_keep_others_out() {
     let server = Running::tcp();
-    let slow: Vec<TcpStream> = (0..3 * CONNECTIONS_MAX)
+    let slow: Vec<TcpStream> = (0..CONNECTIONS_MAX + 16)
         .map(|_| {
             let mut stream = server.connect();
             stream.write_all(b"GET /ready HTT").unwrap();
