@@ -97,6 +97,7 @@ check_live_change() {
   touch "$STATE/requests-go-on"
   run_requests_meanwhile &
   local requests=$!
+  disown # so that bash does not comment on its end
   wait_until 10 "requests to run" test -s "$STATE/meanwhile.log" || die "requests could not be sent"
 
   set_weights 50 50
@@ -107,13 +108,15 @@ check_live_change() {
   check_split 50 50 2000
 
   rm -f "$STATE/requests-go-on"
-  wait $requests || true
+  wait_until 15 "the last of them to end" is_over $requests || die "the requests sent meanwhile do not end"
   local failed total
   total=$(grep -c . "$STATE/meanwhile.log" || true)
   failed=$(grep -vc '^200$' "$STATE/meanwhile.log" || true)
   note "meanwhile $total requests were sent on new and kept connections, $failed failed"
   [ "$failed" = 0 ] || die "$failed of $total requests failed during the change: $(grep -v '^200$' "$STATE/meanwhile.log" | sort | uniq -c | head -n 3 | xargs)"
 }
+
+is_over() { ! kill -0 "$1" 2>/dev/null; }
 
 # A shell in the pod's cgroup, so that it ends with the pod whatever happens to this one.
 run_requests_meanwhile() {

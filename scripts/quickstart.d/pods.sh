@@ -22,7 +22,7 @@ pod_cgroup() { echo "$CGROUPS/$NAME/pods/$1"; }
 
 make_pods() {
   local pod
-  # Pods below one cgroup, as the kubelet has them: that is where the hooks go, so no other process meets them.
+  # The hooks go to the cgroup above pods and proxy (its connections are told apart by them, too): nobody else meets them.
   mkdir -p "$STATE" "$CGROUPS/$NAME/pods" "$CGROUPS/$NAME/proxy" "$CGROUPS/$NAME/bench"
   chmod 700 "$STATE"
   note_bpffs
