@@ -27,6 +27,8 @@ pub struct RuntimeStats {
     pub enobufs: u64,
     /// Receives that got memory of their own because no buffer came back in time.
     pub heap_recvs: u64,
+    /// Sends and receives that the kernel ended without outcome, to be started anew after a pause.
+    pub stalls: u64,
     /// Completions for a socket that was gone.
     pub stale: u64,
     /// Tasks that ended by a panic.

@@ -42,7 +42,7 @@ async fn pauses_and_goes_on() {
     setrlimit(Resource::Nofile, before).unwrap();
     drop(fillers);
     assert_eq!(paused.accepts, 0);
-    assert!((1..=10).contains(&paused.accept_backoffs), "{} pauses in 200 ms", paused.accept_backoffs);
+    assert!((1..=50).contains(&paused.accept_backoffs), "{} pauses in 200 ms", paused.accept_backoffs);
     assert!(paused.turns < 100, "{} turns: it spins", paused.turns);
     for peer in [&mut first, &mut second] {
         peer.write_all(b"hello").unwrap();

@@ -15,6 +15,7 @@ use common::*;
 use culvert_ring::{Chunk, Stream, net, stats, task, time};
 
 on_both_drivers!(
+    a_blocked_send_survives_much_incoming_data,
     a_slow_reader_holds_the_sender,
     a_stream_over_a_unix_socket,
     all_kinds_of_chunks_leave_in_order,
@@ -124,6 +125,25 @@ async fn bulk_data_both_ways_at_once() {
     writing.join().unwrap();
     assert!(received == data, "received {} of {LEN}", received.len());
     assert!(got == data, "the peer got {} of {LEN}", got.len());
+}
+
+async fn a_blocked_send_survives_much_incoming_data() {
+    // Data that arrives wakes io_uring's blocked send too, and after 128 vain attempts it ends with EAGAIN.
+    const LEN: usize = 16 << 20;
+    let (stream, mut peer) = pair().await;
+    stream.send(pattern(LEN));
+    stream.shutdown_write();
+    for round in 0..1000u32 {
+        peer.write_all(&round.to_le_bytes()).unwrap();
+        assert_eq!(read_exact(&stream, 4).await, round.to_le_bytes());
+    }
+    assert!(stream.queued() > 0);
+    let all = blocking(move || {
+        let mut all = Vec::new();
+        peer.read_to_end(&mut all).map(|_| all)
+    });
+    assert!(all.await.unwrap() == pattern(LEN));
+    stream.drained(0).await.unwrap();
 }
 
 async fn a_slow_reader_holds_the_sender() {

@@ -48,6 +48,8 @@ pub(crate) enum Event {
     Sent(Key, io::Result<usize>),
     /// An event for a socket that is gone.
     Stale,
+    /// A send or receive ended without outcome, as the kernel could not go on with it: to be started anew, but not at once.
+    Stalled(Key),
 }
 
 /// Moves bytes for the sockets of one worker.

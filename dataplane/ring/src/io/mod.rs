@@ -35,8 +35,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How long a receive waits for a pooled buffer before it gets memory of its own.
 const STARVATION: Duration = Duration::from_millis(10);
 
-/// How long a listener pauses when descriptors or memory have run out.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// How long a socket pauses when descriptors or kernel memory have run out.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Connections a listener accepts in one turn.
 const ACCEPT_BUDGET: u32 = 64;
@@ -60,7 +60,7 @@ pub(crate) struct Io {
     starved: VecDeque<(Key, Instant)>,
     /// Dropped streams that are still sending, in order of their deadlines.
     lingering: VecDeque<(Key, Instant)>,
-    /// Listeners that pause, in order of their deadlines.
+    /// Sockets that pause, in order of their deadlines.
     pausing: VecDeque<(Key, Instant)>,
     parked: VecDeque<u64>,
     janitor: Option<Waker>,
@@ -223,6 +223,7 @@ impl Io {
             Event::ReceivedNoBuffer(key) => self.starve(key),
             Event::Sent(key, outcome) => self.sent(key, outcome),
             Event::Stale => self.stats.stale += 1,
+            Event::Stalled(key) => self.stalled(key),
         }
     }
 
@@ -293,7 +294,7 @@ impl Io {
             libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => {
                 slot.starved = true;
                 self.stats.accept_backoffs += 1;
-                self.pausing.push_back((key, self.now + ACCEPT_BACKOFF));
+                self.pausing.push_back((key, self.now + PAUSE));
                 Poll::Pending
             }
             libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP => {
@@ -314,11 +315,25 @@ impl Io {
             }
             self.pausing.pop_front();
             let Some(slot) = self.slots.get_mut(key) else { continue };
-            slot.starved = false;
+            if slot.phase == Phase::Listening {
+                slot.starved = false;
+            }
+            // Readers and listeners start anew; what is queued is sent, what is parked is watched again.
             if let Some(waker) = slot.reader.take() {
                 waker.wake();
             }
+            if slot.queued() > 0 {
+                self.mark_dirty(key);
+            }
+            self.watch_parked(key);
         }
+    }
+
+    /// An operation is to be started anew after a pause.
+    fn stalled(&mut self, key: Key) {
+        self.stats.stalls += 1;
+        self.pausing.push_back((key, self.now + PAUSE));
+        self.free_if_idle(key);
     }
 
     /// The shortest of `timeout` and the times until something is due here.

@@ -55,7 +55,13 @@ impl Io {
             return self.report_parked(tag);
         }
         slot.park = Park::Quiet(tag);
-        if slot.drive.receiving || slot.starved {
+        self.watch_parked(key);
+    }
+
+    /// Makes sure that a parked stream hears of what arrives.
+    pub(super) fn watch_parked(&mut self, key: Key) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        if !matches!(slot.park, Park::Quiet(_)) || slot.drive.receiving || slot.starved {
             return;
         }
         // What may be there already is looked for; otherwise an event will tell.

@@ -230,6 +230,7 @@ impl UringDriver {
         slot.drive.receiving = false;
         slot.drive.readable = cqueue::sock_nonempty(flags);
         match result(entry) {
+            Err(error) if is_stall(&error) => Event::Stalled(key),
             Ok(0) => Event::Received(key, Ok(Lease::default())),
             Ok(len) => match blank {
                 Some(blank) => Event::Received(key, Ok(blank.fill(len as usize))),
@@ -248,7 +249,11 @@ impl UringDriver {
         let Some(slot) = slots.get_mut(key) else { return Event::Stale };
         slot.drive.receiving = false;
         slot.drive.readable = cqueue::sock_nonempty(entry.flags());
-        let outcome = result(entry).map(|len| match memory {
+        let outcome = result(entry);
+        if outcome.as_ref().is_err_and(is_stall) {
+            return Event::Stalled(key);
+        }
+        let outcome = outcome.map(|len| match memory {
             Some(mut memory) => {
                 memory.truncate(len as usize);
                 Lease::from(memory)
@@ -422,7 +427,21 @@ fn accepted(key: Key, entry: &cqueue::Entry, slots: &mut Slots) -> Event {
 fn sent(key: Key, entry: &cqueue::Entry, slots: &mut Slots) -> Event {
     let Some(slot) = slots.get_mut(key) else { return Event::Stale };
     slot.drive.sending = false;
-    Event::Sent(key, result(entry).map(|len| len as usize))
+    match result(entry) {
+        Err(error) if is_stall(&error) => {
+            if let Some(outbox) = &mut slot.outbox {
+                outbox.land();
+            }
+            Event::Stalled(key)
+        }
+        outcome => Event::Sent(key, outcome.map(|len| len as usize)),
+    }
+}
+
+/// Whether an operation ended for no reason of its own. The kernel gives up polling for one after 128 vain attempts, as under
+/// pressure on TCP's memory, and tries it once on a thread; as our sockets do not block, that ends with EAGAIN.
+fn is_stall(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR))
 }
 
 #[inline]
