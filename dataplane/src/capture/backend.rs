@@ -197,7 +197,7 @@ fn bpf_pod<'a>(turn: &'a Turn<'_>) -> culvert_bpf::PodSpec<'a> {
         name: spec.name.clone(),
         netns: turn.netns.as_fd(),
         cookie: turn.record.netns_cookie,
-        outbound_port: spec.outbound_port,
+        outbound_port: if turn.outbound { spec.outbound_port } else { 0 },
         inbound_port: turn.inbound.map(|_| spec.inbound_port),
         inbound_listener: listener,
         strict: spec.policy == Policy::Strict,

@@ -2,9 +2,7 @@
 
 use culvert_model::TrafficDirection;
 
-use crate::capture::{
-    CaptureMode, Direction, InPodError, PodError, iptables::IptablesError, record::RecordError,
-};
+use crate::capture::{Direction, InPodError, PodError, iptables::IptablesError, record::RecordError};
 
 /// Why capture, or the capture of one pod, does not work.
 #[derive(Debug, thiserror::Error)]
@@ -92,16 +90,6 @@ pub enum CaptureError {
         direction: Direction,
         /// The name.
         listener: String,
-    },
-    /// A direction cannot be left out in this mode.
-    #[error("pod {pod}: {direction}: `off` is not possible with --capture {mode} and policy strict")]
-    Unsupported {
-        /// The pod.
-        pod: String,
-        /// The direction.
-        direction: Direction,
-        /// The mode.
-        mode: CaptureMode,
     },
 }
 

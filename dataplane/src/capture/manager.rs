@@ -16,7 +16,7 @@ use culvert_model::TrafficDirection;
 
 use crate::capture::{
     CaptureConfig, CaptureError, CaptureMode, Direction, InPodListener, PodCounters, PodHandle, PodReport,
-    PodSpec, Policy, Request, Response, Target, WorkerPort,
+    PodSpec, Policy, Request, Response, WorkerPort,
     backend::{Backend, Turn},
     inpod::{self, InPodSockets},
     pods::{Netns, NetnsId},
@@ -306,10 +306,6 @@ impl CaptureManager {
             CaptureMode::Iptables if spec.policy == Policy::Permissive => {
                 return Err(CaptureError::PermissiveIptables(name()));
             }
-            CaptureMode::Ebpf if spec.policy == Policy::Strict && spec.outbound == Target::Off => {
-                let (direction, mode) = (Direction::Outbound, self.config.mode);
-                return Err(CaptureError::Unsupported { pod: name(), direction, mode });
-            }
             CaptureMode::Ebpf | CaptureMode::Iptables => {}
         }
         let has_it = |pod: &&Pod| pod.is_in(netns) && pod.record.pod.name != spec.name;
@@ -413,9 +409,7 @@ impl CaptureManager {
                 self.pods.remove(name);
             }
         }
-        let line = format!("pod {name}: its network namespace is gone, removed");
-        log::info!("{line}");
-        line
+        format!("pod {name}: its network namespace is gone, removed")
     }
 
     fn report_of(&self, name: &str) -> Result<PodReport, CaptureError> {

@@ -8,7 +8,7 @@ pub struct Pod {
     pub index: u32,
     /// Bits of `FLAG_*`.
     pub flags: u32,
-    /// Port of the in-pod outbound listener on `127.0.0.1` and `::1`.
+    /// Port of the in-pod outbound listener on `127.0.0.1` and `::1`; 0 when outbound connections are not captured.
     pub outbound_port: u16,
     /// Port of the in-pod inbound listener; 0 when inbound connections are not captured.
     pub inbound_port: u16,

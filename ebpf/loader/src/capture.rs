@@ -253,8 +253,11 @@ fn validate(pod: &PodSpec<'_>) -> Result<(), Error> {
     if pod.cookie == 0 {
         return invalid("0 is no network namespace cookie");
     }
-    if pod.outbound_port == 0 || pod.inbound_port == Some(0) {
+    if pod.inbound_port == Some(0) {
         return invalid("port 0 is no port of a listener");
+    }
+    if pod.outbound_port == 0 && pod.inbound_port.is_none() {
+        return invalid("neither outbound nor inbound connections are to be captured");
     }
     match pod.inbound_port {
         Some(_) if listener.v4.is_none() && listener.v6.is_none() => {

@@ -13,7 +13,8 @@ pub struct PodSpec<'a> {
     pub netns: BorrowedFd<'a>,
     /// The cookie of that namespace, see [`netns_cookie`](crate::netns_cookie). It identifies the pod.
     pub cookie: u64,
-    /// Port of the outbound listener in the pod, on `127.0.0.1`, and on `::1` where the pod has IPv6.
+    /// Port of the outbound listener in the pod, on `127.0.0.1`, and on `::1` where the pod has IPv6; 0 leaves outbound
+    /// connections alone.
     ///
     /// The listener must not be bound to a device.
     pub outbound_port: u16,
@@ -47,7 +48,7 @@ pub struct PodStatus {
     pub name: String,
     /// The cookie of the pod's network namespace.
     pub cookie: u64,
-    /// Port of the outbound listener.
+    /// Port of the outbound listener; 0 when outbound connections are not captured.
     pub outbound_port: u16,
     /// Port of the inbound listener, if inbound connections are captured.
     pub inbound_port: Option<u16>,

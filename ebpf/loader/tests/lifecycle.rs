@@ -394,7 +394,7 @@ fn impossible_pods_are_refused_by_name() {
     let good = pod.spec(&proxy, true);
     let bad = [
         PodSpec { cookie: 0, ..good.clone() },
-        PodSpec { outbound_port: 0, ..good.clone() },
+        PodSpec { outbound_port: 0, inbound_port: None, ..good.clone() },
         PodSpec { inbound_port: Some(proxy.outbound_port), ..good.clone() },
         PodSpec { inbound_listener: InboundListener::default(), ..good.clone() },
     ];

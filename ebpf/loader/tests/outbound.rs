@@ -4,7 +4,7 @@ mod support;
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 
-use culvert_bpf::{Capture, PROXY_MARK};
+use culvert_bpf::{Capture, PROXY_MARK, PodSpec};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use support::{Pod, Proxy, World, accept, assert_joined, canonical, close, connect, nobody_waits};
 
@@ -144,6 +144,17 @@ fn the_pod_talks_to_itself_directly() {
     }
     let counters = s.capture.counters(s.client.cookie).unwrap();
     assert_eq!(counters, culvert_bpf::PodCounters::default());
+}
+
+#[test]
+fn outbound_connections_can_be_left_alone_even_by_a_strict_pod() {
+    let mut s = setup();
+    let app = s.server.app();
+    s.capture.enrol(&PodSpec { outbound_port: 0, ..s.client.spec(&s.proxy, true) }).unwrap();
+    let stream = s.client.connect(app.v4);
+    let (accepted, _) = app.accept();
+    assert_joined(&stream, &accepted);
+    assert!(nobody_waits(&s.proxy.out4));
 }
 
 #[test]

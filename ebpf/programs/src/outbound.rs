@@ -90,6 +90,9 @@ fn decide(addr: &SockAddr<'_>, destination: impl FnOnce() -> Address) -> Verdict
         stale.captured = 0;
     }
     let (destination, port) = (destination(), addr.port());
+    if pod.outbound_port == 0 {
+        return Verdict::Pass;
+    }
     match exemption(addr, netns, destination, port) {
         None => capture(addr, pod, destination, port),
         Some(Exemption::Internal) => Verdict::Pass,

@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::capture::{
-    InstanceLock, call_or_repair, clear_leftovers, repair_offline, state_dir,
+    InstanceLock, Target, call_or_repair, clear_leftovers, repair_offline, state_dir,
     testing::{TestDir, TestNetns},
     upstream_socket,
 };
@@ -297,6 +297,36 @@ fn relay_back(served: &mut TcpStream, upstream: &mut TcpStream) {
 }
 
 #[test]
+fn a_direction_can_be_left_alone() {
+    each_mode(|mode| {
+        let (pod, peer) = TestNetns::pair("mgr-off");
+        let (outside, inside) = (listen(&peer, "10.77.0.2:80"), listen(&pod, "10.77.0.1:8080"));
+        let site = Site::new("off", mode);
+        let mut manager = site.start(Vec::new());
+        for off in [Direction::Outbound, Direction::Inbound] {
+            let mut spec = spec("pod", &pod, Policy::Strict);
+            match off {
+                Direction::Outbound => spec.outbound = Target::Off,
+                Direction::Inbound => spec.inbound = Target::Off,
+            }
+            manager.enrol(spec).unwrap();
+            for (direction, from, to, listener) in [
+                (Direction::Outbound, &pod, "10.77.0.2:80", &outside),
+                (Direction::Inbound, &peer, "10.77.0.1:8080", &inside),
+            ] {
+                let _stream = connect(from, to).unwrap();
+                if direction == off {
+                    listener.accept().unwrap();
+                } else {
+                    assert_eq!(site.workers.accept(direction).original, Some(to.parse().unwrap()), "{mode}");
+                }
+            }
+            manager.remove("pod").unwrap();
+        }
+    });
+}
+
+#[test]
 fn a_listener_dialled_directly_has_no_destination() {
     each_mode(|mode| {
         let (pod, peer) = TestNetns::pair("mgr-direct");
@@ -534,11 +564,10 @@ fn what_cannot_be_captured_is_said_and_changes_nothing() {
         assert_eq!(message(&mut manager, unknown), "pod pod: outbound: no listener is called \"nope\"");
         let host = PodSpec { netns: "/proc/self/ns/net".into(), ..good() };
         assert!(message(&mut manager, host).contains("the host's network namespace"));
-        let odd = match mode {
-            CaptureMode::Iptables => PodSpec { policy: Policy::Permissive, ..good() },
-            _ => PodSpec { outbound: Target::Off, ..good() },
-        };
-        assert!(message(&mut manager, odd).contains("--capture "));
+        if mode == CaptureMode::Iptables {
+            let permissive = PodSpec { policy: Policy::Permissive, ..good() };
+            assert!(message(&mut manager, permissive).contains("needs --capture ebpf"));
+        }
         let taken = listen(&pod, "0.0.0.0:15006");
         let error = message(&mut manager, good());
         assert!(error.starts_with("pod pod: port [::]:15006 is in use inside the pod"), "{error}");
