@@ -1,38 +1,27 @@
 //! Choosing an endpoint. One policy a file.
+//!
+//! A [`HostSet`] is made once for every change of a cluster's endpoints and shared; a [`Balancer`] is made from it for
+//! every worker. Picking allocates nothing and locks nothing.
+
+mod edf;
+mod hosts;
+mod least_request;
+mod priority;
+mod random;
+mod round_robin;
 
 use std::sync::Arc;
 
-use culvert_model::{LbPolicy, LoadAssignment};
+use culvert_model::LbPolicy;
 
-/// The endpoints of a cluster, arranged for choosing. Immutable; share it between workers.
-#[derive(Debug, Default)]
-pub struct HostSet {
-    len: usize,
-}
-
-impl HostSet {
-    /// Arranges the endpoints. Indexes returned by [`Balance::pick`] are into `assignment.endpoints`.
-    #[must_use]
-    pub fn new(assignment: &LoadAssignment) -> Self {
-        Self { len: assignment.endpoints.len() }
-    }
-
-    /// Number of endpoints.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there is no endpoint.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-}
+pub use hosts::HostSet;
+pub use least_request::LeastRequest;
+pub use random::Random;
+pub use round_robin::RoundRobin;
 
 /// Requests in flight per endpoint, as far as the caller counts them.
 pub trait ActiveRequests {
-    /// Requests in flight at the endpoint of that index.
+    /// Requests in flight at the endpoint of that index in the load assignment.
     fn active(&self, endpoint: usize) -> u32;
 }
 
@@ -42,36 +31,58 @@ impl ActiveRequests for [u32] {
     }
 }
 
+impl ActiveRequests for Vec<u32> {
+    fn active(&self, endpoint: usize) -> u32 {
+        self.as_slice().active(endpoint)
+    }
+}
+
 /// A policy with its state: one per cluster and worker.
 pub trait Balance {
-    /// The index of the endpoint to use; `None` when there is none at all.
+    /// The index of the endpoint to use, in the load assignment; `None` when there is none at all.
     fn pick(&mut self, active: &dyn ActiveRequests, rng: &mut fastrand::Rng) -> Option<usize>;
 }
 
 /// Any of the policies.
 #[derive(Debug)]
-pub struct Balancer {
-    hosts: Arc<HostSet>,
+pub enum Balancer {
+    /// `LEAST_REQUEST`
+    LeastRequest(LeastRequest),
+    /// `RANDOM`
+    Random(Random),
+    /// `ROUND_ROBIN`
+    RoundRobin(RoundRobin),
 }
 
 impl Balancer {
-    /// The policy over these endpoints. Make a new one when they change.
+    /// The policy over these endpoints. Make a new one when they change. `rng` decides where a round starts, so that
+    /// workers do not all begin with the same endpoint.
     #[must_use]
     pub fn new(policy: &LbPolicy, hosts: Arc<HostSet>, rng: &mut fastrand::Rng) -> Self {
-        let _ = (policy, rng);
-        Self { hosts }
+        match policy {
+            LbPolicy::LeastRequest { choices } => Self::LeastRequest(LeastRequest::new(hosts, *choices, rng)),
+            LbPolicy::Random => Self::Random(Random::new(hosts)),
+            LbPolicy::RoundRobin => Self::RoundRobin(RoundRobin::new(hosts, rng)),
+        }
     }
 
     /// The endpoints it chooses from.
     #[must_use]
     pub fn hosts(&self) -> &Arc<HostSet> {
-        &self.hosts
+        match self {
+            Self::LeastRequest(policy) => policy.hosts(),
+            Self::Random(policy) => policy.hosts(),
+            Self::RoundRobin(policy) => policy.hosts(),
+        }
     }
 }
 
 impl Balance for Balancer {
     fn pick(&mut self, active: &dyn ActiveRequests, rng: &mut fastrand::Rng) -> Option<usize> {
-        let _ = active;
-        (!self.hosts.is_empty()).then(|| rng.usize(..self.hosts.len()))
+        match self {
+            Self::LeastRequest(policy) => policy.pick(active, rng),
+            Self::Random(policy) => policy.pick(active, rng),
+            Self::RoundRobin(policy) => policy.pick(active, rng),
+        }
     }
 }

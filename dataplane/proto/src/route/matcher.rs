@@ -12,25 +12,35 @@ pub(super) fn conditions_match(matcher: &RouteMatch, request: &RequestView<'_>, 
         && matcher.fraction_ppm.is_none_or(|ppm| random % 1_000_000 < u64::from(ppm))
 }
 
-/// Fields whose repetitions Envoy joins when it reads them; the values of all others are matched one by one.
-const JOINED: [&str; 17] = [
+/// Fields whose repetitions Envoy joins with `,` when it reads them; the values of all others are matched one by one.
+/// Measured on Envoy 1.40.
+const JOINED: [&str; 26] = [
     "accept",
     "accept-encoding",
+    "access-control-request-headers",
+    "access-control-request-method",
     "authorization",
     "cache-control",
-    "connection",
     "content-encoding",
     "content-type",
     "expect",
+    "grpc-timeout",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
     "origin",
+    "pragma",
     "referer",
-    "te",
     "user-agent",
     "via",
+    "x-client-trace-id",
+    "x-envoy-external-address",
     "x-forwarded-client-cert",
     "x-forwarded-for",
     "x-forwarded-host",
+    "x-forwarded-port",
     "x-forwarded-proto",
+    "x-request-id",
 ];
 
 /// One value of a repeated field is enough; `invert` then says no. Measured on Envoy 1.40.

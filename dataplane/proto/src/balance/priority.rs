@@ -1,0 +1,194 @@
+//! How requests are spread over priorities: Envoy's `LoadBalancerBase::recalculatePerPriorityState`.
+
+use culvert_model::Health;
+
+/// A level is taken to have enough capacity while this many percent of its healthy share are above 100.
+const OVERPROVISIONING_PERCENT: usize = 140;
+/// With a smaller share of available endpoints, health is disregarded: better a few failures than an overload.
+const PANIC_PERCENT: usize = 50;
+
+/// Number of endpoints of one priority; at least one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Level {
+    pub(super) priority: u32,
+    pub(super) total: usize,
+    pub(super) healthy: usize,
+    pub(super) degraded: usize,
+}
+
+/// How many of the requests go to which endpoints.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Share {
+    pub(super) priority: u32,
+    /// `None`: all endpoints of the priority, whatever their health.
+    pub(super) health: Option<Health>,
+    /// All shares together make 100.
+    pub(super) percent: u8,
+}
+
+/// The decision.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) shares: Vec<Share>,
+    /// Whether health is disregarded at a priority.
+    pub(super) panics: bool,
+}
+
+/// Spreads requests over the levels, which are in order of priority: healthy endpoints of each level as far as they
+/// reach, then degraded ones, then whatever there is.
+pub(super) fn plan(levels: &[Level]) -> Plan {
+    let available: Vec<[usize; 2]> = levels
+        .iter()
+        .map(|level| {
+            [level.healthy, level.degraded]
+                .map(|count| percent(OVERPROVISIONING_PERCENT * count, level.total))
+        })
+        .collect();
+    let reach = available.iter().flatten().sum::<usize>().min(100);
+    if reach == 0 {
+        return everything_is_terrible(levels);
+    }
+    let panicking =
+        |level: &Level| reach < 100 && 100 * (level.healthy + level.degraded) / level.total < PANIC_PERCENT;
+    if levels.iter().all(panicking) {
+        return by_size(levels);
+    }
+    let mut left = 100;
+    let mut percents = vec![[0; 2]; levels.len()];
+    for health in 0..2 {
+        for (level, available) in available.iter().enumerate() {
+            percents[level][health] = left.min(available[health] * 100 / reach);
+            left -= percents[level][health];
+        }
+    }
+    // What rounding left goes to the first healthy share, else to the first.
+    let first =
+        |health: usize| percents.iter().position(|percent| percent[health] > 0).map(|level| (level, health));
+    if let Some((level, health)) = first(0).or_else(|| first(1)) {
+        percents[level][health] += left;
+    }
+    let mut plan = Plan::default();
+    for (level, [healthy, degraded]) in levels.iter().zip(percents) {
+        if panicking(level) {
+            plan.panics |= healthy + degraded > 0;
+            plan.shares.push(share(level, None, healthy + degraded));
+        } else {
+            plan.shares.push(share(level, Some(Health::Healthy), healthy));
+            plan.shares.push(share(level, Some(Health::Degraded), degraded));
+        }
+    }
+    plan
+}
+
+/// Nothing is available anywhere: all requests go to all endpoints of the first level.
+fn everything_is_terrible(levels: &[Level]) -> Plan {
+    let shares: Vec<Share> = levels.first().map(|level| share(level, None, 100)).into_iter().collect();
+    Plan { panics: !shares.is_empty(), shares }
+}
+
+/// All levels panic: requests are spread by the number of endpoints.
+fn by_size(levels: &[Level]) -> Plan {
+    let total: usize = levels.iter().map(|level| level.total).sum();
+    let mut shares: Vec<Share> =
+        levels.iter().map(|level| share(level, None, 100 * level.total / total)).collect();
+    let given: u8 = shares.iter().map(|share| share.percent).sum();
+    if let Some(first) = shares.iter_mut().find(|share| share.percent > 0) {
+        first.percent += 100 - given;
+    }
+    Plan { shares, panics: true }
+}
+
+/// Percent of `total`, at most 100.
+fn percent(part: usize, total: usize) -> usize {
+    (part / total).min(100)
+}
+
+fn share(level: &Level, health: Option<Health>, percent: usize) -> Share {
+    Share { priority: level.priority, health, percent: u8::try_from(percent).unwrap_or(100) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn level(priority: u32, total: usize, healthy: usize, degraded: usize) -> Level {
+        Level { priority, total, healthy, degraded }
+    }
+
+    /// Percent to (healthy, degraded, all) of each level, in order.
+    #[track_caller]
+    fn check(levels: &[Level], expected: &[[u8; 3]], panics: bool) {
+        let plan = plan(levels);
+        let column = |health| match health {
+            Some(Health::Healthy) => 0,
+            Some(Health::Degraded) => 1,
+            _ => 2,
+        };
+        let mut found = vec![[0; 3]; levels.len()];
+        for share in &plan.shares {
+            let at = levels.iter().position(|level| level.priority == share.priority).unwrap();
+            found[at][column(share.health)] += share.percent;
+        }
+        assert_eq!(found, expected, "{levels:?}");
+        assert_eq!(plan.panics, panics, "{levels:?}");
+        let sum: u32 = plan.shares.iter().map(|share| u32::from(share.percent)).sum();
+        assert_eq!(sum, if levels.is_empty() { 0 } else { 100 }, "{levels:?}");
+    }
+
+    /// The tables of Envoy's documentation of priority levels, degraded endpoints and panic thresholds.
+    #[test]
+    fn documented_tables() {
+        for (healthy, expected) in [(100, 100), (72, 100), (71, 99), (50, 70), (25, 35), (0, 0)] {
+            check(
+                &[level(0, 100, healthy, 0), level(1, 100, 100, 0)],
+                &[[expected, 0, 0], [100 - expected, 0, 0]],
+                false,
+            );
+        }
+        // P0 25 %, P1 25 %, P2 80 %: 35 %, 35 %, 30 %.
+        let three = [level(0, 100, 25, 0), level(1, 100, 25, 0), level(2, 100, 80, 0)];
+        check(&three, &[[35, 0, 0], [35, 0, 0], [30, 0, 0]], false);
+        // Healthy, degraded of P0 and P1.
+        check(&[level(0, 100, 100, 0), level(1, 100, 100, 0)], &[[100, 0, 0], [0, 0, 0]], false);
+        check(&[level(0, 100, 0, 100), level(1, 100, 71, 0)], &[[0, 1, 0], [99, 0, 0]], false);
+        check(&[level(0, 100, 25, 65), level(1, 100, 28, 0)], &[[35, 26, 0], [39, 0, 0]], false);
+    }
+
+    #[test]
+    fn panic() {
+        check(&[level(0, 10, 5, 0)], &[[100, 0, 0]], false);
+        check(&[level(0, 10, 4, 0)], &[[0, 0, 100]], true);
+        check(&[level(0, 10, 0, 0)], &[[0, 0, 100]], true);
+        check(&[level(0, 10, 2, 3)], &[[40, 60, 0]], false);
+        // Enough in all: nobody panics, however bad a single level is.
+        check(&[level(0, 100, 20, 0), level(1, 100, 60, 0)], &[[28, 0, 0], [72, 0, 0]], false);
+        // Not enough in all, but not bad everywhere: the documented row 5 %, 65 %.
+        check(&[level(0, 100, 5, 0), level(1, 100, 65, 0)], &[[0, 0, 8], [92, 0, 0]], true);
+        // Bad everywhere: by size.
+        check(&[level(0, 30, 1, 0), level(1, 10, 1, 0)], &[[0, 0, 75], [0, 0, 25]], true);
+        check(&[level(0, 10, 0, 0), level(1, 10, 0, 0)], &[[0, 0, 100], [0, 0, 0]], true);
+        check(&[], &[], false);
+    }
+
+    #[test]
+    fn rounding_goes_to_the_healthy() {
+        // 70 % degraded and 28 % healthy of 98 %: 71, 28, and what is missing goes to the healthy.
+        check(&[level(0, 10, 0, 5), level(1, 10, 2, 0)], &[[0, 71, 0], [0, 0, 29]], true);
+    }
+
+    #[test]
+    fn rounding_loses_nothing() {
+        for total in 1..20 {
+            for healthy in 0..=total {
+                for degraded in 0..=total - healthy {
+                    for other in 0..=3 {
+                        let levels = [level(0, total, healthy, degraded), level(3, 3, other, 0)];
+                        let sum: u32 =
+                            plan(&levels).shares.iter().map(|share| u32::from(share.percent)).sum();
+                        assert_eq!(sum, 100, "{levels:?}");
+                    }
+                }
+            }
+        }
+    }
+}
