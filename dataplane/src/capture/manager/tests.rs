@@ -35,6 +35,13 @@ struct FakeState {
 }
 
 impl FakeState {
+    fn close(&mut self, is_meant: impl Fn(&InPodListener) -> bool) {
+        for (_, listener) in self.listeners.extract_if(.., |(_, listener)| is_meant(listener)) {
+            // Closing would be enough, but for the children of other tests that have a copy until their exec.
+            rustix::net::shutdown(&listener.fd, rustix::net::Shutdown::Both).unwrap();
+        }
+    }
+
     fn note(&mut self, event: String) {
         let seen = self.probe.as_ref().map(|probe| format!(" ({})", probe())).unwrap_or_default();
         self.events.push(event + &seen);
@@ -60,7 +67,7 @@ impl WorkerPort for FakeWorkers {
     fn remove_listeners(&self, pod: u32) {
         let mut state = self.state.lock().unwrap();
         state.note(format!("remove {pod}"));
-        state.listeners.retain(|(_, listener)| listener.pod.id != pod);
+        state.close(|listener| listener.pod.id == pod);
     }
 }
 
@@ -133,7 +140,7 @@ impl Site {
     /// All listeners close, as they do when the process dies.
     fn kill(&self, manager: CaptureManager) {
         drop(manager);
-        self.workers.state.lock().unwrap().listeners.clear();
+        self.workers.state.lock().unwrap().close(|_| true);
     }
 }
 
