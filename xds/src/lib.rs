@@ -11,10 +11,12 @@
 #![forbid(unsafe_code)]
 
 mod at;
+mod clock;
 mod convert;
 mod counters;
 mod decode;
 mod descriptor;
+mod dump;
 mod error;
 mod format;
 mod hash;
@@ -24,6 +26,7 @@ mod resource;
 mod rules;
 mod schema;
 mod source;
+mod store;
 mod stream;
 mod support;
 mod walk;

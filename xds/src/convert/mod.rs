@@ -22,7 +22,7 @@ mod tcp;
 use envoy_types::pb::google::protobuf::Any;
 
 pub(crate) use bootstrap::{Settings, settings};
-pub(crate) use cluster::{Cluster, cluster};
+pub(crate) use cluster::cluster;
 pub(crate) use endpoint::{Localities, load_assignment};
 pub(crate) use listener::listener;
 pub(crate) use route::{Clusters, route_configuration};

@@ -2,19 +2,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    ffi::OsStr,
+    ffi::OsString,
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll},
 };
 
-use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
-use tokio::io::unix::AsyncFd;
+use futures_core::Stream as _;
+use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, WatchMask};
 
 use super::interest::{Interest, interests};
 
 /// Rounds of looking at paths that change while they are looked at.
 const ROUNDS_MAX: usize = 8;
+/// Room for some dozens of events; an event has at most 272 bytes.
+const BUFFER_BYTES: usize = 4_096;
 
 /// Watches files by the directories that decide what they are. A file counts as changed when a writer has closed it,
 /// when something was renamed or linked to its name, and when a symbolic link on the way to it was replaced.
@@ -32,7 +36,7 @@ pub(crate) struct Watcher {
 #[derive(Debug)]
 enum Watching {
     /// Registered with the runtime that `changed` is called on.
-    Async(AsyncFd<Inotify>),
+    Async(EventStream<Vec<u8>>),
     /// Nobody has waited yet, so that there may be no runtime.
     New(Inotify),
     /// Between the two; seen only when registering failed.
@@ -97,20 +101,13 @@ impl Watcher {
     pub(crate) async fn changed(&mut self) -> io::Result<BTreeSet<PathBuf>> {
         loop {
             self.register()?;
-            let Watching::Async(inotify) = &mut self.inotify else {
+            let Watching::Async(stream) = &mut self.inotify else {
                 return Err(io::ErrorKind::NotConnected.into());
             };
-            let mut ready = inotify.readable_mut().await?;
-            let mut buffer = [0; 4_096];
-            let read = ready.try_io(|inotify| Ok(collect(inotify.get_mut().read_events(&mut buffer)?)));
-            match read {
-                Ok(events) => {
-                    let affected = self.affected(&events?);
-                    if !affected.is_empty() {
-                        return Ok(affected);
-                    }
-                }
-                Err(_would_block) => {}
+            let events = std::future::poll_fn(|context| poll_events(stream, context)).await?;
+            let affected = self.affected(&events);
+            if !affected.is_empty() {
+                return Ok(affected);
             }
         }
     }
@@ -119,7 +116,7 @@ impl Watcher {
         if let Watching::New(_) = self.inotify
             && let Watching::New(inotify) = std::mem::replace(&mut self.inotify, Watching::Lost)
         {
-            self.inotify = Watching::Async(AsyncFd::new(inotify)?);
+            self.inotify = Watching::Async(inotify.into_event_stream(vec![0; BUFFER_BYTES])?);
         }
         Ok(())
     }
@@ -132,7 +129,7 @@ impl Watcher {
             *wanted.entry(interest.directory.clone()).or_default() |= !interest.passed;
         }
         let mut watches = match &self.inotify {
-            Watching::Async(inotify) => inotify.get_ref().watches(),
+            Watching::Async(stream) => stream.watches(),
             Watching::New(inotify) => inotify.watches(),
             Watching::Lost => return false,
         };
@@ -171,12 +168,14 @@ impl Watcher {
         added
     }
 
-    fn affected(&self, events: &[Event]) -> BTreeSet<PathBuf> {
+    fn affected(&self, events: &[EventOwned]) -> BTreeSet<PathBuf> {
         let mut affected = BTreeSet::new();
-        for event in events {
-            let Event::In { descriptor, name, mask } = event else {
+        let no_name = OsString::new();
+        for EventOwned { wd: descriptor, mask, name, .. } in events {
+            if mask.contains(EventMask::Q_OVERFLOW) {
                 return self.files.keys().cloned().collect();
-            };
+            }
+            let name = name.as_ref().unwrap_or(&no_name);
             let Some(directory) = self.paths.get(descriptor) else { continue };
             if mask.contains(EventMask::CREATE) && is_being_written(&directory.join(name)) {
                 continue;
@@ -187,8 +186,7 @@ impl Watcher {
                 |path: &Path| self.watches.get(path).is_some_and(|watch| watch.descriptor == *descriptor);
             let hit = |interest: &Interest| {
                 watched(&interest.directory)
-                    && (gone
-                        || interest.name.as_ref().is_none_or(|wanted| wanted.as_os_str() == name.as_os_str()))
+                    && (gone || interest.name.as_ref().is_none_or(|wanted| wanted == name))
             };
             let hits = self.files.iter().filter(|(_, interests)| interests.iter().any(hit));
             affected.extend(hits.map(|(path, _)| path.clone()));
@@ -208,28 +206,21 @@ fn mask(written: bool) -> WatchMask {
     replaced | more | WatchMask::MASK_ADD
 }
 
-/// What inotify said, without its buffer.
-enum Event {
-    In {
-        descriptor: WatchDescriptor,
-        name: std::ffi::OsString,
-        mask: EventMask,
-    },
-    /// Events were lost.
-    Overflow,
-}
-
-fn collect(events: inotify::Events<'_>) -> Vec<Event> {
-    events
-        .map(|event| match event.mask.contains(EventMask::Q_OVERFLOW) {
-            true => Event::Overflow,
-            false => Event::In {
-                descriptor: event.wd,
-                name: event.name.unwrap_or_else(|| OsStr::new("")).to_owned(),
-                mask: event.mask,
-            },
-        })
-        .collect()
+/// All events there are; ready when there is one.
+fn poll_events(
+    stream: &mut EventStream<Vec<u8>>,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<Vec<EventOwned>>> {
+    let mut events = Vec::new();
+    loop {
+        match Pin::new(&mut *stream).poll_next(context) {
+            Poll::Ready(Some(Ok(event))) => events.push(event),
+            Poll::Ready(Some(Err(e))) => return Poll::Ready(Err(e)),
+            Poll::Ready(None) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Pending if events.is_empty() => return Poll::Pending,
+            Poll::Pending => return Poll::Ready(Ok(events)),
+        }
+    }
 }
 
 /// A new regular file is written before it is closed, which is an event of its own; only one that was linked is not.

@@ -1,0 +1,349 @@
+//! `/config_dump`.
+
+use std::time::SystemTime;
+
+use prost::bytes::Bytes;
+use prost_reflect::{DynamicMessage, Kind as FieldKind, ReflectMessage as _, SerializeOptions, Value};
+use serde_json::{Map, Value as Json, json};
+
+use crate::{
+    DumpQuery, clock, decode, descriptor,
+    resource::Resource,
+    schema::Schema,
+    store::{Dynamic, Failure, Held, Source, Store},
+};
+
+const REDACTED: &str = "[redacted]";
+
+/// The dump, in the order in which Envoy writes it.
+pub(crate) fn config_dump(store: &Store, query: &DumpQuery) -> Json {
+    let mut sections = vec![bootstrap(store), clusters(store)];
+    if query.include_eds {
+        sections.push(endpoints(store));
+    }
+    sections.extend([
+        listeners(store),
+        section("ScopedRoutesConfigDump"),
+        routes(store),
+        section("SecretsConfigDump"),
+    ]);
+    if let Some(pattern) = &query.name_regex {
+        let pattern = regex::Regex::new(pattern).ok();
+        let keep = |name: &str| pattern.as_ref().is_some_and(|pattern| pattern.is_match(name));
+        sections.iter_mut().for_each(|section| retain(section, &keep));
+    }
+    let configs = match &query.resource {
+        Some(resource) => entries_of(&sections, resource),
+        None => sections.into_iter().map(Json::Object).collect(),
+    };
+    json!({ "configs": configs })
+}
+
+fn section(name: &str) -> Map<String, Json> {
+    let mut section = Map::new();
+    section.insert("@type".to_owned(), format!("type.googleapis.com/envoy.admin.v3.{name}").into());
+    section
+}
+
+fn bootstrap(store: &Store) -> Map<String, Json> {
+    let mut section = section("BootstrapConfigDump");
+    let message = descriptor::message("envoy.config.bootstrap.v3.Bootstrap");
+    if let Some(bootstrap) = message.and_then(|message| show(message, store.raw.bootstrap.clone())) {
+        section.insert("bootstrap".to_owned(), bootstrap);
+    }
+    section.insert("last_updated".to_owned(), clock::rfc3339(store.started).into());
+    section
+}
+
+fn clusters(store: &Store) -> Map<String, Json> {
+    let mut section = section("ClustersConfigDump");
+    version(&mut section, store, &Source::Cds);
+    insert(&mut section, "static_clusters", fixed("cluster", &store.raw.clusters, store.started));
+    let state = |held: &Option<Held<_>>| held.as_ref().map(|held| Json::Object(state_of("cluster", held)));
+    insert(
+        &mut section,
+        "dynamic_active_clusters",
+        store.clusters.iter().filter_map(|entry| {
+            let mut shown = entry.active.as_ref().map(|held| state_of("cluster", held));
+            if let Some(failure) = &entry.failure {
+                shown.get_or_insert_default().insert("error_state".to_owned(), failure_of(failure));
+            }
+            shown.map(Json::Object)
+        }),
+    );
+    insert(
+        &mut section,
+        "dynamic_warming_clusters",
+        store.clusters.iter().filter_map(|entry| state(&entry.warming)),
+    );
+    section
+}
+
+fn listeners(store: &Store) -> Map<String, Json> {
+    let mut section = section("ListenersConfigDump");
+    version(&mut section, store, &Source::Lds);
+    insert(&mut section, "static_listeners", fixed("listener", &store.raw.listeners, store.started));
+    insert(
+        &mut section,
+        "dynamic_listeners",
+        store.listeners.iter().map(|entry| {
+            let mut shown = Map::new();
+            shown.insert("name".to_owned(), entry.name.clone().into());
+            for (key, held) in [("active_state", &entry.active), ("warming_state", &entry.warming)] {
+                if let Some(held) = held {
+                    shown.insert(key.to_owned(), Json::Object(state_of("listener", held)));
+                }
+            }
+            if let Some(failure) = &entry.failure {
+                shown.insert("error_state".to_owned(), failure_of(failure));
+            }
+            Json::Object(shown)
+        }),
+    );
+    section
+}
+
+fn routes(store: &Store) -> Map<String, Json> {
+    let mut section = section("RoutesConfigDump");
+    let inline =
+        |resource: &Resource| resource.message().map(|listener| inline_routes(&listener)).unwrap_or_default();
+    let active = store.listeners.iter().filter_map(|entry| entry.active.as_ref());
+    let of_static = store.raw.listeners.iter().flat_map(|listener| {
+        inline(listener).into_iter().map(|routes| (routes, store.started)).collect::<Vec<_>>()
+    });
+    let of_dynamic = active.flat_map(|held| {
+        inline(&held.resource).into_iter().map(|routes| (routes, held.updated)).collect::<Vec<_>>()
+    });
+    insert(
+        &mut section,
+        "static_route_configs",
+        of_static.chain(of_dynamic).map(|(mut routes, updated)| {
+            redact(&mut routes);
+            let shown = with_type(&routes, to_json(&routes));
+            json!({ "route_config": shown, "last_updated": clock::rfc3339(updated) })
+        }),
+    );
+    insert(
+        &mut section,
+        "dynamic_route_configs",
+        store.routes.values().filter_map(|e| single("route_config", e)),
+    );
+    section
+}
+
+fn endpoints(store: &Store) -> Map<String, Json> {
+    let mut section = section("EndpointsConfigDump");
+    let assignments = store.raw.clusters.iter().filter_map(|cluster| {
+        let cluster = cluster.message()?;
+        let assignment = cluster.get_field_by_name("load_assignment")?.as_message()?.clone();
+        let set = cluster.has_field_by_name("load_assignment");
+        let shown = with_type(&assignment, to_json(&assignment));
+        set.then(|| json!({ "endpoint_config": shown, "last_updated": clock::rfc3339(store.started) }))
+    });
+    insert(&mut section, "static_endpoint_configs", assignments);
+    let dynamic = store.assignments.values().filter_map(|entry| single("endpoint_config", entry));
+    insert(&mut section, "dynamic_endpoint_configs", dynamic);
+    section
+}
+
+/// `version_info` of a source, if it has one.
+fn version(section: &mut Map<String, Json>, store: &Store, source: &Source) {
+    let version = store.subscriptions().find(|(other, _)| *other == source).map(|(_, s)| s.version.as_str());
+    if let Some(version) = version.filter(|version| !version.is_empty()) {
+        section.insert("version_info".to_owned(), version.into());
+    }
+}
+
+/// A list, left out when it is empty.
+fn insert(section: &mut Map<String, Json>, key: &str, values: impl Iterator<Item = Json>) {
+    let values: Vec<_> = values.collect();
+    if !values.is_empty() {
+        section.insert(key.to_owned(), Json::Array(values));
+    }
+}
+
+fn fixed(key: &str, resources: &[Resource], started: SystemTime) -> impl Iterator<Item = Json> {
+    resources.iter().filter_map(move |resource| {
+        let mut entry = Map::new();
+        entry.insert(key.to_owned(), show_resource(resource)?);
+        entry.insert("last_updated".to_owned(), clock::rfc3339(started).into());
+        Some(Json::Object(entry))
+    })
+}
+
+/// A resource of which there is one version.
+fn single<T>(key: &str, entry: &Dynamic<T>) -> Option<Json> {
+    let mut shown = entry.active.as_ref().map(|held| state_of(key, held));
+    if let Some(failure) = &entry.failure {
+        shown.get_or_insert_default().insert("error_state".to_owned(), failure_of(failure));
+    }
+    shown.map(Json::Object)
+}
+
+fn state_of<T>(key: &str, held: &Held<T>) -> Map<String, Json> {
+    let mut state = Map::new();
+    if !held.version.is_empty() {
+        state.insert("version_info".to_owned(), held.version.clone().into());
+    }
+    if let Some(resource) = show_resource(&held.resource) {
+        state.insert(key.to_owned(), resource);
+    }
+    state.insert("last_updated".to_owned(), clock::rfc3339(held.updated).into());
+    state
+}
+
+fn failure_of(failure: &Failure) -> Json {
+    let mut state = Map::new();
+    if let Some(resource) = show_resource(&failure.resource) {
+        state.insert("failed_configuration".to_owned(), resource);
+    }
+    state.insert("last_update_attempt".to_owned(), clock::rfc3339(failure.attempted).into());
+    state.insert("details".to_owned(), failure.details.clone().into());
+    if !failure.version.is_empty() {
+        state.insert("version_info".to_owned(), failure.version.clone().into());
+    }
+    Json::Object(state)
+}
+
+fn show_resource(resource: &Resource) -> Option<Json> {
+    let message = resource.kind.descriptor()?;
+    let json = show(message.clone(), resource.bytes.clone())?;
+    Some(with_type(&DynamicMessage::new(message), json))
+}
+
+fn show(descriptor: prost_reflect::MessageDescriptor, bytes: Bytes) -> Option<Json> {
+    let mut message = DynamicMessage::decode(descriptor, bytes).ok()?;
+    redact(&mut message);
+    Some(to_json(&message))
+}
+
+/// `@type` first.
+fn with_type(message: &DynamicMessage, json: Json) -> Json {
+    let mut typed = Map::new();
+    typed.insert(
+        "@type".to_owned(),
+        format!("type.googleapis.com/{}", message.descriptor().full_name()).into(),
+    );
+    if let Json::Object(fields) = json {
+        typed.extend(fields);
+    }
+    Json::Object(typed)
+}
+
+fn to_json(message: &DynamicMessage) -> Json {
+    let options = SerializeOptions::new().use_proto_field_name(true);
+    // It fails for an `Any` of a type that is not known, which is not accepted anywhere.
+    message.serialize_with_options(serde_json::value::Serializer, &options).unwrap_or(Json::Null)
+}
+
+/// Overwrites fields marked as sensitive, at any depth.
+fn redact(message: &mut DynamicMessage) {
+    let descriptor = message.descriptor();
+    if descriptor.full_name() == "google.protobuf.Any" {
+        if let Some(mut inner) = decode::open(message) {
+            redact(&mut inner);
+            message.set_field_by_number(2, Value::Bytes(decode::canonical(&inner).into()));
+        }
+        return;
+    }
+    for field in &Schema::of(&descriptor).fields {
+        if !message.has_field(&field.descriptor) {
+            continue;
+        }
+        let value = message.get_field_mut(&field.descriptor);
+        match field.sensitive {
+            true => overwrite(value, &field.descriptor.kind()),
+            false => each_message(value, redact),
+        }
+    }
+}
+
+/// Hides a value and everything in it.
+fn overwrite(value: &mut Value, kind: &FieldKind) {
+    match value {
+        Value::String(text) => REDACTED.clone_into(text),
+        Value::Bytes(bytes) => *bytes = Bytes::from_static(REDACTED.as_bytes()),
+        Value::List(values) => values.iter_mut().for_each(|value| overwrite(value, kind)),
+        Value::Map(_) | Value::Message(_) => each_message(value, |message| {
+            let fields: Vec<_> = message.fields().map(|(field, _)| field).collect();
+            for field in fields {
+                overwrite(message.get_field_mut(&field), &field.kind());
+            }
+        }),
+        other => *other = Value::default_value(kind),
+    }
+}
+
+fn each_message(value: &mut Value, visit: impl Fn(&mut DynamicMessage)) {
+    match value {
+        Value::Message(message) => visit(message),
+        Value::List(values) => values.iter_mut().filter_map(Value::as_message_mut).for_each(visit),
+        Value::Map(map) => map.values_mut().filter_map(Value::as_message_mut).for_each(visit),
+        _ => {}
+    }
+}
+
+/// Route configurations written into a listener.
+fn inline_routes(message: &DynamicMessage) -> Vec<DynamicMessage> {
+    let descriptor = message.descriptor();
+    match descriptor.full_name() {
+        "google.protobuf.Any" => decode::open(message).map(|inner| inline_routes(&inner)).unwrap_or_default(),
+        "envoy.config.route.v3.RouteConfiguration" => vec![message.clone()],
+        "envoy.config.listener.v3.Listener"
+        | "envoy.config.listener.v3.FilterChain"
+        | "envoy.config.listener.v3.Filter"
+        | "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
+            let mut found = Vec::new();
+            for (_, value) in message.fields() {
+                match value {
+                    Value::Message(inner) => found.extend(inline_routes(inner)),
+                    Value::List(values) => {
+                        found.extend(values.iter().filter_map(Value::as_message).flat_map(inline_routes));
+                    }
+                    _ => {}
+                }
+            }
+            found
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Drops entries whose name `keep` refuses. The bootstrap has no name.
+fn retain(section: &mut Map<String, Json>, keep: &impl Fn(&str) -> bool) {
+    for value in section.values_mut() {
+        if let Json::Array(entries) = value {
+            entries.retain(|entry| name_of(entry).is_none_or(keep));
+        }
+    }
+    section.retain(|_, value| !matches!(value, Json::Array(entries) if entries.is_empty()));
+}
+
+fn name_of(entry: &Json) -> Option<&str> {
+    let inner =
+        ["cluster", "listener", "route_config"].iter().find_map(|key| entry.get(key)?.get("name")?.as_str());
+    let endpoint = || entry.get("endpoint_config")?.get("cluster_name")?.as_str();
+    entry.get("name").and_then(Json::as_str).or(inner).or_else(endpoint)
+}
+
+/// The entries of one repeated field, each with its type.
+fn entries_of(sections: &[Map<String, Json>], resource: &str) -> Vec<Json> {
+    let kind = match resource {
+        "static_clusters" => "ClustersConfigDump.StaticCluster",
+        "dynamic_active_clusters" | "dynamic_warming_clusters" => "ClustersConfigDump.DynamicCluster",
+        "static_listeners" => "ListenersConfigDump.StaticListener",
+        "dynamic_listeners" => "ListenersConfigDump.DynamicListener",
+        "static_route_configs" => "RoutesConfigDump.StaticRouteConfig",
+        "dynamic_route_configs" => "RoutesConfigDump.DynamicRouteConfig",
+        "static_endpoint_configs" => "EndpointsConfigDump.StaticEndpointConfig",
+        "dynamic_endpoint_configs" => "EndpointsConfigDump.DynamicEndpointConfig",
+        _ => return Vec::new(),
+    };
+    let entries = sections.iter().filter_map(|section| section.get(resource)?.as_array()).flatten();
+    let typed = entries.map(|entry| {
+        let mut typed = section(kind);
+        typed.extend(entry.as_object().cloned().unwrap_or_default());
+        Json::Object(typed)
+    });
+    typed.collect()
+}
