@@ -14,41 +14,45 @@ use culvert_ring::{DriverKind, RuntimeConfig, stats, task, time};
 #[test]
 fn a_short_submission_queue_loses_nothing() {
     // Eight entries, and completions for hundreds of sockets at once: both queues overflow.
-    run_with(RuntimeConfig { driver: DriverKind::Uring, sq_entries: 8, ..RuntimeConfig::default() }, || async {
-        const COUNT: usize = 300;
-        let (listener, addr) = listen();
-        let acceptor = task::spawn(async move {
-            loop {
-                let stream = listener.accept().await.unwrap();
-                task::spawn(async move {
-                    loop {
-                        let lease = stream.read().await.unwrap();
-                        if lease.is_empty() {
-                            return;
+    run_with(
+        RuntimeConfig { driver: DriverKind::Uring, sq_entries: 8, ..RuntimeConfig::default() },
+        || async {
+            const COUNT: usize = 300;
+            let (listener, addr) = listen();
+            let acceptor = task::spawn(async move {
+                loop {
+                    let stream = listener.accept().await.unwrap();
+                    task::spawn(async move {
+                        loop {
+                            let lease = stream.read().await.unwrap();
+                            if lease.is_empty() {
+                                return;
+                            }
+                            stream.send(lease);
                         }
-                        stream.send(lease);
+                    });
+                }
+            });
+            blocking(move || {
+                let mut clients: Vec<TcpStream> =
+                    (0..COUNT).map(|_| TcpStream::connect(addr).unwrap()).collect();
+                for round in 0..20u32 {
+                    for client in &mut clients {
+                        client.write_all(&round.to_le_bytes()).unwrap();
                     }
-                });
-            }
-        });
-        blocking(move || {
-            let mut clients: Vec<TcpStream> = (0..COUNT).map(|_| TcpStream::connect(addr).unwrap()).collect();
-            for round in 0..20u32 {
-                for client in &mut clients {
-                    client.write_all(&round.to_le_bytes()).unwrap();
+                    for client in &mut clients {
+                        let mut echo = [0; 4];
+                        client.read_exact(&mut echo).unwrap();
+                        assert_eq!(u32::from_le_bytes(echo), round);
+                    }
                 }
-                for client in &mut clients {
-                    let mut echo = [0; 4];
-                    client.read_exact(&mut echo).unwrap();
-                    assert_eq!(u32::from_le_bytes(echo), round);
-                }
-            }
-        })
-        .await;
-        until(|| stats().slots == 1).await;
-        task::abort(acceptor);
-        until(|| stats().slots == 0).await;
-    });
+            })
+            .await;
+            until(|| stats().slots == 1).await;
+            task::abort(acceptor);
+            until(|| stats().slots == 0).await;
+        },
+    );
 }
 
 #[test]
