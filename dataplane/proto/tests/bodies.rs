@@ -2,21 +2,15 @@
 
 use culvert_proto::h1::{BodyDecoder, BodyLimits, Fault, Framing, Step};
 
+/// Body, trailers, and the number of bytes after them.
+type Decoded = (Vec<u8>, Vec<(String, String)>, usize);
+
 /// Body, trailers and the bytes left over, fed in pieces of `piece` bytes.
-fn decode(
-    framing: Framing,
-    input: &[u8],
-    piece: usize,
-) -> Result<(Vec<u8>, Vec<(String, String)>, usize), Fault> {
+fn decode(framing: Framing, input: &[u8], piece: usize) -> Result<Decoded, Fault> {
     decode_with(framing, BodyLimits::default(), input, piece)
 }
 
-fn decode_with(
-    framing: Framing,
-    limits: BodyLimits,
-    input: &[u8],
-    piece: usize,
-) -> Result<(Vec<u8>, Vec<(String, String)>, usize), Fault> {
+fn decode_with(framing: Framing, limits: BodyLimits, input: &[u8], piece: usize) -> Result<Decoded, Fault> {
     let mut decoder = BodyDecoder::new(framing, limits);
     let mut body = Vec::new();
     let mut at = 0;

@@ -10,7 +10,6 @@ use culvert_proto::{
     Headers,
     route::{NoRoute, RequestView, Table},
 };
-use proptest::prelude::*;
 
 fn route(name: impl Into<String>, path: PathMatch) -> Route {
     Route {
@@ -271,53 +270,5 @@ fn the_last_of_many_routes_is_found() {
             assert_eq!(get(&table, "h", &format!("/service-{index:04}/x")), Ok(index.to_string()), "{kind}");
         }
         assert_eq!(get(&table, "h", "/service-x/"), Err(NoRoute::Route));
-    }
-}
-
-/// What the table has to agree with.
-fn linear(routes: &[Route], path: &str) -> Option<String> {
-    let path_only = path.split('?').next().unwrap_or_default();
-    let lower = path_only.to_ascii_lowercase();
-    let subject = |ignore_case: bool| if ignore_case { &*lower } else { path_only };
-    let matches = |route: &&Route| match &route.matcher.path {
-        PathMatch::Connect => false,
-        PathMatch::Exact { value, ignore_case } => subject(*ignore_case) == value,
-        PathMatch::Prefix { value, ignore_case } => subject(*ignore_case).starts_with(value.as_str()),
-        PathMatch::SeparatedPrefix { value, ignore_case } => subject(*ignore_case)
-            .strip_prefix(value.as_str())
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-        PathMatch::Regex(regex) => regex.is_match(path_only.as_bytes()),
-    };
-    routes.iter().find(matches).map(|route| route.name.clone())
-}
-
-fn any_path_match() -> impl Strategy<Value = PathMatch> {
-    let value = "/[ab/]{0,4}";
-    prop_oneof![
-        (value, any::<bool>()).prop_map(|(value, ignore_case)| PathMatch::Prefix { value, ignore_case }),
-        (value, any::<bool>()).prop_map(|(value, ignore_case)| PathMatch::Exact { value, ignore_case }),
-        ("(/[ab]{1,2}){1,2}", any::<bool>())
-            .prop_map(|(value, ignore_case)| PathMatch::SeparatedPrefix { value, ignore_case }),
-        "/[ab]{0,2}(a\\*|\\[ab\\]|\\(a\\|b/\\)|b\\?|\\.\\*|\\(\\?i:A\\))[ab]{0,1}".prop_map(|source| {
-            let source = source.replace('\\', "");
-            PathMatch::Regex(FullRegex::new(&source).expect("the generator makes valid expressions"))
-        }),
-        Just(PathMatch::Connect),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
-
-    #[test]
-    fn a_table_agrees_with_a_linear_search(
-        matches in prop::collection::vec(any_path_match(), 0..12),
-        paths in prop::collection::vec("/[abAB/]{0,5}(\\?[ab]{0,2})?", 1..20),
-    ) {
-        let routes: Vec<Route> = matches.into_iter().enumerate().map(|(index, path)| route(index.to_string(), path)).collect();
-        let table = table(vec![vhost("v", &["*"], routes.clone())]);
-        for path in paths {
-            prop_assert_eq!(get(&table, "h", &path).ok(), linear(&routes, &path), "{}", path);
-        }
     }
 }

@@ -88,8 +88,8 @@ mod tests {
 
     #[test]
     fn persistence() {
-        let cases: &[(Version, &[(&str, &str)], bool)] = &[
-            (Version::Http11, &[], true),
+        for (version, fields, expected) in [
+            (Version::Http11, &[][..], true),
             (Version::Http11, &[("connection", "close")], false),
             (Version::Http11, &[("connection", "Keep-Alive, CLOSE")], false),
             (Version::Http11, &[("connection", "foo"), ("connection", "close")], false),
@@ -98,9 +98,8 @@ mod tests {
             (Version::Http10, &[], false),
             (Version::Http10, &[("connection", "keep-alive")], true),
             (Version::Http10, &[("connection", "keep-alive, close")], false),
-        ];
-        for (version, fields, expected) in cases {
-            assert_eq!(keep_alive(*version, &headers(fields)), *expected, "{version:?} {fields:?}");
+        ] {
+            assert_eq!(keep_alive(version, &headers(fields)), expected, "{version:?} {fields:?}");
         }
     }
 
