@@ -105,7 +105,8 @@ impl ConfigStream {
         if !changed.is_empty() {
             self.watcher.refresh();
         }
-        for path in in_order(&self.view.lock(), changed) {
+        let changed = in_order(&self.view.lock(), changed);
+        for path in changed {
             self.apply(&path, false);
         }
         for _ in 0..ROUNDS_MAX {

@@ -149,8 +149,8 @@ pub(super) fn replace<T>(
 ///
 /// # Errors
 /// The batch as a whole is wrong, or has other resources only.
-pub(super) fn pick<'a>(kind: Kind, name: &str, batch: &'a Batch) -> Result<Option<&'a Resource>, Vec<Error>> {
-    check(kind, batch)?;
+pub(super) fn pick<'a>(kind: Kind, name: &str, batch: &'a Batch) -> Result<Option<&'a Resource>, Refusal> {
+    check(kind, batch).map_err(Refusal::Invalid)?;
     let found = batch.resources.iter().find(|resource| resource.name == name);
     if found.is_none() && !batch.resources.is_empty() {
         let mut names: Vec<_> =
@@ -159,9 +159,24 @@ pub(super) fn pick<'a>(kind: Kind, name: &str, batch: &'a Batch) -> Result<Optio
             names.push(format!("and {} more", batch.resources.len() - names.len()));
         }
         let reason = format!("not among the resources: {}", names.join(", "));
-        return Err(vec![Error { resource: kind.title(name), field: String::new(), reason }]);
+        return Err(Refusal::Missing(Error { resource: kind.title(name), field: String::new(), reason }));
     }
     Ok(found)
+}
+
+/// Why a source did not bring what it should.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// It is wrong, or a part of it.
+    Invalid(Vec<Error>),
+    /// It has other resources only, and may have the one in question later.
+    Missing(Error),
+}
+
+impl From<Vec<Error>> for Refusal {
+    fn from(errors: Vec<Error>) -> Self {
+        Self::Invalid(errors)
+    }
 }
 
 /// Resources are of one type and have different names.

@@ -25,6 +25,7 @@ use envoy_types::pb::envoy::config::{
     route::v3 as route_pb,
 };
 
+use dynamic::Refusal;
 pub(crate) use dynamic::{Dynamic, Failure, Held};
 pub(crate) use subscription::{Source, Subscription};
 
@@ -213,9 +214,13 @@ impl Store {
                 subscription.accepted(&batch.version, changed, time);
                 Vec::new()
             }
-            Err(errors) => {
-                subscription.rejected();
+            Err(Refusal::Invalid(errors)) => {
+                subscription.rejected(true);
                 errors
+            }
+            Err(Refusal::Missing(error)) => {
+                subscription.rejected(false);
+                vec![error]
             }
         }
     }
@@ -226,7 +231,7 @@ impl Store {
         Error { resource: source.to_string(), field: String::new(), reason: format!("{path}: {reason}") }
     }
 
-    fn deliver_clusters(&mut self, batch: &Batch, time: SystemTime) -> Result<bool, Vec<Error>> {
+    fn deliver_clusters(&mut self, batch: &Batch, time: SystemTime) -> Result<bool, Refusal> {
         let fixed: Vec<_> = self.fixed.clusters.iter().map(|cluster| cluster.name.clone()).collect();
         let (changed, errors) =
             dynamic::replace(&mut self.clusters, Kind::Cluster, batch, time, |resource, _| {
@@ -242,10 +247,10 @@ impl Store {
                 subscription.accepted(&refused.version, changed, time);
             }
         }
-        if errors.is_empty() { Ok(changed) } else { Err(errors) }
+        if errors.is_empty() { Ok(changed) } else { Err(Refusal::Invalid(errors)) }
     }
 
-    fn deliver_listeners(&mut self, batch: &Batch, time: SystemTime) -> Result<bool, Vec<Error>> {
+    fn deliver_listeners(&mut self, batch: &Batch, time: SystemTime) -> Result<bool, Refusal> {
         let dynamic: Vec<_> = self.clusters.iter().filter(|c| c.is_there()).map(|c| c.name.clone()).collect();
         let names: std::collections::HashSet<&str> =
             self.fixed.clusters.iter().map(|c| &*c.name).chain(dynamic.iter().map(String::as_str)).collect();
@@ -267,10 +272,10 @@ impl Store {
         };
         let (changed, errors) = dynamic::replace(&mut self.listeners, Kind::Listener, batch, time, convert)?;
         self.refused_listeners = (!errors.is_empty()).then(|| batch.clone());
-        if errors.is_empty() { Ok(changed) } else { Err(errors) }
+        if errors.is_empty() { Ok(changed) } else { Err(Refusal::Invalid(errors)) }
     }
 
-    fn deliver_routes(&mut self, name: &str, batch: &Batch, time: SystemTime) -> Result<bool, Vec<Error>> {
+    fn deliver_routes(&mut self, name: &str, batch: &Batch, time: SystemTime) -> Result<bool, Refusal> {
         let Some(resource) = dynamic::pick(Kind::RouteConfiguration, name, batch)? else { return Ok(false) };
         let dynamic: Vec<_> =
             self.clusters.iter().filter(|c| c.is_there()).map(|c| c.name.as_str()).collect();
@@ -280,7 +285,7 @@ impl Store {
         let clusters = Clusters { exists: &exists, validate: false };
         let notes = &mut self.notes;
         let entry = self.routes.entry(name.to_owned()).or_insert_with(|| Dynamic::new(name));
-        entry.update_now(resource, &batch.version, time, |resource| {
+        let updated = entry.update_now(resource, &batch.version, time, |resource| {
             let converted = resource.convert::<route_pb::RouteConfiguration, _>(|at, message| {
                 convert::route_configuration(at, message, &clusters)
             });
@@ -288,25 +293,22 @@ impl Store {
                 notes.extend(more);
                 Arc::new(routes)
             })
-        })
+        });
+        Ok(updated?)
     }
 
-    fn deliver_assignment(
-        &mut self,
-        name: &str,
-        batch: &Batch,
-        time: SystemTime,
-    ) -> Result<bool, Vec<Error>> {
+    fn deliver_assignment(&mut self, name: &str, batch: &Batch, time: SystemTime) -> Result<bool, Refusal> {
         let Some(resource) = dynamic::pick(Kind::LoadAssignment, name, batch)? else { return Ok(false) };
         let localities = self.subscriptions.get(&Source::Eds(name.to_owned())).map(|s| s.localities);
         let localities = localities.unwrap_or_default();
         let notes = &mut self.notes;
         let entry = self.assignments.entry(name.to_owned()).or_insert_with(|| Dynamic::new(name));
-        entry.update_now(resource, &batch.version, time, |resource| {
+        let updated = entry.update_now(resource, &batch.version, time, |resource| {
             let (assignment, more) = assignment(resource, localities)?;
             notes.extend(more);
             Ok(assignment)
-        })
+        });
+        Ok(updated?)
     }
 }
 

@@ -109,17 +109,21 @@ impl Subscription {
     pub(super) fn failed(&mut self, answered: bool) {
         SourceCounters::add(&self.counters.update_attempt);
         SourceCounters::add(&self.counters.update_failure);
+        self.looked(answered);
+    }
+
+    /// What it brought was refused, or a part of it. Not `answered` when it may bring what it should later.
+    pub(super) fn rejected(&mut self, answered: bool) {
+        SourceCounters::add(&self.counters.update_attempt);
+        SourceCounters::add(&self.counters.update_rejected);
+        self.looked(answered);
+    }
+
+    fn looked(&mut self, answered: bool) {
         match (&mut self.state, answered) {
             (State::Started { read, .. }, false) => *read = true,
             _ => self.state = State::Done,
         }
-    }
-
-    /// What it brought was refused, or a part of it.
-    pub(super) fn rejected(&mut self) {
-        SourceCounters::add(&self.counters.update_attempt);
-        SourceCounters::add(&self.counters.update_rejected);
-        self.state = State::Done;
     }
 
     /// What it brought was accepted; `changed` when it was news.
