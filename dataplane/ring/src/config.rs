@@ -47,7 +47,7 @@ pub struct BufferConfig {
 
 impl Default for BufferConfig {
     fn default() -> Self {
-        Self { small_size: 8192, small_count: 512, large_size: 64 * 1024, large_count: 128 }
+        Self { small_size: 8192, small_count: 512, large_size: 256 * 1024, large_count: 64 }
     }
 }
 

@@ -114,10 +114,7 @@ impl Core {
     /// Sends what was queued by what has just run, where the driver prefers that.
     #[inline]
     pub(crate) fn flush_eagerly(&self) {
-        let mut io = self.io.borrow_mut();
-        if io.flushes_eagerly() {
-            io.flush();
-        }
+        self.io.borrow_mut().flush_eager();
     }
 
     /// The end of a turn and the beginning of the next: flush, wait, take in what has happened.

@@ -67,7 +67,7 @@ impl Stream {
         poll_fn(|cx| self.poll_read(cx)).await
     }
 
-    /// Says that much is to come, so that large buffers are used from the next receive on. Without it the size adapts: a
+    /// Says that much is to come, so that large buffers (256 KiB) are used from the next receive on. Without it the size adapts: a
     /// receive that fills a small buffer is followed by a large one.
     pub fn want_large(&self, bulk: bool) {
         context::with(|core| core.io().want_large(self.key, bulk));

@@ -176,7 +176,8 @@ async fn a_slow_reader_holds_the_sender() {
         }
         assert!(written < 512 << 20, "nothing holds the sender");
     }
-    assert!(peak.get() <= 64 * 1024 + 64 * 1024, "{} bytes were queued", peak.get());
+    // The mark, and the one large buffer that went beyond it.
+    assert!(peak.get() <= 64 * 1024 + 256 * 1024, "{} bytes were queued", peak.get());
     drop(source);
     let total = blocking(move || {
         let (mut total, mut buffer) = (0usize, vec![0; 1 << 16]);

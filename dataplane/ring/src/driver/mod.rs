@@ -3,6 +3,7 @@
 //! It has the shape of completions: an operation either finishes at once or its outcome arrives from [`Driver::wait`].
 //! Receiving is on demand: nothing is received that was not asked for, which is what carries back-pressure to the peer.
 
+mod direct;
 mod epoll;
 mod uring;
 
@@ -54,8 +55,12 @@ pub(crate) enum Event {
 
 /// Moves bytes for the sockets of one worker.
 pub(crate) trait Driver {
-    /// Whether sends are best made right after the task that queued them, or together at the end of the turn.
-    fn sends_eagerly(&self) -> bool;
+    /// Whether `queued` bytes are best sent right after the task that queued them, while they are in cache, or together
+    /// with all others at the end of the turn.
+    fn sends_eagerly(&self, queued: usize) -> bool;
+
+    /// Whether [`Driver::recv`] would receive at once instead of starting something.
+    fn recv_is_immediate(&self, slot: &Slot) -> bool;
 
     /// How many receives would find a buffer now.
     fn free_buffers(&self, pool: &Pool) -> usize;
@@ -64,7 +69,7 @@ pub(crate) trait Driver {
     fn recv(&mut self, key: Key, slot: &mut Slot, pool: &Rc<Pool>) -> Attempt<Lease>;
 
     /// Receives into memory of its own, when the pool has been empty for too long.
-    fn recv_unpooled(&mut self, key: Key, slot: &mut Slot) -> Attempt<Lease>;
+    fn recv_unpooled(&mut self, key: Key, slot: &mut Slot, pool: &Rc<Pool>) -> Attempt<Lease>;
 
     /// Starts sending what is queued, unless a send is in flight.
     fn send(&mut self, key: Key, slot: &mut Slot) -> Attempt<usize>;
@@ -116,8 +121,13 @@ impl AnyDriver {
 
 impl Driver for AnyDriver {
     #[inline]
-    fn sends_eagerly(&self) -> bool {
-        each!(self, it => it.sends_eagerly())
+    fn sends_eagerly(&self, queued: usize) -> bool {
+        each!(self, it => it.sends_eagerly(queued))
+    }
+
+    #[inline]
+    fn recv_is_immediate(&self, slot: &Slot) -> bool {
+        each!(self, it => it.recv_is_immediate(slot))
     }
 
     fn free_buffers(&self, pool: &Pool) -> usize {
@@ -129,8 +139,8 @@ impl Driver for AnyDriver {
         each!(self, it => it.recv(key, slot, pool))
     }
 
-    fn recv_unpooled(&mut self, key: Key, slot: &mut Slot) -> Attempt<Lease> {
-        each!(self, it => it.recv_unpooled(key, slot))
+    fn recv_unpooled(&mut self, key: Key, slot: &mut Slot, pool: &Rc<Pool>) -> Attempt<Lease> {
+        each!(self, it => it.recv_unpooled(key, slot, pool))
     }
 
     #[inline]

@@ -54,6 +54,8 @@ pub(crate) struct Io {
     now: Instant,
     /// Sockets with something to send.
     dirty: Vec<Key>,
+    /// Some of them are best sent right after the task.
+    eager: bool,
     /// Readers and listeners that have had their share of this turn.
     again: Vec<Key>,
     /// Receives that wait for a free buffer, in order.
@@ -79,6 +81,7 @@ impl Io {
             turn: 1,
             now,
             dirty: Vec::new(),
+            eager: false,
             again: Vec::new(),
             starved: VecDeque::new(),
             lingering: VecDeque::new(),
@@ -168,10 +171,12 @@ impl Io {
         self.feed_starved();
     }
 
-    /// Whether [`Io::flush`] is to follow each task.
+    /// Sends what the task that has just run has queued, where the driver prefers that.
     #[inline]
-    pub(crate) fn flushes_eagerly(&self) -> bool {
-        self.driver.sends_eagerly() && !self.dirty.is_empty()
+    pub(crate) fn flush_eager(&mut self) {
+        if std::mem::take(&mut self.eager) {
+            self.flush();
+        }
     }
 
     /// One wait for the kernel. `timeout` is shortened by what is due here.

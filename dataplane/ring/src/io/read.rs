@@ -26,7 +26,7 @@ impl Io {
             return Poll::Pending;
         }
         // One buffer a turn, so that a bulk stream cannot keep the worker to itself.
-        if slot.read_turn == self.turn && slot.drive.readable && !slot.drive.hung_up {
+        if slot.read_turn == self.turn && self.driver.recv_is_immediate(slot) {
             self.again.push(key);
             return Poll::Pending;
         }
@@ -148,7 +148,7 @@ impl Io {
                 self.driver.recv(key, slot, &self.pool)
             } else {
                 self.stats.heap_recvs += 1;
-                self.driver.recv_unpooled(key, slot)
+                self.driver.recv_unpooled(key, slot, &self.pool)
             };
             match attempt {
                 Attempt::Done(outcome) => self.received(key, outcome),

@@ -89,11 +89,11 @@ pub(crate) enum Phase {
 pub(crate) struct Drive {
     /// epoll: it is in the interest list.
     pub(crate) registered: bool,
-    /// epoll: a receive or accept may find something. io_uring: the last receive left data behind.
+    /// A receive or accept may find something.
     pub(crate) readable: bool,
-    /// epoll: a send may find room.
+    /// A send may find room.
     pub(crate) writable: bool,
-    /// epoll: the peer has closed its side, so a short receive does not mean drained.
+    /// The peer has closed its side, so a short receive does not mean drained.
     pub(crate) hung_up: bool,
     /// io_uring: operations in flight.
     pub(crate) receiving: bool,
@@ -155,6 +155,7 @@ impl Slots {
         let slot = &mut self.slots[index as usize];
         slot.fd = Some(fd);
         slot.phase = phase;
+        slot.drive.writable = true;
         Key { index, generation: slot.generation }
     }
 

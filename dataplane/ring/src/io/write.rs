@@ -49,7 +49,7 @@ impl Io {
     ) -> Poll<io::Result<()>> {
         let Some(slot) = self.slots.get(key) else { return Poll::Ready(Err(gone())) };
         // What can leave now need not be waited for.
-        if slot.queued() > at_most && slot.dirty && self.driver.sends_eagerly() {
+        if slot.queued() > at_most && slot.dirty && self.driver.sends_eagerly(slot.queued()) {
             self.flush_one(key);
         }
         let Some(slot) = self.slots.get_mut(key) else { return Poll::Ready(Err(gone())) };
@@ -71,9 +71,9 @@ impl Io {
     }
 
     pub(super) fn mark_dirty(&mut self, key: Key) {
-        if let Some(slot) = self.slots.get_mut(key)
-            && !slot.dirty
-        {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        self.eager |= self.driver.sends_eagerly(slot.queued());
+        if !slot.dirty {
             slot.dirty = true;
             self.dirty.push(key);
         }

@@ -1,8 +1,7 @@
 //! The readiness driver: edge-triggered epoll and non-blocking calls.
 //!
 //! A descriptor is registered once, for everything, when it first has to wait; from then on its readiness is tracked
-//! here. A receive that does not fill its buffer has emptied the socket, so the next one waits for an edge instead of
-//! asking the kernel, unless the peer has hung up: then the end of the stream is still to be read.
+//! here, so that nothing is tried in vain.
 
 use std::{
     io,
@@ -14,21 +13,21 @@ use std::{
 use rustix::{
     event::{Timespec, epoll},
     io::Errno,
-    net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags},
+    net::SocketFlags,
 };
 use socket2::{SockAddr, SockRef};
 
-use super::{Attempt, Driver, Event};
+use super::{
+    Attempt, Driver, Event,
+    direct::{self, Direct},
+};
 use crate::{
     buf::{Class, Lease, Pool},
-    io::{Key, MAX_SLICES, Phase, Slot, Slots},
+    io::{Key, Phase, Slot, Slots},
 };
 
 /// Events taken from the kernel in one turn.
 const EVENT_BUDGET: usize = 256;
-
-/// Bytes received at once without a pooled buffer.
-const UNPOOLED_SIZE: usize = 16 * 1024;
 
 /// The event that means: another thread wants attention.
 const WAKE: u64 = u64::MAX;
@@ -63,39 +62,30 @@ impl EpollDriver {
         Ok(())
     }
 
+    /// What would block becomes pending.
+    fn or_wait<T>(&self, key: Key, slot: &mut Slot, outcome: Direct<T>) -> Attempt<T> {
+        match outcome {
+            Direct::Done(outcome) => Attempt::Done(outcome),
+            Direct::NoBuffer => Attempt::NoBuffer,
+            Direct::WouldBlock => self.pending(key, slot),
+        }
+    }
+
     fn pending<T>(&self, key: Key, slot: &mut Slot) -> Attempt<T> {
         match self.register(key, slot) {
             Ok(()) => Attempt::Pending,
             Err(error) => Attempt::Done(Err(error)),
         }
     }
-
-    /// One receive, and what it says about the next. `None` when there is nothing.
-    fn recv_into(slot: &mut Slot, space: &mut [u8]) -> Option<io::Result<usize>> {
-        let Some(fd) = &slot.fd else { return Some(Err(Errno::BADF.into())) };
-        let room = space.len();
-        loop {
-            match rustix::net::recv(fd, &mut *space, RecvFlags::DONTWAIT) {
-                Ok((len, _)) => {
-                    if len < room && !slot.drive.hung_up {
-                        slot.drive.readable = false;
-                    }
-                    return Some(Ok(len));
-                }
-                Err(Errno::AGAIN) => {
-                    slot.drive.readable = false;
-                    return None;
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Some(Err(error.into())),
-            }
-        }
-    }
 }
 
 impl Driver for EpollDriver {
-    fn sends_eagerly(&self) -> bool {
+    fn sends_eagerly(&self, _queued: usize) -> bool {
         true
+    }
+
+    fn recv_is_immediate(&self, slot: &Slot) -> bool {
+        slot.drive.readable
     }
 
     fn free_buffers(&self, pool: &Pool) -> usize {
@@ -108,31 +98,16 @@ impl Driver for EpollDriver {
         if slot.drive.registered && !slot.drive.readable {
             return Attempt::Pending;
         }
-        let class = if slot.large { Class::Large } else { Class::Small };
-        let Some(mut blank) = pool.take(class).or_else(|| pool.take(Class::Small)) else {
-            return Attempt::NoBuffer;
-        };
-        match Self::recv_into(slot, blank.space()) {
-            Some(Ok(0)) => Attempt::Done(Ok(Lease::default())),
-            Some(Ok(len)) => Attempt::Done(Ok(blank.fill(len))),
-            Some(Err(error)) => Attempt::Done(Err(error)),
-            None => self.pending(key, slot),
-        }
+        let outcome = direct::recv(slot, pool);
+        self.or_wait(key, slot, outcome)
     }
 
-    fn recv_unpooled(&mut self, key: Key, slot: &mut Slot) -> Attempt<Lease> {
+    fn recv_unpooled(&mut self, key: Key, slot: &mut Slot, _pool: &Rc<Pool>) -> Attempt<Lease> {
         if slot.drive.registered && !slot.drive.readable {
             return Attempt::Pending;
         }
-        let mut memory = vec![0; UNPOOLED_SIZE];
-        match Self::recv_into(slot, &mut memory) {
-            Some(Ok(len)) => {
-                memory.truncate(len);
-                Attempt::Done(Ok(Lease::from(memory)))
-            }
-            Some(Err(error)) => Attempt::Done(Err(error)),
-            None => self.pending(key, slot),
-        }
+        let outcome = direct::recv_unpooled(slot);
+        self.or_wait(key, slot, outcome)
     }
 
     #[inline]
@@ -140,27 +115,8 @@ impl Driver for EpollDriver {
         if slot.drive.registered && !slot.drive.writable {
             return Attempt::Pending;
         }
-        let (Some(fd), Some(outbox)) = (&slot.fd, &slot.outbox) else { return Attempt::Done(Ok(0)) };
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        loop {
-            let outcome = match outbox.single() {
-                Some(bytes) => rustix::net::send(fd, bytes, flags),
-                None => {
-                    let mut slices = [io::IoSlice::new(&[]); MAX_SLICES];
-                    let count = outbox.slices(&mut slices);
-                    rustix::net::sendmsg(fd, &slices[..count], &mut SendAncillaryBuffer::default(), flags)
-                }
-            };
-            match outcome {
-                Ok(len) => return Attempt::Done(Ok(len)),
-                Err(Errno::AGAIN) => {
-                    slot.drive.writable = false;
-                    return self.pending(key, slot);
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Attempt::Done(Err(error.into())),
-            }
-        }
+        let outcome = direct::send(slot);
+        self.or_wait(key, slot, outcome)
     }
 
     fn connect(&mut self, key: Key, slot: &mut Slot, addr: &SockAddr) -> Attempt<()> {

@@ -1,8 +1,10 @@
 //! The completion driver: one io_uring, entered once a turn.
 //!
-//! - A receive is a single shot into a provided-buffer ring: demand is one buffer, and an idle connection holds none. It
-//!   goes straight to polling unless the previous receive left something behind, as a keep-alive connection has nothing to
-//!   read when the read is asked for.
+//! - A small receive is a single shot into a provided-buffer ring: demand is one buffer, and an idle connection holds none.
+//!   It goes straight to polling unless the previous receive left something behind, as a keep-alive connection has nothing
+//!   to read when the read is asked for.
+//! - Bulk is polled for by the ring and then moved by plain calls, one socket after the other: a large buffer that is sent
+//!   on at once is still in cache, while a batch of them is not. Measured with 1 MB bodies this saves a fifth.
 //! - A socket has one send in flight, of everything queued, and the kernel resumes partial ones (MSG_WAITALL).
 //! - What the kernel may still read or write (outboxes, addresses, buffers) stays where it is until the operation's last
 //!   completion; a slot is not freed before that. When the driver ends it cancels and collects everything first.
@@ -23,7 +25,10 @@ use provided::Group;
 pub(crate) use setup::{Tier, rehearse};
 use socket2::SockAddr;
 
-use super::{Attempt, Driver, Event};
+use super::{
+    Attempt, Driver, Event,
+    direct::{self, Direct},
+};
 use crate::{
     buf::{Class, Lease, Pool},
     io::{Flight, Key, Slot, Slots},
@@ -32,8 +37,8 @@ use crate::{
 /// linux/io_uring.h: IORING_RECVSEND_POLL_FIRST
 const POLL_FIRST: u16 = 1;
 
-/// Bytes received at once without a pooled buffer.
-const UNPOOLED_SIZE: usize = 16 * 1024;
+/// From this many queued bytes on, a send is tried by a plain call first.
+const BULK: usize = 16 * 1024;
 
 /// Completions handled in one turn.
 const COMPLETION_BUDGET: usize = 1024;
@@ -48,25 +53,15 @@ enum Op {
     Accept = 1,
     Cancel,
     Connect,
-    RecvLarge,
-    RecvSmall,
-    RecvUnpooled,
+    Poll,
+    Recv,
     Send,
     Wake,
 }
 
 impl Op {
     fn from_byte(byte: u8) -> Option<Self> {
-        const ALL: [Op; 8] = [
-            Op::Accept,
-            Op::Cancel,
-            Op::Connect,
-            Op::RecvLarge,
-            Op::RecvSmall,
-            Op::RecvUnpooled,
-            Op::Send,
-            Op::Wake,
-        ];
+        const ALL: [Op; 7] = [Op::Accept, Op::Cancel, Op::Connect, Op::Poll, Op::Recv, Op::Send, Op::Wake];
         ALL.get(usize::from(byte).wrapping_sub(1)).copied()
     }
 
@@ -81,7 +76,7 @@ pub(crate) struct UringDriver {
     /// The ring's number among the thread's registered rings, which saves looking its descriptor up on each entry.
     registered: Option<u32>,
     enter_flags: u32,
-    groups: [Group; 2],
+    group: Group,
     pool: Rc<Pool>,
     wake: RawFd,
     wake_armed: bool,
@@ -90,14 +85,12 @@ pub(crate) struct UringDriver {
     deferred: VecDeque<squeue::Entry>,
     /// Addresses being connected to, by slot.
     addresses: HashMap<u32, Box<SockAddr>>,
-    /// Receive memory outside of the pool, by slot.
-    unpooled: HashMap<u32, Vec<u8>>,
 }
 
 impl UringDriver {
     pub(crate) fn new(sq_entries: u32, pool: &Rc<Pool>, wake: &OwnedFd) -> io::Result<Self> {
         let (ring, _) = setup::create(sq_entries)?;
-        let groups = [Group::new(&ring, pool, Class::Small)?, Group::new(&ring, pool, Class::Large)?];
+        let group = Group::new(&ring, pool, Class::Small)?;
         // Otherwise a waiting worker counts as waiting for a disk.
         let no_iowait = if ring.params().is_feature_no_iowait() { EnterFlags::NO_IOWAIT.bits() } else { 0 };
         let registered = setup::register_ring(&ring);
@@ -106,14 +99,13 @@ impl UringDriver {
             ring,
             registered,
             enter_flags,
-            groups,
+            group,
             pool: Rc::clone(pool),
             wake: wake.as_raw_fd(),
             wake_armed: false,
             in_flight: 0,
             deferred: VecDeque::new(),
             addresses: HashMap::new(),
-            unpooled: HashMap::new(),
         })
     }
 
@@ -161,22 +153,43 @@ impl UringDriver {
         setup::enter(fd, staged, want, flags, timeout)
     }
 
-    fn start_recv(&mut self, key: Key, slot: &mut Slot) -> Attempt<Lease> {
-        if slot.drive.receiving {
-            return Attempt::Pending;
-        }
-        let large = slot.large && (self.groups[1].posted() > 0 || self.pool.has_free(Class::Large));
-        let (class, op) = if large { (Class::Large, Op::RecvLarge) } else { (Class::Small, Op::RecvSmall) };
-        let entry =
-            opcode::Recv::new(types::Fd(raw(slot)), std::ptr::null_mut(), self.pool.size(class) as u32)
-                .buf_group(self.groups[class as usize].id())
-                .ioprio(if slot.drive.readable { 0 } else { POLL_FIRST })
-                .build()
-                .flags(squeue::Flags::BUFFER_SELECT)
-                .user_data(op.on(key));
+    /// Starts a small receive.
+    fn stage_recv(&mut self, key: Key, slot: &mut Slot) -> Attempt<Lease> {
+        let entry = opcode::Recv::new(
+            types::Fd(raw(slot)),
+            std::ptr::null_mut(),
+            self.pool.size(Class::Small) as u32,
+        )
+        .buf_group(self.group.id())
+        .ioprio(if slot.drive.readable { 0 } else { POLL_FIRST })
+        .build()
+        .flags(squeue::Flags::BUFFER_SELECT)
+        .user_data(Op::Recv.on(key));
         // SAFETY: the entry refers to no memory but the provided buffers, which outlive the ring.
         unsafe { self.push(&entry) };
-        receiving(slot, op)
+        slot.drive.receiving = true;
+        slot.drive.receive_op = Op::Recv as u8;
+        Attempt::Pending
+    }
+
+    /// Asks to be told when there is something to receive.
+    fn stage_poll(&mut self, key: Key, slot: &mut Slot) -> Attempt<Lease> {
+        let entry =
+            opcode::PollAdd::new(types::Fd(raw(slot)), (libc::POLLIN | libc::POLLRDHUP) as u32).build();
+        // SAFETY: the entry refers to no memory.
+        unsafe { self.push(&entry.user_data(Op::Poll.on(key))) };
+        slot.drive.receiving = true;
+        slot.drive.receive_op = Op::Poll as u8;
+        Attempt::Pending
+    }
+
+    /// A receive by a plain call; polls when there is nothing.
+    fn recv_now(&mut self, key: Key, slot: &mut Slot, outcome: Direct<Lease>) -> Attempt<Lease> {
+        match outcome {
+            Direct::Done(outcome) => Attempt::Done(outcome),
+            Direct::NoBuffer => Attempt::NoBuffer,
+            Direct::WouldBlock => self.stage_poll(key, slot),
+        }
     }
 
     fn arm_wake(&mut self) {
@@ -200,9 +213,8 @@ impl UringDriver {
             let event = match Op::from_byte((data >> 56) as u8) {
                 Some(Op::Accept) => accepted(key, &entry, slots),
                 Some(Op::Connect) => self.connected(key, &entry, slots),
-                Some(Op::RecvLarge) => self.received(key, &entry, slots, Class::Large),
-                Some(Op::RecvSmall) => self.received(key, &entry, slots, Class::Small),
-                Some(Op::RecvUnpooled) => self.received_unpooled(key, &entry, slots),
+                Some(Op::Poll) => polled(key, &entry, slots),
+                Some(Op::Recv) => self.received(key, &entry, slots),
                 Some(Op::Send) => sent(key, &entry, slots),
                 Some(Op::Wake) => {
                     self.wake_armed = cqueue::more(entry.flags());
@@ -222,10 +234,9 @@ impl UringDriver {
     }
 
     #[inline]
-    fn received(&mut self, key: Key, entry: &cqueue::Entry, slots: &mut Slots, class: Class) -> Event {
+    fn received(&mut self, key: Key, entry: &cqueue::Entry, slots: &mut Slots) -> Event {
         let flags = entry.flags();
-        let group = &mut self.groups[class as usize];
-        let blank = cqueue::buffer_select(flags).map(|id| group.take_back(&self.pool, id));
+        let blank = cqueue::buffer_select(flags).map(|id| self.group.take_back(&self.pool, id));
         let Some(slot) = slots.get_mut(key) else { return Event::Stale };
         slot.drive.receiving = false;
         slot.drive.readable = cqueue::sock_nonempty(flags);
@@ -237,65 +248,67 @@ impl UringDriver {
                 None => Event::Received(key, Err(io::Error::from_raw_os_error(libc::EIO))),
             },
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                group.ran_short();
+                self.group.ran_short();
+                // There was something to receive.
+                slot.drive.readable = true;
                 Event::ReceivedNoBuffer(key)
             }
             Err(error) => Event::Received(key, Err(error)),
         }
     }
-
-    fn received_unpooled(&mut self, key: Key, entry: &cqueue::Entry, slots: &mut Slots) -> Event {
-        let memory = self.unpooled.remove(&key.index);
-        let Some(slot) = slots.get_mut(key) else { return Event::Stale };
-        slot.drive.receiving = false;
-        slot.drive.readable = cqueue::sock_nonempty(entry.flags());
-        let outcome = result(entry);
-        if outcome.as_ref().is_err_and(is_stall) {
-            return Event::Stalled(key);
-        }
-        let outcome = outcome.map(|len| match memory {
-            Some(mut memory) => {
-                memory.truncate(len as usize);
-                Lease::from(memory)
-            }
-            None => Lease::default(),
-        });
-        Event::Received(key, outcome)
-    }
 }
 
 impl Driver for UringDriver {
-    fn sends_eagerly(&self) -> bool {
-        false
+    fn sends_eagerly(&self, queued: usize) -> bool {
+        queued >= BULK
+    }
+
+    fn recv_is_immediate(&self, slot: &Slot) -> bool {
+        slot.large && slot.drive.readable
     }
 
     fn free_buffers(&self, pool: &Pool) -> usize {
-        usize::from(self.groups[0].posted()) + pool.free(Class::Small)
+        usize::from(self.group.posted()) + pool.free(Class::Small)
     }
 
     #[inline]
-    fn recv(&mut self, key: Key, slot: &mut Slot, _pool: &Rc<Pool>) -> Attempt<Lease> {
-        self.start_recv(key, slot)
-    }
-
-    fn recv_unpooled(&mut self, key: Key, slot: &mut Slot) -> Attempt<Lease> {
+    fn recv(&mut self, key: Key, slot: &mut Slot, pool: &Rc<Pool>) -> Attempt<Lease> {
         if slot.drive.receiving {
             return Attempt::Pending;
         }
-        let memory = self.unpooled.entry(key.index).insert_entry(vec![0; UNPOOLED_SIZE]).into_mut();
-        let entry = opcode::Recv::new(types::Fd(raw(slot)), memory.as_mut_ptr(), UNPOOLED_SIZE as u32)
-            .build()
-            .user_data(Op::RecvUnpooled.on(key));
-        // SAFETY: the memory is kept, unchanged, until the completion takes it out of the map; the slot, and with it the
-        // index, is not used anew before that.
-        unsafe { self.push(&entry) };
-        receiving(slot, Op::RecvUnpooled)
+        match (slot.large, slot.drive.readable) {
+            (false, _) => self.stage_recv(key, slot),
+            (true, false) => self.stage_poll(key, slot),
+            (true, true) => {
+                let outcome = direct::recv(slot, pool);
+                self.recv_now(key, slot, outcome)
+            }
+        }
+    }
+
+    fn recv_unpooled(&mut self, key: Key, slot: &mut Slot, _pool: &Rc<Pool>) -> Attempt<Lease> {
+        if slot.drive.receiving {
+            return Attempt::Pending;
+        }
+        let outcome = direct::recv_unpooled(slot);
+        self.recv_now(key, slot, outcome)
     }
 
     #[inline]
     fn send(&mut self, key: Key, slot: &mut Slot) -> Attempt<usize> {
         if slot.drive.sending {
             return Attempt::Pending;
+        }
+        // What did not fit once is left to the ring, which knows when there is room.
+        let queued = slot.queued();
+        if queued >= BULK && slot.drive.writable {
+            match direct::send(slot) {
+                Direct::Done(outcome) => {
+                    slot.drive.writable = outcome.as_ref().is_ok_and(|&it| it == queued);
+                    return Attempt::Done(outcome);
+                }
+                Direct::NoBuffer | Direct::WouldBlock => {}
+            }
         }
         let fd = types::Fd(raw(slot));
         let Some(outbox) = &mut slot.outbox else { return Attempt::Done(Ok(0)) };
@@ -336,7 +349,10 @@ impl Driver for UringDriver {
 
     #[inline]
     fn watch(&mut self, key: Key, slot: &mut Slot, _pool: &Rc<Pool>) -> Attempt<Lease> {
-        self.start_recv(key, slot)
+        if slot.drive.receiving {
+            return Attempt::Pending;
+        }
+        if slot.large { self.stage_poll(key, slot) } else { self.stage_recv(key, slot) }
     }
 
     fn cancel(&mut self, key: Key, slot: &mut Slot, sends_too: bool) {
@@ -362,9 +378,7 @@ impl Driver for UringDriver {
     ) -> io::Result<()> {
         self.arm_wake();
         self.push_deferred();
-        for group in &mut self.groups {
-            group.refill(&self.pool);
-        }
+        self.group.refill(&self.pool);
         let ready = !self.ring.completion().is_empty();
         let poll = ready || !self.deferred.is_empty() || timeout.is_some_and(|it| it.is_zero());
         if !ready || !self.ring.submission().is_empty() {
@@ -397,7 +411,6 @@ impl Drop for UringDriver {
         if self.in_flight > 0 {
             log::error!("{} io_uring operations did not end; their buffers are given up", self.in_flight);
             std::mem::forget(Rc::clone(&self.pool));
-            std::mem::forget(std::mem::take(&mut self.unpooled));
             std::mem::forget(std::mem::take(&mut self.addresses));
         }
         if let Some(registered) = self.registered {
@@ -409,12 +422,6 @@ impl Drop for UringDriver {
 /// Stands for no socket.
 const NOBODY: Key = Key { index: 0xff_ffff, generation: 0 };
 
-fn receiving(slot: &mut Slot, op: Op) -> Attempt<Lease> {
-    slot.drive.receiving = true;
-    slot.drive.receive_op = op as u8;
-    Attempt::Pending
-}
-
 fn accepted(key: Key, entry: &cqueue::Entry, slots: &mut Slots) -> Event {
     // SAFETY: a successful accept returns a new descriptor that nobody else owns.
     let outcome = result(entry).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
@@ -423,10 +430,25 @@ fn accepted(key: Key, entry: &cqueue::Entry, slots: &mut Slots) -> Event {
     Event::Accepted(key, outcome)
 }
 
+fn polled(key: Key, entry: &cqueue::Entry, slots: &mut Slots) -> Event {
+    let Some(slot) = slots.get_mut(key) else { return Event::Stale };
+    slot.drive.receiving = false;
+    match result(entry) {
+        Ok(mask) => {
+            slot.drive.readable = true;
+            slot.drive.hung_up |= mask & i32::from(libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0;
+            Event::Ready { key, readable: true, writable: false }
+        }
+        // Cancelled, or polling was refused; a receive tells the reason.
+        Err(_) => Event::Stalled(key),
+    }
+}
+
 #[inline]
 fn sent(key: Key, entry: &cqueue::Entry, slots: &mut Slots) -> Event {
     let Some(slot) = slots.get_mut(key) else { return Event::Stale };
     slot.drive.sending = false;
+    slot.drive.writable = true;
     match result(entry) {
         Err(error) if is_stall(&error) => {
             if let Some(outbox) = &mut slot.outbox {

@@ -10,9 +10,8 @@ use io_uring::{IoUring, types::BufRingEntry};
 
 use crate::buf::{Blank, Class, Mapping, Pool};
 
-/// Buffers posted at first, by class. Few, so that they stay in cache: the kernel takes them in turn, never the one used
-/// last.
-const FIRST_TARGETS: [u16; 2] = [32, 4];
+/// Buffers posted at first. Few, so that they stay in cache: the kernel takes them in turn, never the one used last.
+const FIRST_TARGET: u16 = 32;
 
 /// The ring shared with the kernel.
 pub(super) struct Provided {
@@ -72,13 +71,7 @@ impl Group {
     pub(super) fn new(ring: &IoUring, pool: &Pool, class: Class) -> io::Result<Self> {
         let count = pool.count(class) as u16;
         let provided = Provided::new(ring, class as u16, count)?;
-        Ok(Self {
-            provided,
-            class,
-            posted: 0,
-            target: FIRST_TARGETS[class as usize].min(count),
-            short: false,
-        })
+        Ok(Self { provided, class, posted: 0, target: FIRST_TARGET.min(count), short: false })
     }
 
     pub(super) fn id(&self) -> u16 {
