@@ -7,6 +7,7 @@ mod options;
 mod port;
 mod snapshot;
 mod sockets;
+mod sources;
 
 use std::{
     cell::{Cell, RefCell},
@@ -38,6 +39,7 @@ use crate::{
         dns::{Dns, Resolution},
         snapshot::{Builder, Resolved},
         sockets::Sockets,
+        sources::Sources,
     },
     observe::{
         access_log::{AccessLogError, AccessLogs},
@@ -87,6 +89,9 @@ pub enum ServeError {
 const DNS_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the manager looks for pods that are gone.
 const REAP_EVERY: Duration = Duration::from_secs(1);
+
+/// `stats_flush_interval`'s default: how often the interval of histograms begins anew.
+const STATS_FLUSH_EVERY: Duration = Duration::from_secs(5);
 
 /// What the control thread and its admin server share.
 pub(crate) struct Shared {
@@ -142,6 +147,7 @@ struct Control {
     manager: Option<CaptureManager>,
     calls: mpsc::Receiver<Call>,
     listener_stats: Arc<ListenerManagerStats>,
+    sources: Sources,
 }
 
 impl Control {
@@ -199,6 +205,7 @@ impl Control {
             manager,
             calls,
             listener_stats,
+            sources: Sources::default(),
             shared,
             stream,
             options,
@@ -219,6 +226,8 @@ impl Control {
         if self.options.init_only {
             return Ok(self.stop());
         }
+        let mut flush = tokio::time::interval(STATS_FLUSH_EVERY);
+        flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reap = tokio::time::interval(REAP_EVERY);
         reap.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -233,6 +242,7 @@ impl Control {
                     Ask::Drain(request) => self.drain(request),
                     Ask::Quit => break,
                 },
+                _ = flush.tick() => self.shared.process.registry.flush(),
                 _ = reap.tick() => self.reap(),
                 _ = hangup.recv() => self.reload_pods(),
                 _ = reopen.recv() => self.shared.process.access_logs.reopen(),
@@ -278,7 +288,9 @@ impl Control {
 
     /// Publishes a configuration and binds what it wants bound.
     fn apply(&mut self, config: Arc<Config>) -> Vec<BindError> {
+        self.sources.follow(&self.shared.view, &self.shared.process.registry);
         self.dns.apply(&config.clusters);
+        self.count_listeners(&config);
         let present = |name: &Arc<str>| config.clusters.iter().any(|cluster| cluster.name == *name);
         self.resolved.retain(|name, _| present(name));
         self.publish(&config);
@@ -290,6 +302,21 @@ impl Control {
         }
         *self.shared.config.borrow_mut() = config;
         failed
+    }
+
+    /// Counts what an update adds, changes and removes.
+    fn count_listeners(&self, next: &Config) {
+        let stats = &self.listener_stats;
+        let current = self.shared.config.borrow();
+        for listener in &next.listeners {
+            match current.listeners.iter().find(|known| known.name == listener.name) {
+                Some(known) if Arc::ptr_eq(known, listener) => {}
+                Some(_) => stats.listener_modified.inc(),
+                None => stats.listener_added.inc(),
+            }
+        }
+        let gone = |known: &&Arc<culvert_model::Listener>| next.listeners.iter().all(|l| l.name != known.name);
+        stats.listener_removed.add(current.listeners.iter().filter(gone).count() as u64);
     }
 
     fn publish(&mut self, config: &Config) {

@@ -12,7 +12,8 @@ use culvert_model::{
 use culvert_proto::route::Table;
 
 use crate::{
-    observe::stats::{ClusterControlStats, Registry},
+    control::sources::Breakers,
+    observe::stats::{ClusterControlStats, ClusterManagerStats, Registry},
     snapshot::{ChainSpec, ClusterSpec, HostSpec, HostStats, HttpSpec, Limits, ListenerSpec, RouteSpec, Snapshot},
 };
 
@@ -24,6 +25,7 @@ pub struct Builder {
     workers: usize,
     generation: u64,
     registry: Registry,
+    manager_stats: Arc<ClusterManagerStats>,
     listeners: HashMap<Arc<str>, (Arc<Listener>, Arc<ListenerSpec>)>,
     routes: HashMap<Arc<str>, (Arc<RouteConfiguration>, Arc<Table>)>,
     clusters: HashMap<Arc<str>, Known>,
@@ -34,15 +36,19 @@ struct Known {
     spec: Arc<ClusterSpec>,
     endpoints: Arc<LoadAssignment>,
     stats: Arc<ClusterControlStats>,
+    breakers: Arc<Breakers>,
 }
 
 impl Builder {
     /// A builder for this many workers; membership counters of clusters appear in `registry`.
     pub fn new(workers: usize, registry: Registry) -> Self {
+        let manager_stats = Arc::new(ClusterManagerStats::default());
+        registry.register("cluster_manager", manager_stats.clone());
         Self {
             workers,
             generation: 0,
             registry,
+            manager_stats,
             listeners: HashMap::new(),
             routes: HashMap::new(),
             clusters: HashMap::new(),
@@ -85,6 +91,7 @@ impl Builder {
 
     fn update_clusters(&mut self, config: &Config, resolved: &Resolved) {
         let mut old = std::mem::take(&mut self.clusters);
+        let before = old.len() as u64;
         let none = Arc::new(LoadAssignment::default());
         for cluster in &config.clusters {
             let endpoints = match &cluster.discovery {
@@ -97,6 +104,11 @@ impl Builder {
             let next = self.next_cluster(cluster, endpoints, known);
             self.clusters.insert(cluster.name.clone(), next);
         }
+        let stats = &self.manager_stats;
+        stats.active_clusters.set(self.clusters.len() as u64);
+        stats.cluster_removed.add(old.len() as u64);
+        stats.cluster_added.add((self.clusters.len() + old.len()) as u64 - before);
+        stats.cluster_updated.inc();
     }
 
     fn next_cluster(&self, config: &Arc<Cluster>, endpoints: &Arc<LoadAssignment>, known: Option<Known>) -> Known {
@@ -108,6 +120,7 @@ impl Builder {
                 spec: known.spec.clone(),
                 endpoints: known.endpoints.clone(),
                 stats: known.stats.clone(),
+                breakers: known.breakers.clone(),
             };
         }
         let mut by_address: HashMap<_, _> = known
@@ -121,10 +134,13 @@ impl Builder {
             .map(|endpoint| self.next_host(endpoint, by_address.remove(&endpoint.address)))
             .collect();
         let limits = known.as_ref().map_or_else(|| Arc::new(Limits::default()), |known| known.spec.limits.clone());
+        let breakers = Arc::new(Breakers { limits: limits.clone(), max: config.circuit_breakers });
+        let scope = format!("cluster.{}.circuit_breakers.default", config.stat_name);
+        self.registry.register(scope, breakers.clone());
         let stats = known.map_or_else(|| self.control_stats(config), |known| known.stats);
         count_members(&stats, endpoints);
         let spec = Arc::new(ClusterSpec { config: config.clone(), hosts, limits });
-        Known { spec, endpoints: endpoints.clone(), stats }
+        Known { spec, endpoints: endpoints.clone(), stats, breakers }
     }
 
     fn next_host(&self, endpoint: &Endpoint, known: Option<Arc<HostSpec>>) -> Arc<HostSpec> {

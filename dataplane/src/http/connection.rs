@@ -21,7 +21,7 @@ use crate::{
         exchange::{After, Exchange},
         reply::Reply,
     },
-    listener::Downstream,
+    listener::{Downstream, OpenConnection},
     tcp,
     worker::Worker,
 };
@@ -228,8 +228,7 @@ fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
 /// Counts a connection in, and out when dropped.
 struct Open {
     manager: Rc<HttpManager>,
-    listener: Rc<crate::listener::ListenerRuntime>,
-    since: Instant,
+    open: OpenConnection,
 }
 
 impl Open {
@@ -238,21 +237,17 @@ impl Open {
         manager.stats.downstream_cx_active.inc();
         manager.stats.downstream_cx_http1_total.inc();
         manager.stats.downstream_cx_http1_active.inc();
-        downstream.listener.stats.downstream_cx_active.inc();
-        Self { manager: manager.clone(), listener: downstream.listener.clone(), since: time::now() }
+        Self { manager: manager.clone(), open: downstream.listener.open() }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let length = millis(time::now() - self.since);
-        self.manager.stats.downstream_cx_active.dec();
-        self.manager.stats.downstream_cx_http1_active.dec();
-        self.manager.stats.downstream_cx_destroy.inc();
-        self.manager.stats.downstream_cx_length_ms.record(length);
-        self.listener.stats.downstream_cx_active.dec();
-        self.listener.stats.downstream_cx_destroy.inc();
-        self.listener.stats.downstream_cx_length_ms.record(length);
+        let stats = &self.manager.stats;
+        stats.downstream_cx_active.dec();
+        stats.downstream_cx_http1_active.dec();
+        stats.downstream_cx_destroy.inc();
+        stats.downstream_cx_length_ms.record(self.open.age_ms());
     }
 }
 

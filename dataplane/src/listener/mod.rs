@@ -12,7 +12,7 @@ use std::{
 
 use culvert_ring::{Listener, Stream, task, time};
 
-pub use runtime::{Chain, ListenerRuntime};
+pub use runtime::{Chain, ListenerRuntime, OpenConnection};
 
 use crate::{
     capture::{Direction, PodHandle},
@@ -94,7 +94,7 @@ fn admit(worker: &Rc<Worker>, stream: Stream, name: &str, origin: &Origin) {
     };
     listener.stats.downstream_cx_total.inc();
     let Some(admission) = worker.admit() else {
-        listener.stats.downstream_cx_overload_reject.inc();
+        listener.stats.downstream_global_cx_overflow.inc();
         return;
     };
     let Some(remote) = Peer::of(stream.peer_addr()) else {

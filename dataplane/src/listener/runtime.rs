@@ -1,10 +1,15 @@
 //! A configured listener as one worker runs it.
 
-use std::{cell::Cell, rc::Rc, sync::Arc};
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Instant};
+
+use culvert_ring::time;
 
 use crate::{
     http::HttpManager,
-    observe::stats::ListenerStats,
+    observe::{
+        names::listener_scope,
+        stats::{ListenerStats, ListenerWorkerStats},
+    },
     snapshot::{ChainSpec, ListenerSpec},
     tcp::TcpManager,
     worker::Worker,
@@ -16,6 +21,8 @@ pub struct ListenerRuntime {
     pub spec: Arc<ListenerSpec>,
     /// This worker's counters, shared by all versions.
     pub stats: Arc<ListenerStats>,
+    /// The same connections, counted by worker.
+    pub worker_stats: Arc<ListenerWorkerStats>,
     /// What its connections meet.
     pub chain: Chain,
     draining: Cell<bool>,
@@ -33,24 +40,35 @@ impl ListenerRuntime {
     /// Makes the worker's state of `spec`, taking the counters over from an earlier version.
     pub fn new(spec: Arc<ListenerSpec>, earlier: Option<&Rc<Self>>, worker: &Worker) -> Self {
         let registry = &worker.process.registry;
-        let stats = earlier.map_or_else(
+        let (stats, worker_stats) = earlier.map_or_else(
             || {
+                let scope = stat_scope(&spec);
                 let stats = Arc::new(ListenerStats::default());
-                registry.register(stat_scope(&spec), stats.clone());
-                stats
+                let worker_stats = Arc::new(ListenerWorkerStats::default());
+                registry.register(format!("{scope}.worker_{}", worker.index), worker_stats.clone());
+                registry.register(scope, stats.clone());
+                (stats, worker_stats)
             },
-            |earlier| earlier.stats.clone(),
+            |earlier| (earlier.stats.clone(), earlier.worker_stats.clone()),
         );
         let chain = match &spec.chain {
             ChainSpec::Http(http) => Chain::Http(Rc::new(HttpManager::new(http.clone(), worker))),
             ChainSpec::Tcp(tcp) => Chain::Tcp(Rc::new(TcpManager::new(tcp.clone(), worker))),
         };
-        Self { spec, stats, chain, draining: Cell::new(false) }
+        Self { spec, stats, worker_stats, chain, draining: Cell::new(false) }
     }
 
     /// From now on its connections close after their current request.
     pub fn drain(&self) {
         self.draining.set(true);
+    }
+
+    /// Counts a connection in; it is counted out when the guard is dropped.
+    pub fn open(self: &Rc<Self>) -> OpenConnection {
+        self.stats.downstream_cx_active.inc();
+        self.worker_stats.downstream_cx_total.inc();
+        self.worker_stats.downstream_cx_active.inc();
+        OpenConnection { listener: self.clone(), since: time::now() }
     }
 
     /// Whether [`ListenerRuntime::drain`] was called.
@@ -59,10 +77,33 @@ impl ListenerRuntime {
     }
 }
 
+/// An open connection of a listener.
+pub struct OpenConnection {
+    listener: Rc<ListenerRuntime>,
+    since: Instant,
+}
+
+impl OpenConnection {
+    /// Milliseconds since it was accepted.
+    pub fn age_ms(&self) -> u64 {
+        u64::try_from((time::now() - self.since).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        let stats = &self.listener.stats;
+        stats.downstream_cx_active.dec();
+        stats.downstream_cx_destroy.inc();
+        stats.downstream_cx_length_ms.record(self.age_ms());
+        self.listener.worker_stats.downstream_cx_active.dec();
+    }
+}
+
 /// `listener.<stat_prefix or address>`, as Envoy names it: every `:` of the address becomes `_`.
 fn stat_scope(spec: &ListenerSpec) -> String {
     if !spec.config.stat_prefix.is_empty() {
         return format!("listener.{}", spec.config.stat_prefix);
     }
-    format!("listener.{}", spec.config.address.to_string().replace(':', "_"))
+    listener_scope(&spec.config.address)
 }

@@ -11,19 +11,8 @@ stat_set! {
         counter downstream_cx_total,
         gauge downstream_cx_active,
         counter downstream_cx_destroy,
-        /// Closed because the listener's connection limit was reached.
-        counter downstream_cx_overflow,
         /// Closed because the process-wide connection limit was reached.
         counter downstream_global_cx_overflow,
-        counter downstream_cx_overload_reject,
-        /// Handshakes of the transport socket that did not end in time.
-        counter downstream_cx_transport_socket_connect_timeout,
-        /// Connections still with the listener filters.
-        gauge downstream_pre_cx_active,
-        counter downstream_pre_cx_timeout,
-        counter downstream_listener_filter_error,
-        counter downstream_listener_filter_remote_close,
-        counter no_filter_chain_match,
         histogram downstream_cx_length_ms,
     }
 }
@@ -42,14 +31,10 @@ stat_set! {
         counter listener_added,
         counter listener_create_failure,
         counter listener_create_success,
-        counter listener_in_place_updated,
         counter listener_modified,
         counter listener_removed,
         counter listener_stopped,
-        gauge total_filter_chains_draining,
         gauge total_listeners_active,
-        gauge total_listeners_draining,
-        gauge total_listeners_warming,
         gauge workers_started,
     }
 }
@@ -64,7 +49,6 @@ stat_set! {
         counter downstream_cx_destroy,
         counter downstream_cx_destroy_active_rq,
         counter downstream_cx_destroy_local,
-        counter downstream_cx_destroy_local_active_rq,
         counter downstream_cx_destroy_remote,
         counter downstream_cx_destroy_remote_active_rq,
         counter downstream_cx_drain_close,
@@ -73,32 +57,21 @@ stat_set! {
         counter downstream_cx_idle_timeout,
         counter downstream_cx_max_duration_reached,
         counter downstream_cx_max_requests_reached,
-        counter downstream_cx_overload_disable_keepalive,
         counter downstream_cx_protocol_error,
         counter downstream_cx_rx_bytes_total,
-        gauge downstream_cx_rx_bytes_buffered,
         counter downstream_cx_tx_bytes_total,
-        gauge downstream_cx_tx_bytes_buffered,
         counter downstream_cx_upgrades_total,
-        gauge downstream_cx_upgrades_active,
-        counter downstream_flow_control_paused_reading_total,
-        counter downstream_flow_control_resumed_reading_total,
         counter downstream_rq_total,
         gauge downstream_rq_active,
         counter downstream_rq_http1_total,
         counter downstream_rq_failed_path_normalization,
         counter downstream_rq_header_timeout,
         counter downstream_rq_idle_timeout,
-        counter downstream_rq_max_duration_reached,
         counter downstream_rq_non_relative_path,
-        counter downstream_rq_overload_close,
         counter downstream_rq_redirected_with_normalized_path,
-        counter downstream_rq_rejected_via_ip_detection,
         counter downstream_rq_response_before_rq_complete,
         counter downstream_rq_rx_reset,
-        counter downstream_rq_timeout,
         counter downstream_rq_too_large,
-        counter downstream_rq_tx_reset,
         counter downstream_rq_ws_on_non_ws_route,
         counter no_cluster,
         counter no_route,
@@ -106,7 +79,6 @@ stat_set! {
         counter rq_redirect,
         counter rq_reset_after_downstream_response_started,
         counter rq_total,
-        counter rs_too_large,
         histogram downstream_cx_length_ms,
         histogram downstream_rq_time,
     }
@@ -116,50 +88,30 @@ stat_set! {
     /// Scope `cluster.<alt_stat_name or name>`: what the workers do with the cluster. Response codes are beside it in a
     /// [`CodeStats::upstream`](crate::observe::codes::CodeStats::upstream) of the same scope.
     pub struct ClusterStats {
-        counter bind_errors,
         counter lb_healthy_panic,
-        counter original_dst_host_invalid,
-        counter retry_or_shadow_abandoned,
         counter upstream_cx_total,
         gauge upstream_cx_active,
-        counter upstream_cx_close_notify,
-        counter upstream_cx_connect_attempts_exceeded,
         counter upstream_cx_connect_fail,
         counter upstream_cx_connect_timeout,
         counter upstream_cx_destroy,
         counter upstream_cx_destroy_local,
-        counter upstream_cx_destroy_local_with_active_rq,
         counter upstream_cx_destroy_remote,
         counter upstream_cx_destroy_remote_with_active_rq,
-        counter upstream_cx_destroy_with_active_rq,
         counter upstream_cx_http1_total,
         counter upstream_cx_idle_timeout,
-        counter upstream_cx_max_duration_reached,
         counter upstream_cx_max_requests,
         counter upstream_cx_none_healthy,
         counter upstream_cx_overflow,
-        counter upstream_cx_pool_overflow,
         counter upstream_cx_protocol_error,
         counter upstream_cx_rx_bytes_total,
-        gauge upstream_cx_rx_bytes_buffered,
         counter upstream_cx_tx_bytes_total,
-        gauge upstream_cx_tx_bytes_buffered,
-        counter upstream_flow_control_backed_up_total,
-        counter upstream_flow_control_drained_total,
-        counter upstream_flow_control_paused_reading_total,
-        counter upstream_flow_control_resumed_reading_total,
         counter upstream_rq_total,
         gauge upstream_rq_active,
-        counter upstream_rq_active_overflow,
         counter upstream_rq_cancelled,
-        counter upstream_rq_maintenance_mode,
-        counter upstream_rq_max_duration_reached,
         gauge upstream_rq_pending_active,
         counter upstream_rq_pending_failure_eject,
         counter upstream_rq_pending_overflow,
         counter upstream_rq_pending_total,
-        counter upstream_rq_per_try_idle_timeout,
-        counter upstream_rq_per_try_timeout,
         counter upstream_rq_retry,
         counter upstream_rq_retry_backoff_exponential,
         counter upstream_rq_retry_limit_exceeded,
@@ -170,7 +122,6 @@ stat_set! {
         counter upstream_rq_tx_reset,
         histogram upstream_cx_connect_ms,
         histogram upstream_cx_length_ms,
-        histogram upstream_rq_per_cx,
         histogram upstream_rq_time,
     }
 }
@@ -178,31 +129,11 @@ stat_set! {
 stat_set! {
     /// Scope `cluster.<alt_stat_name or name>`: what the control thread knows of the cluster; one set, its own.
     pub struct ClusterControlStats {
-        gauge max_host_weight,
         counter membership_change,
         gauge membership_degraded,
-        gauge membership_excluded,
         gauge membership_healthy,
         gauge membership_total,
-        counter update_attempt,
-        counter update_empty,
-        counter update_failure,
-        counter update_no_rebuild,
-        counter update_success,
         gauge version,
-        gauge warming_state,
-    }
-}
-
-stat_set! {
-    /// Scope `cluster.<alt_stat_name or name>.circuit_breakers.<default|high>`. Each is 1 while the limit is reached;
-    /// reached on one worker is reached.
-    pub struct CircuitBreakerStats {
-        flag cx_open,
-        flag cx_pool_open,
-        flag rq_open,
-        flag rq_pending_open,
-        flag rq_retry_open,
     }
 }
 
@@ -219,38 +150,14 @@ stat_set! {
 }
 
 stat_set! {
-    /// One subscription of the control thread: scope `cluster_manager.cds`, `listener_manager.lds`,
-    /// `http.<stat_prefix>.rds.<route config>` or `cluster.<name>` (EDS).
-    pub struct SubscriptionStats {
-        counter init_fetch_timeout,
-        counter update_attempt,
-        counter update_failure,
-        counter update_rejected,
-        counter update_success,
-        /// Milliseconds since the epoch of the last applied update.
-        gauge update_time,
-        /// A hash of the version, as Envoy reports it.
-        gauge version,
-        histogram update_duration,
-    }
-}
-
-stat_set! {
     /// Scope `tcp.<stat_prefix>`.
     pub struct TcpStats {
         counter downstream_cx_total,
         counter downstream_cx_no_route,
         counter downstream_cx_drain_close,
         counter downstream_cx_rx_bytes_total,
-        gauge downstream_cx_rx_bytes_buffered,
         counter downstream_cx_tx_bytes_total,
-        gauge downstream_cx_tx_bytes_buffered,
-        counter downstream_flow_control_paused_reading_total,
-        counter downstream_flow_control_resumed_reading_total,
         counter idle_timeout,
-        counter max_downstream_connection_duration,
-        counter upstream_flush_total,
-        gauge upstream_flush_active,
     }
 }
 
@@ -309,9 +216,5 @@ stat_set! {
         counter captured_inbound,
         /// Reset because nobody had recorded where they were going: dialled by hand, or the record was lost.
         counter no_original_dst,
-        /// Reset because they would have come back to the listener that accepted them.
-        counter loop_refused,
-        /// Sent on without a proxy because the pod's listener was not there.
-        counter passed_by,
     }
 }

@@ -6,12 +6,11 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use culvert_model::{ClusterSpecifier, TcpProxy};
 use culvert_proto::route::pick_cluster;
-use culvert_ring::{Chunk, Stream, time};
+use culvert_ring::{Chunk, Stream};
 
 use relay::{Ended, relay};
 
 use crate::{
-    http::connection::millis,
     listener::Downstream,
     observe::stats::TcpStats,
     upstream::{Cluster, TunnelConn, Via},
@@ -50,7 +49,7 @@ pub async fn proxy(worker: Rc<Worker>, stream: Stream, downstream: Downstream, m
     let stats = &manager.stats;
     stats.downstream_cx_total.inc();
     let listener = downstream.listener.clone();
-    let _open = Open::new(&listener.stats);
+    let _open = listener.open();
     let Some(cluster) = manager.cluster(&worker) else {
         stats.downstream_cx_no_route.inc();
         return stream.abort();
@@ -98,24 +97,3 @@ pub async fn tunnel(downstream: (Stream, Option<Chunk>), upstream: TunnelConn, i
 
 /// How much of a tunnel's direction may wait to be sent, in bytes.
 const TUNNEL_LIMIT: usize = 256 * 1024;
-
-/// Counts a connection of a listener in, and out when dropped.
-struct Open<'l> {
-    stats: &'l crate::observe::stats::ListenerStats,
-    since: std::time::Instant,
-}
-
-impl<'l> Open<'l> {
-    fn new(stats: &'l crate::observe::stats::ListenerStats) -> Self {
-        stats.downstream_cx_active.inc();
-        Self { stats, since: time::now() }
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.stats.downstream_cx_active.dec();
-        self.stats.downstream_cx_destroy.inc();
-        self.stats.downstream_cx_length_ms.record(millis(time::now() - self.since));
-    }
-}

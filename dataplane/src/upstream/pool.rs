@@ -463,6 +463,7 @@ fn discard(worker: &Worker, tag: u64, by_peer: bool) {
         lent.guard.cluster.stats.upstream_cx_destroy_remote.inc();
     } else {
         lent.guard.cluster.stats.upstream_cx_idle_timeout.inc();
+        lent.guard.cluster.stats.upstream_cx_destroy_local.inc();
     }
 }
 

@@ -1,0 +1,87 @@
+//! Statistics of what is counted elsewhere: configuration sources and circuit breakers.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use culvert_model::CircuitBreakers;
+use culvert_xds::{ConfigView, SourceCounters};
+
+use crate::{
+    observe::stats::{Registry, Sample, StatSet},
+    snapshot::Limits,
+};
+
+/// The counters of one configuration source (`cluster_manager.cds`, `http.<prefix>.rds.<name>`, ...).
+struct Source(Arc<SourceCounters>);
+
+impl StatSet for Source {
+    fn visit(&self, f: &mut dyn FnMut(&str, Sample<'_>)) {
+        let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let counters = [
+            ("config_reload", &self.0.config_reload),
+            ("init_fetch_timeout", &self.0.init_fetch_timeout),
+            ("update_attempt", &self.0.update_attempt),
+            ("update_failure", &self.0.update_failure),
+            ("update_rejected", &self.0.update_rejected),
+            ("update_success", &self.0.update_success),
+        ];
+        for (name, counter) in counters {
+            f(name, Sample::Counter(read(counter)));
+        }
+        let gauges = [
+            ("config_reload_time_ms", &self.0.config_reload_time_ms),
+            ("update_time", &self.0.update_time_ms),
+            ("version", &self.0.version),
+        ];
+        for (name, gauge) in gauges {
+            let value = read(gauge);
+            f(name, Sample::Gauge { value: value.cast_signed(), used: value != 0 });
+        }
+    }
+}
+
+/// Keeps the registry in step with the sources there are.
+#[derive(Default)]
+pub(super) struct Sources {
+    registered: BTreeMap<String, Arc<dyn StatSet + Send + Sync>>,
+}
+
+impl Sources {
+    /// Registers sources that came, forgets those that went.
+    pub(super) fn follow(&mut self, view: &ConfigView, registry: &Registry) {
+        let present: BTreeMap<_, _> = view.sources().into_iter().collect();
+        self.registered.retain(|scope, _| present.contains_key(scope));
+        for (scope, counters) in present {
+            self.registered.entry(scope.clone()).or_insert_with(|| {
+                let set: Arc<dyn StatSet + Send + Sync> = Arc::new(Source(counters));
+                registry.register(scope, set.clone());
+                set
+            });
+        }
+    }
+}
+
+/// `cluster.<name>.circuit_breakers.default.*`: 1 while a limit is reached, read from the exact counts.
+pub(super) struct Breakers {
+    pub(super) limits: Arc<Limits>,
+    pub(super) max: CircuitBreakers,
+}
+
+impl StatSet for Breakers {
+    fn visit(&self, f: &mut dyn FnMut(&str, Sample<'_>)) {
+        let states = [
+            ("cx_open", &self.limits.connections, self.max.max_connections),
+            ("rq_open", &self.limits.requests, self.max.max_requests),
+            ("rq_pending_open", &self.limits.pending, self.max.max_pending_requests),
+        ];
+        for (name, count, max) in states {
+            let open = count.load(Ordering::Relaxed) >= max;
+            f(name, Sample::Flag { value: i64::from(open), used: true });
+        }
+    }
+}
