@@ -61,10 +61,8 @@ wait_until() {
   done
 }
 
-# die_with_log FILE TEXT: the end of the log says why.
-die_with_log() {
+# show_log FILE: its end, which is where the reason is.
+show_log() {
+  warn "the end of ${1##*/}:"
   tail -n 25 "$1" | sed 's/^/    | /' >&2
-  die "$2; the end of its log is above"
 }
-
-show_log_and_die() { die_with_log "$1" "${1##*/} was started and does not serve"; }
