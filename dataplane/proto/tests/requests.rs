@@ -321,6 +321,10 @@ fn framing() {
             assert_eq!(parse(&bytes).unwrap().1, *framing, "{method} {fields:?}");
         }
     }
+}
+
+#[test]
+fn bad_framing_is_refused() {
     for value in [
         "",
         "-1",

@@ -6,34 +6,26 @@ use std::{cmp::Ordering, collections::BinaryHeap};
 #[derive(Debug, Default)]
 pub(super) struct Edf {
     heap: BinaryHeap<Turn>,
-    turns: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     deadline: f64,
-    /// Equal deadlines come up in the order they were set.
-    order: u64,
+    /// Equal deadlines come up in the order of the members.
     member: usize,
 }
 
 impl Edf {
     /// All members of these weights (above 0), before their first turn.
     pub(super) fn new(weights: impl Iterator<Item = u32>) -> Self {
-        let mut edf = Self::default();
-        for (member, weight) in weights.enumerate() {
-            edf.heap.push(Turn { deadline: 1.0 / f64::from(weight), order: edf.turns, member });
-            edf.turns += 1;
-        }
-        edf
+        let turn = |(member, weight)| Turn { deadline: 1.0 / f64::from(weight), member };
+        Self { heap: weights.enumerate().map(turn).collect() }
     }
 
     /// The member whose turn it is. `weight` gives its weight for the time until its next turn.
     pub(super) fn next(&mut self, weight: impl FnOnce(usize) -> f64) -> Option<usize> {
         let mut turn = self.heap.peek_mut()?;
         turn.deadline += 1.0 / weight(turn.member);
-        turn.order = self.turns;
-        self.turns += 1;
         Some(turn.member)
     }
 }
@@ -41,7 +33,7 @@ impl Edf {
 /// The heap is one of maxima: the earliest deadline is the greatest.
 impl Ord for Turn {
     fn cmp(&self, other: &Self) -> Ordering {
-        other.deadline.total_cmp(&self.deadline).then(other.order.cmp(&self.order))
+        other.deadline.total_cmp(&self.deadline).then(other.member.cmp(&self.member))
     }
 }
 
