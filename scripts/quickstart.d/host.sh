@@ -44,7 +44,8 @@ cgroup2_mount() { awk '$3 == "cgroup2" { print $2; exit }' /proc/self/mounts; }
 lock_out_others() {
   until [ /proc/self/fd/9 -ef "$LOCK" ]; do
     exec 9>"$LOCK"
-    flock --nonblock 9 || die "another quickstart is running on this machine"
+    # What a killed run was just doing holds it for a moment longer.
+    flock --timeout 3 9 || die "another quickstart is running on this machine"
   done
 }
 
