@@ -72,7 +72,7 @@ fn uring(tier: Tier) -> Probe {
 struct Surroundings {
     /// kernel.io_uring_disabled: 0 allowed, 1 only for a group or CAP_SYS_ADMIN, 2 for nobody. Absent before Linux 6.6.
     sysctl: Option<u8>,
-    /// `Seccomp:` in /proc/self/status: 2 when a filter is installed.
+    /// `Seccomp:` in /proc/thread-self/status: 2 when a filter is installed.
     seccomp: Option<u8>,
     kernel: String,
 }
@@ -80,7 +80,7 @@ struct Surroundings {
 impl Surroundings {
     fn read() -> Self {
         let sysctl = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Self {
             sysctl: sysctl.and_then(|it| it.trim().parse().ok()),

@@ -13,6 +13,7 @@ use std::{
 };
 
 use culvert_ring::{BufferConfig, DriverKind, Listener, Runtime, RuntimeConfig, Stream, net, time};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Makes a test on each driver out of `async fn name()`.
 #[macro_export]
@@ -35,6 +36,7 @@ pub fn run<F: Future<Output = ()>>(driver: DriverKind, body: impl FnOnce() -> F)
 }
 
 pub fn run_with<F: Future<Output = ()>>(config: RuntimeConfig, body: impl FnOnce() -> F) {
+    raise_descriptor_limit();
     let mut runtime = Runtime::new(&config).unwrap();
     runtime.block_on(async {
         let mut body = pin!(body());
@@ -45,6 +47,15 @@ pub fn run_with<F: Future<Output = ()>>(config: RuntimeConfig, body: impl FnOnce
         })
         .await;
     });
+}
+
+/// Thousands of connections with both ends in one process need more descriptors than the usual 1024.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(65_536, |it| it.min(65_536));
+    if limit.current.is_some_and(|it| it < wanted) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).unwrap();
+    }
 }
 
 /// A configuration with few and small buffers.
