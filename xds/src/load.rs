@@ -16,7 +16,7 @@ use prost_reflect::{DynamicMessage, Value};
 
 use crate::{
     Error, Errors, Note,
-    at::{At, Sink},
+    at::Sink,
     convert::{self, Clusters, Localities},
     decode::{self, Syntax, UnknownFields},
     descriptor,
@@ -80,6 +80,7 @@ pub fn load_bootstrap(options: &LoadOptions) -> Result<Loaded, Errors> {
     let settings = settings(&rest, &mut errors, &mut notes);
     let (clusters, localities) = static_clusters(&raw.clusters, &mut errors, &mut notes);
     let listeners = static_listeners(&raw, &mut errors, &mut notes);
+    errors.extend(missing_local_cluster(&rest, &raw.clusters));
     let Some(settings) = settings.filter(|_| errors.is_empty()) else { return Err(errors.into()) };
 
     let node = |field| node_field(&message, field);
@@ -234,17 +235,13 @@ fn settings(
     let typed = pb::Bootstrap::decode(decode::canonical(rest).as_slice());
     let settings = match typed {
         _ if sink.has_errors() => None,
-        Ok(typed) => convert_settings(&root, &typed),
+        Ok(typed) => convert::settings(&root, &typed),
         Err(e) => root.error(e.to_string()),
     };
     let (found, more) = sink.into_parts();
     errors.extend(found);
     notes.extend(more);
     settings
-}
-
-fn convert_settings(at: &At<'_>, typed: &pb::Bootstrap) -> Option<convert::Settings> {
-    convert::settings(at, typed)
 }
 
 type StaticClusters = (Vec<Arc<culvert_model::Cluster>>, Vec<(String, Localities)>);
@@ -293,6 +290,17 @@ fn static_listeners(raw: &Raw, errors: &mut Vec<Error>, notes: &mut Vec<Note>) -
         }
     }
     listeners
+}
+
+/// The error of a bootstrap whose `local_cluster_name` is none of its clusters.
+fn missing_local_cluster(rest: &DynamicMessage, clusters: &[Resource]) -> Option<Error> {
+    let manager = rest.get_field_by_name("cluster_manager")?;
+    let name = manager.as_message()?.get_field_by_name("local_cluster_name")?.as_str()?.to_owned();
+    if name.is_empty() || clusters.iter().any(|cluster| cluster.name == name) {
+        return None;
+    }
+    let field = "cluster_manager.local_cluster_name".to_owned();
+    Some(Error { resource: "bootstrap".to_owned(), field, reason: format!("unknown cluster {name:?}") })
 }
 
 fn duplicate(resource: &Resource) -> Error {

@@ -77,6 +77,10 @@ fn visit_field(at: &At<'_>, message: &DynamicMessage, field: &FieldSchema, value
             }
         },
     };
+    // Where Envoy has a rule for an enum it is this one.
+    if !matches!(below, Below::Nothing) && field.rule.is_none() {
+        check_enum(at, &field.descriptor.kind(), value);
+    }
     if field.deprecated && matches!(promise, Promise::Table(_)) {
         at.note(NoteKind::Warning, "deprecated");
     }
@@ -206,6 +210,15 @@ fn extension_of(policy: &Value) -> Option<(String, bool)> {
     let any = extension.as_message()?.get_field_by_name("typed_config")?;
     let descriptor = decode::open(any.as_message()?)?.descriptor();
     Some((descriptor.full_name().to_owned(), Schema::of(&descriptor).table.is_some()))
+}
+
+/// A number that an enum does not have must not pass for its default.
+fn check_enum(at: &At<'_>, kind: &Kind, value: &Value) {
+    if let (Kind::Enum(descriptor), Value::EnumNumber(number)) = (kind, value)
+        && descriptor.get_value(*number).is_none()
+    {
+        at.error::<()>(format!("{number} is not a value of {}", descriptor.full_name()));
+    }
 }
 
 /// False, zero or empty, wrapped or not.

@@ -12,9 +12,7 @@ use envoy_types::pb::envoy::{
                 common_lb_config::LocalityConfigSpecifier,
             },
         },
-        core::v3::{
-            Http1ProtocolOptions, HttpProtocolOptions as CommonOptions, RoutingPriority, transport_socket,
-        },
+        core::v3::{Http1ProtocolOptions, HttpProtocolOptions as CommonOptions, RoutingPriority},
         endpoint::v3::ClusterLoadAssignment,
     },
     extensions::{
@@ -24,7 +22,6 @@ use envoy_types::pb::envoy::{
             random::v3::Random,
             round_robin::v3::RoundRobin,
         },
-        transport_sockets::raw_buffer::v3::RawBuffer,
         upstreams::http::v3::{
             HttpProtocolOptions,
             http_protocol_options::{UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
@@ -32,7 +29,7 @@ use envoy_types::pb::envoy::{
     },
 };
 
-use super::{Localities, core, endpoint, extension_name, http, unpack};
+use super::{Localities, core, endpoint, http, unpack};
 use crate::{NoteKind, at::At};
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -50,7 +47,7 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
     let localities = balancing.as_ref().map(|(_, localities)| *localities);
     let discovery = discovery(at, message, localities.unwrap_or_default());
     let protocol = protocol(at, message);
-    let socket = transport_socket(at, message);
+    let socket = core::raw_socket(&at.field("transport_socket"), message.transport_socket.as_ref());
     let connect_timeout = core::duration_or(
         &at.field("connect_timeout"),
         message.connect_timeout.as_ref(),
@@ -205,16 +202,6 @@ fn typed_localities(config: Option<&LocalityLbConfig>) -> Localities {
             Localities::Weighted
         }
         _ => Localities::Ignored,
-    }
-}
-
-fn transport_socket(at: &At<'_>, message: &pb::Cluster) -> Option<()> {
-    match message.transport_socket.as_ref().and_then(|socket| socket.config_type.as_ref()) {
-        Some(transport_socket::ConfigType::TypedConfig(any)) if unpack::<RawBuffer>(any).is_none() => at
-            .field("transport_socket")
-            .field("typed_config")
-            .error(format!("{} is not a supported transport socket", extension_name(Some(any)))),
-        _ => Some(()),
     }
 }
 

@@ -8,12 +8,17 @@ use std::{
 
 use culvert_model::{Address, ConfigSource};
 use envoy_types::pb::{
-    envoy::config::core::v3::{
-        self as pb, address, config_source::ConfigSourceSpecifier, data_source, socket_address::PortSpecifier,
+    envoy::{
+        config::core::v3::{
+            self as pb, address, config_source::ConfigSourceSpecifier, data_source,
+            socket_address::PortSpecifier, transport_socket,
+        },
+        extensions::transport_sockets::raw_buffer::v3::RawBuffer,
     },
     google::protobuf,
 };
 
+use super::{extension_name, unpack};
 use crate::at::At;
 
 /// Longest duration that is told apart from "for ever": a century.
@@ -79,6 +84,9 @@ pub(super) fn host_port(at: &At<'_>, address: &pb::Address) -> Option<HostPort> 
                     .field("path")
                     .error("longer than a Unix socket's path can be, 107 bytes");
             }
+            if pipe.path.starts_with('@') && pipe.mode != 0 {
+                return at.field("pipe").field("mode").error("cannot be set for an abstract Unix socket");
+            }
             let path = PathBuf::from(&pipe.path);
             return Some(HostPort::Address(Address::Pipe { path, mode: pipe.mode }));
         }
@@ -109,6 +117,19 @@ pub(super) fn address(at: &At<'_>, address: Option<&pb::Address>) -> Option<Addr
             .field("socket_address")
             .field("address")
             .error(format!("malformed IP address {name:?}; only clusters of type STRICT_DNS resolve names")),
+    }
+}
+
+/// The transport socket of either side: bytes as they are.
+pub(super) fn raw_socket(at: &At<'_>, socket: Option<&pb::TransportSocket>) -> Option<()> {
+    let Some(socket) = socket else { return Some(()) };
+    let at = at.field("typed_config");
+    match socket.config_type.as_ref() {
+        None => at.error("value is required"),
+        Some(transport_socket::ConfigType::TypedConfig(any)) if unpack::<RawBuffer>(any).is_none() => {
+            at.error(format!("{} is not a supported transport socket", extension_name(Some(any))))
+        }
+        Some(transport_socket::ConfigType::TypedConfig(_)) => Some(()),
     }
 }
 

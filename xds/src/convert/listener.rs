@@ -5,15 +5,12 @@ use std::sync::Arc;
 use culvert_model::{Address, FilterChain, Listener, NetworkFilter, TrafficDirection};
 use envoy_types::pb::envoy::{
     config::{
-        core::v3::{TrafficDirection as Direction, transport_socket},
+        core::v3::TrafficDirection as Direction,
         listener::v3::{self as pb, filter, listener::ListenerSpecifier, listener_filter},
     },
-    extensions::{
-        filters::{
-            listener::original_dst::v3::OriginalDst,
-            network::{http_connection_manager::v3::HttpConnectionManager, tcp_proxy::v3::TcpProxy},
-        },
-        transport_sockets::raw_buffer::v3::RawBuffer,
+    extensions::filters::{
+        listener::original_dst::v3::OriginalDst,
+        network::{http_connection_manager::v3::HttpConnectionManager, tcp_proxy::v3::TcpProxy},
     },
 };
 
@@ -112,15 +109,7 @@ fn the_chain(at: &At<'_>, message: &pb::Listener, clusters: &Clusters<'_>) -> Op
 }
 
 fn filter_chain(at: &At<'_>, chain: &pb::FilterChain, clusters: &Clusters<'_>) -> Option<FilterChain> {
-    if let Some(socket) = chain.transport_socket.as_ref() {
-        let at = at.field("transport_socket");
-        let at = at.field("typed_config");
-        if let Some(transport_socket::ConfigType::TypedConfig(any)) = socket.config_type.as_ref()
-            && unpack::<RawBuffer>(any).is_none()
-        {
-            return at.error(format!("{} is not a supported transport socket", extension_name(Some(any))));
-        }
-    }
+    core::raw_socket(&at.field("transport_socket"), chain.transport_socket.as_ref())?;
     let at_filters = at.field("filters");
     let [filter] = chain.filters.as_slice() else {
         return match chain.filters.is_empty() {

@@ -77,6 +77,11 @@ pub(super) fn string(at: &At<'_>, matcher: &pb::StringMatcher) -> Option<StringM
         MatchPattern::Prefix(value) => StringMatcher::Prefix { value: fold(value), ignore_case },
         MatchPattern::Suffix(value) => StringMatcher::Suffix { value: fold(value), ignore_case },
         MatchPattern::Contains(value) => StringMatcher::Contains { value: fold(value), ignore_case },
+        MatchPattern::SafeRegex(_) if ignore_case => {
+            return at
+                .field("ignore_case")
+                .error("has no effect for safe_regex; write (?i) into the expression");
+        }
         MatchPattern::SafeRegex(matcher) => StringMatcher::Regex(regex(&at.field("safe_regex"), matcher)?),
         MatchPattern::Custom(_) => return at.field("custom").error("not supported"),
     })

@@ -91,23 +91,36 @@ fn decode_field(at: &At<'_>, field: &FieldDescriptor, json: &Json, unknown: Unkn
         return decode_one(at, &field.kind(), json, unknown);
     }
     let mut values = Vec::new();
-    let mut complete = true;
+    let complete = decode_elements(at, &field.kind(), json, unknown, &mut values);
+    complete.then_some(Value::List(values))
+}
+
+/// Elements of a list, or of lists in it, or a single value that stands for a list of one. Whether all of them were
+/// read.
+fn decode_elements(
+    at: &At<'_>,
+    kind: &Kind,
+    json: &Json,
+    unknown: UnknownFields,
+    values: &mut Vec<Value>,
+) -> bool {
     match json {
         Json::Array(elements) => {
+            let mut complete = true;
             for (index, element) in elements.iter().enumerate().filter(|(_, element)| **element != Json::Null)
             {
-                match decode_one(&at.index(index), &field.kind(), element, unknown) {
-                    Some(value) => values.push(value),
-                    None => complete = false,
-                }
+                complete &= decode_elements(&at.index(index), kind, element, unknown, values);
             }
+            complete
         }
-        single => match decode_one(at, &field.kind(), single, unknown) {
-            Some(value) => values.push(value),
-            None => complete = false,
+        single => match decode_one(at, kind, single, unknown) {
+            Some(value) => {
+                values.push(value);
+                true
+            }
+            None => false,
         },
     }
-    complete.then_some(Value::List(values))
 }
 
 fn decode_map(

@@ -14,6 +14,9 @@ use prost_reflect::{
 use super::{any, json::UnknownFields};
 use crate::at::At;
 
+/// Extensions in extensions: each one is decoded on its own, so that the decoder's limit does not bound them.
+const DEPTH_MAX: usize = 16;
+
 /// Reads a message from the wire, with extensions that came as `TypedStruct` unwrapped.
 pub(crate) fn from_wire(
     at: &At<'_>,
@@ -25,14 +28,22 @@ pub(crate) fn from_wire(
         Ok(message) => message,
         Err(e) => return at.error(e.to_string()),
     };
-    unwrap_below(at, &mut message, unknown)?;
+    unwrap_below(at, &mut message, unknown, 0)?;
     Some(message)
 }
 
-/// Replaces every `TypedStruct` in an `Any`, at any depth.
-fn unwrap_below(at: &At<'_>, message: &mut DynamicMessage, unknown: UnknownFields) -> Option<()> {
+/// Replaces every `TypedStruct` in an `Any`. `depth` counts the `Any`s around the message.
+fn unwrap_below(
+    at: &At<'_>,
+    message: &mut DynamicMessage,
+    unknown: UnknownFields,
+    depth: usize,
+) -> Option<()> {
     let descriptor = message.descriptor();
     if descriptor.full_name() == "google.protobuf.Any" {
+        if depth == DEPTH_MAX {
+            return at.error("extensions are nested too deeply");
+        }
         // What does not open is left as it is; whoever needs the extension says what is wrong with it.
         let Some(mut inner) = any::open(message) else { return Some(()) };
         if any::is_typed_struct(&inner.descriptor()) {
@@ -41,7 +52,7 @@ fn unwrap_below(at: &At<'_>, message: &mut DynamicMessage, unknown: UnknownField
             *message = any::pack(&descriptor, &url, &inner);
             return Some(());
         }
-        unwrap_below(at, &mut inner, unknown)?;
+        unwrap_below(at, &mut inner, unknown, depth + 1)?;
         let (url, _) = any::parts(message)?;
         *message = any::pack(&descriptor, &url, &inner);
         return Some(());
@@ -49,18 +60,18 @@ fn unwrap_below(at: &At<'_>, message: &mut DynamicMessage, unknown: UnknownField
     for (field, value) in message.fields_mut() {
         let at = at.field(field.name());
         match value {
-            Value::Message(inner) => unwrap_below(&at, inner, unknown)?,
+            Value::Message(inner) => unwrap_below(&at, inner, unknown, depth)?,
             Value::List(values) => {
                 for (index, inner) in values.iter_mut().enumerate() {
                     if let Value::Message(inner) = inner {
-                        unwrap_below(&at.index(index), inner, unknown)?;
+                        unwrap_below(&at.index(index), inner, unknown, depth)?;
                     }
                 }
             }
             Value::Map(map) => {
                 for inner in map.values_mut() {
                     if let Value::Message(inner) = inner {
-                        unwrap_below(&at, inner, unknown)?;
+                        unwrap_below(&at, inner, unknown, depth)?;
                     }
                 }
             }
@@ -183,6 +194,27 @@ mod tests {
         assert_eq!(canonical(&again), bytes);
         assert_eq!(serde_json::to_value(&again).unwrap(), serde_json::to_value(&cluster).unwrap());
         assert_eq!(bytes.len(), cluster.encoded_len());
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let descriptor = descriptor::message("google.protobuf.Any").unwrap();
+        let mut any = DynamicMessage::new(descriptor.clone());
+        for depth in 0..100_000 {
+            let mut outer = DynamicMessage::new(descriptor.clone());
+            outer.set_field_by_number(1, Value::String("x/google.protobuf.Any".to_owned()));
+            outer.set_field_by_number(2, Value::Bytes(any.encode_to_vec().into()));
+            any = outer;
+            if depth == 10 || depth == 20 || any.encoded_len() > 100_000 {
+                let sink = Sink::new("test");
+                let read = from_wire(&sink.root(), &descriptor, &any.encode_to_vec(), UnknownFields::Refuse);
+                assert_eq!(read.is_some(), depth == 10);
+            }
+            if any.encoded_len() > 100_000 {
+                return;
+            }
+        }
+        panic!("not deep enough");
     }
 
     #[test]

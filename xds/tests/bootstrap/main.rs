@@ -1,0 +1,102 @@
+//! Bootstraps: what they become, and the exact words in which they are refused.
+
+mod clusters;
+mod http;
+mod listeners;
+mod refusals;
+mod routes;
+mod settings;
+
+use std::time::Duration;
+
+use culvert_model::{
+    Action, HttpConnectionManager, Listener, NetworkFilter, RouteAction, RouteConfiguration, RouteSource,
+};
+use culvert_xds::{Errors, LoadOptions, Loaded, load_bootstrap};
+
+fn load(yaml: &str) -> Result<Loaded, Errors> {
+    load_bootstrap(&LoadOptions { config_yaml: Some(yaml.to_owned()), ..LoadOptions::default() })
+}
+
+fn good(yaml: &str) -> Loaded {
+    load(yaml).unwrap_or_else(|e| panic!("{e}\n{yaml}"))
+}
+
+/// The errors, without the mark of the command line.
+fn bad(yaml: &str) -> Vec<String> {
+    match load(yaml) {
+        Ok(_) => panic!("accepted:\n{yaml}"),
+        Err(errors) => errors.to_string().lines().map(|line| line.replace("--config-yaml: ", "")).collect(),
+    }
+}
+
+const HTTP: &str = "
+static_resources:
+  listeners:
+  - name: ingress
+    address: {socket_address: {address: 127.0.0.1, port_value: 10000}}
+    LISTENER
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: http
+          MANAGER
+          http_filters:
+          - name: router
+            typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, FILTER }
+          route_config:
+            CONFIG
+            virtual_hosts:
+            - name: all
+              domains: ['*']
+              HOST
+              routes:
+              - match: {MATCH}
+                ROUTE
+  clusters:
+  - name: a
+    CLUSTER
+  - name: b
+";
+
+/// The bootstrap above with some of its places filled.
+fn http(places: &[(&str, &str)]) -> String {
+    let mut text = HTTP.to_owned();
+    let defaults = [("MATCH", "prefix: /"), ("ROUTE", "route: {cluster: a}")];
+    let empty = ["LISTENER", "MANAGER", "FILTER", "CONFIG", "HOST", "CLUSTER"].map(|place| (place, ""));
+    for (place, value) in places.iter().chain(&defaults).chain(&empty) {
+        text = text.replacen(place, value, 1);
+    }
+    text
+}
+
+fn listener(loaded: &Loaded) -> &Listener {
+    &loaded.bootstrap.config.listeners[0]
+}
+
+fn manager(loaded: &Loaded) -> &HttpConnectionManager {
+    match &listener(loaded).filter_chain.filter {
+        NetworkFilter::Http(manager) => manager,
+        NetworkFilter::Tcp(_) => panic!("not HTTP"),
+    }
+}
+
+fn routes(loaded: &Loaded) -> &RouteConfiguration {
+    match &manager(loaded).routes {
+        RouteSource::Inline(routes) => routes,
+        RouteSource::Rds { .. } => panic!("not inline"),
+    }
+}
+
+fn route_action(loaded: &Loaded) -> &RouteAction {
+    match &routes(loaded).virtual_hosts[0].routes[0].action {
+        Action::Forward(action) => action,
+        _ => panic!("not forwarded"),
+    }
+}
+
+fn seconds(seconds: u64) -> Option<Duration> {
+    Some(Duration::from_secs(seconds))
+}

@@ -1,0 +1,353 @@
+//! What is wrong, where, and the words for it.
+
+use crate::{bad, http};
+
+/// Place of the template, what is written there, and the beginning of the first error. `@` stands for the connection
+/// manager, `$` for its virtual host and `#` for the route in that.
+const REFUSED: &[(&str, &str, &str)] = &[
+    (
+        "CONFIG",
+        "virtual_hosts: [{name: x, domains: [a, A]}]",
+        "@route_config.virtual_hosts: given beside its other spelling",
+    ),
+    ("HOST", "bogus: 1", "$bogus: unknown field of envoy.config.route.v3.VirtualHost"),
+    ("MANAGER", "codec_type: HTTP2", "@codec_type: HTTP/2 is not supported"),
+    ("MANAGER", "codec_type: HTTP7", "@codec_type: unknown enum value: \"HTTP7\""),
+    ("MANAGER", "drain_timeout: -1s", "@drain_timeout: expected a positive duration"),
+    ("MANAGER", "drain_timeout: 5", "@drain_timeout: expected a duration such as \"0.25s\", not 5"),
+    ("MANAGER", "tracing: {}", "@tracing: tracing is not supported"),
+    ("MANAGER", "max_request_headers_kb: 0", "@max_request_headers_kb: value must be inside range (0, 8192]"),
+    ("MANAGER", "max_request_headers_kb: lots", "@max_request_headers_kb: expected an integer, not \"lots\""),
+    (
+        "MANAGER",
+        "proxy_100_continue: true",
+        "@proxy_100_continue: true is not supported; only the default is",
+    ),
+    ("MANAGER", "add_user_agent: true", "@add_user_agent: true is not supported; only the default is"),
+    (
+        "MANAGER",
+        "forward_client_cert_details: ALWAYS_FORWARD_ONLY",
+        "@forward_client_cert_details: ALWAYS_FORWARD_ONLY is not supported",
+    ),
+    (
+        "MANAGER",
+        "strip_any_host_port: true\n          strip_matching_host_port: true",
+        "@strip_matching_host_port: cannot enable both strip_matching_host_port and strip_any_host_port",
+    ),
+    (
+        "MANAGER",
+        "upgrade_configs: [{upgrade_type: a}, {upgrade_type: A}]",
+        "@upgrade_configs[1]: multiple upgrade configs with the same name: \"a\"",
+    ),
+    (
+        "MANAGER",
+        "access_log: [{name: f, typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: /x, format: '%BOGUS%'}}]",
+        "@access_log[0].typed_config.format: %BOGUS% is not a supported operator",
+    ),
+    (
+        "MANAGER",
+        "access_log: [{name: f, typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig}}]",
+        "@access_log[0].typed_config: envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig is not supported",
+    ),
+    (
+        "MANAGER",
+        "access_log: [{name: f, typed_config: {'@type': type.googleapis.com/a.B}}]",
+        "@access_log[0].typed_config: unknown extension type \"type.googleapis.com/a.B\"",
+    ),
+    (
+        "MANAGER",
+        "access_log: [{name: f, typed_config: {a: 1}}]",
+        "@access_log[0].typed_config: @type is missing",
+    ),
+    (
+        "FILTER",
+        "respect_expected_rq_timeout: true",
+        "@http_filters[0].typed_config.respect_expected_rq_timeout: true is not supported; only the default is",
+    ),
+    (
+        "CONFIG",
+        "request_headers_to_remove: [Host]",
+        "@route_config.request_headers_to_remove[0]: :-prefixed or host headers may not be removed",
+    ),
+    (
+        "CONFIG",
+        "request_headers_to_add: [{header: {key: ':path', value: x}}]",
+        "@route_config.request_headers_to_add[0].header.key: :-prefixed or host headers may not be modified",
+    ),
+    (
+        "CONFIG",
+        "request_headers_to_add: [{header: {key: a, value: '%X'}}]",
+        "@route_config.request_headers_to_add[0].header.value: no valid command at position 0 of \"%X\"",
+    ),
+    (
+        "CONFIG",
+        "request_headers_to_add: [{header: {key: a, value: x}, append: true, append_action: ADD_IF_ABSENT}]",
+        "@route_config.request_headers_to_add[0]: both append and append_action are set",
+    ),
+    ("CONFIG", "vhds: {}", "@route_config.vhds: virtual host discovery is not supported"),
+    ("HOST", "retry_policy: {}", "$retry_policy: retries are not supported"),
+    ("HOST", "require_tls: 9", "$require_tls: value must be one of the defined enum values"),
+    ("MATCH", "prefix: /, path: /", "#match.path: given beside prefix, of which there can be only one"),
+    ("MATCH", "case_sensitive: false", "#match.path_specifier: one of prefix, path, safe_regex"),
+    (
+        "MATCH",
+        "safe_regex: {regex: 'a('}",
+        "#match.safe_regex.regex: invalid regular expression: unclosed group",
+    ),
+    (
+        "MATCH",
+        "prefix: /, headers: [{name: a, string_match: {exact: [b]}}]",
+        "#match.headers[0].string_match.exact: expected a string, not a list",
+    ),
+    (
+        "MATCH",
+        "prefix: /, cookies: [{name: a, string_match: {exact: b}}]",
+        "#match.cookies: cookies have to be matched as the cookie header",
+    ),
+    ("ROUTE", "route: {cluster: c}", "#route.cluster: unknown cluster \"c\""),
+    (
+        "ROUTE",
+        "route: {}",
+        "#route.cluster_specifier: one of cluster, cluster_header, weighted_clusters, cluster_specifier_plugin, inline_cluster_specifier_plugin is required",
+    ),
+    (
+        "ROUTE",
+        "route: {cluster: a, prefix_rewrite: /, regex_rewrite: {pattern: {regex: a}}}",
+        "#route: only one of prefix_rewrite and regex_rewrite can be given",
+    ),
+    (
+        "ROUTE",
+        "route: {cluster: a, regex_rewrite: {pattern: {regex: a}, substitution: '\\1'}}",
+        "#route.regex_rewrite.substitution: \"\\\\1\" refers to more groups than the pattern has, 0",
+    ),
+    (
+        "ROUTE",
+        "route: {cluster: a, hash_policy: [{header: {header_name: a}}]}",
+        "#route.hash_policy: hash policies are not supported",
+    ),
+    (
+        "ROUTE",
+        "route: {cluster: a, priority: HIGH}",
+        "#route.priority: HIGH is not supported; only the default is",
+    ),
+    (
+        "ROUTE",
+        "route: {weighted_clusters: {clusters: [{name: a, weight: 0}]}}",
+        "#route.weighted_clusters: sum of weights must be greater than 0",
+    ),
+    (
+        "ROUTE",
+        "route: {weighted_clusters: {clusters: [{name: a}]}}",
+        "#route.weighted_clusters.clusters[0].weight: value is required",
+    ),
+    (
+        "ROUTE",
+        "route: {weighted_clusters: {clusters: [{name: c, weight: 1}]}}",
+        "#route.weighted_clusters.clusters[0].name: unknown cluster \"c\"",
+    ),
+    (
+        "ROUTE",
+        "direct_response: {status: 99}",
+        "#direct_response.status: value must be inside range [200, 600)",
+    ),
+    (
+        "ROUTE",
+        "direct_response: {status: 200, body: {filename: /nonexistent}}",
+        "#direct_response.body.filename: \"/nonexistent\": No such file or directory (os error 2)",
+    ),
+    ("ROUTE", "redirect: {port_redirect: 65536}", "#redirect.port_redirect: not a port"),
+    (
+        "ROUTE",
+        "typed_per_filter_config: {}\n                filter_action: {}",
+        "#filter_action: not supported",
+    ),
+    (
+        "LISTENER",
+        "drain_type: MODIFY_ONLY",
+        "listener \"ingress\": drain_type: MODIFY_ONLY is not supported; only the default is",
+    ),
+    (
+        "LISTENER",
+        "use_original_dst: true",
+        "listener \"ingress\": use_original_dst: true is not supported; only the default is",
+    ),
+    (
+        "LISTENER",
+        "per_connection_buffer_limit_bytes: 0",
+        "listener \"ingress\": per_connection_buffer_limit_bytes: buffers without limit are not supported",
+    ),
+    (
+        "LISTENER",
+        "additional_addresses: [{address: {socket_address: {address: 127.0.0.1, port_value: 10000}}}]",
+        "listener \"ingress\": additional_addresses[0]: duplicate address 127.0.0.1:10000",
+    ),
+    (
+        "LISTENER",
+        "traffic_direction: 7",
+        "listener \"ingress\": traffic_direction: 7 is not a value of envoy.config.core.v3.TrafficDirection",
+    ),
+    (
+        "LISTENER",
+        "listener_filters: [{name: t, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}]",
+        "listener \"ingress\": listener_filters[0].typed_config: envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector is not supported",
+    ),
+    (
+        "LISTENER",
+        "listener_filters: [{name: t, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]",
+        "listener \"ingress\": listener_filters[0].typed_config: envoy.extensions.filters.http.router.v3.Router is not a supported listener filter",
+    ),
+    ("CLUSTER", "type: LOGICAL_DNS", "cluster \"a\": type: LOGICAL_DNS is not supported"),
+    ("CLUSTER", "type: EDS", "cluster \"a\": eds_cluster_config: value is required"),
+    (
+        "CLUSTER",
+        "eds_cluster_config: {eds_config: {path: /x}}",
+        "cluster \"a\": eds_cluster_config: cannot be given for a cluster that is not of type EDS",
+    ),
+    (
+        "CLUSTER",
+        "type: EDS\n    eds_cluster_config: {eds_config: {ads: {}}}",
+        "cluster \"a\": eds_cluster_config.eds_config.ads: aggregated xDS is not supported",
+    ),
+    ("CLUSTER", "lb_policy: MAGLEV", "cluster \"a\": lb_policy: MAGLEV is not supported"),
+    (
+        "CLUSTER",
+        "http2_protocol_options: {}",
+        "cluster \"a\": http2_protocol_options: HTTP/2 is not supported",
+    ),
+    ("CLUSTER", "connect_timeout: 0s", "cluster \"a\": connect_timeout: value must be greater than 0s"),
+    ("CLUSTER", "bogus: 1", "cluster \"a\": bogus: unknown field of envoy.config.cluster.v3.Cluster"),
+    (
+        "CLUSTER",
+        "load_balancing_policy: {policies: [{typed_extension_config: {name: m, typed_config: {'@type': type.googleapis.com/envoy.extensions.load_balancing_policies.maglev.v3.Maglev}}}]}",
+        "cluster \"a\": load_balancing_policy.policies: not supported: envoy.extensions.load_balancing_policies.maglev.v3.Maglev",
+    ),
+    (
+        "CLUSTER",
+        "load_assignment: {cluster_name: a, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: svc, port_value: 1}}}}]}]}",
+        "cluster \"a\": load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address: malformed IP address \"svc\"; only clusters of type STRICT_DNS resolve names",
+    ),
+    (
+        "CLUSTER",
+        "transport_socket: {name: tls, typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}",
+        "cluster \"a\": transport_socket.typed_config: envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext is not supported",
+    ),
+];
+
+#[test]
+fn refusals() {
+    const MANAGER: &str = "listener \"ingress\": filter_chains[0].filters[0].typed_config.";
+    for (place, text, expected) in REFUSED {
+        let expected = match expected.split_at(1) {
+            ("@", rest) => format!("{MANAGER}{rest}"),
+            ("$", rest) => format!("{MANAGER}route_config.virtual_hosts[0].{rest}"),
+            ("#", rest) => format!("{MANAGER}route_config.virtual_hosts[0].routes[0].{rest}"),
+            _ => (*expected).to_owned(),
+        };
+        // Two keys of the same name are refused by the YAML parser already.
+        let text = text.replace("virtual_hosts", "virtualHosts");
+        let errors = bad(&http(&[(place, &text)]));
+        assert!(errors[0].starts_with(&expected), "{text}:\n{}\n{expected}", errors.join("\n"));
+    }
+}
+
+#[test]
+fn refusals_of_whole_bootstraps() {
+    let listener = |name: &str, port: u16| {
+        format!(
+            "{{name: {name}, address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}, filter_chains: [{{filters: [{{name: t, \
+             typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, cluster: a}}}}]}}]}}"
+        )
+    };
+    for (text, expected) in [
+        ("a".to_owned(), "bootstrap: expected a message, not \"a\""),
+        ("a: [".to_owned(), "bootstrap: invalid YAML: "),
+        ("static_resources: {clusters: [{name: a}, {name: a}]}".to_owned(), "cluster \"a\": name: duplicate cluster"),
+        ("static_resources: {clusters: [{}]}".to_owned(), "cluster \"\": name: value length must be at least 1 characters"),
+        (
+            format!("static_resources: {{listeners: [{}, {}]}}", listener("x", 1), listener("x", 2)),
+            "listener \"x\": name: duplicate listener",
+        ),
+        (
+            format!("static_resources: {{listeners: [{}, {}]}}", listener("x", 1), listener("y", 1)),
+            "listener \"y\": address: duplicate address 127.0.0.1:1, which listener \"x\" has",
+        ),
+        ("static_resources: {listeners: [{name: x}]}".to_owned(), "listener \"x\": address: value is required"),
+        (
+            "static_resources: {listeners: [{name: x, address: {pipe: {path: /x}}}]}".to_owned(),
+            "listener \"x\": filter_chains: no filter chains specified",
+        ),
+        (
+            "static_resources: {listeners: [{name: x, address: {pipe: {path: '@x', mode: 0600}}}]}".to_owned(),
+            "listener \"x\": address.pipe.mode: cannot be set for an abstract Unix socket",
+        ),
+        ("static_resources: {secrets: [{name: x}]}".to_owned(), "bootstrap: static_resources.secrets: TLS is not supported"),
+        ("dynamic_resources: {ads_config: {}}".to_owned(), "bootstrap: dynamic_resources.ads_config: aggregated xDS is not supported"),
+        (
+            "dynamic_resources: {lds_config: {}}".to_owned(),
+            "bootstrap: dynamic_resources.lds_config.config_source_specifier: one of path, path_config_source, api_config_source, ads, self is required",
+        ),
+        ("admin: {address: {socket_address: {address: localhost, port_value: 1}}}".to_owned(), "bootstrap: admin.address.socket_address.address: malformed IP address \"localhost\""),
+        ("admin: {allow_paths: [{exact: /}]}".to_owned(), "bootstrap: admin.allow_paths: not supported"),
+        ("stats_sinks: [{name: x}]".to_owned(), "bootstrap: stats_sinks: stats sinks are not supported"),
+        ("stats_flush_interval: 300s".to_owned(), "bootstrap: stats_flush_interval: value must be inside range [0.001s, 300s)"),
+        ("cluster_manager: {local_cluster_name: x}".to_owned(), "bootstrap: cluster_manager.local_cluster_name: unknown cluster \"x\""),
+        (
+            "layered_runtime: {layers: [{name: a, static_layer: {}}, {name: a, static_layer: {}}]}".to_owned(),
+            "bootstrap: layered_runtime.layers[1].name: duplicate layer name: \"a\"",
+        ),
+        (
+            "layered_runtime: {layers: [{name: a, static_layer: {overload: {global_downstream_max_connections: many}}}]}".to_owned(),
+            "bootstrap: layered_runtime.layers[0].static_layer[\"overload.global_downstream_max_connections\"]: expected a number of connections",
+        ),
+        (
+            "bootstrap_extensions: [{name: c, typed_config: {'@type': type.googleapis.com/culvert.v1.Capture, exclude_outbound_cidrs: [10.0.0.0/33]}}]".to_owned(),
+            "bootstrap: bootstrap_extensions[0].typed_config.exclude_outbound_cidrs[0]: \"10.0.0.0/33\" is neither an address nor a CIDR range",
+        ),
+        (
+            "bootstrap_extensions: [{name: c, typed_config: {'@type': type.googleapis.com/culvert.v1.Capture, exclude_inbound_ports: [70000]}}]".to_owned(),
+            "bootstrap: bootstrap_extensions[0].typed_config.exclude_inbound_ports[0]: value must be inside range [1, 65535]",
+        ),
+        (
+            "bootstrap_extensions: [{name: i, typed_config: {'@type': type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener}}]".to_owned(),
+            "bootstrap: bootstrap_extensions[0].typed_config: envoy.extensions.bootstrap.internal_listener.v3.InternalListener is not supported",
+        ),
+    ] {
+        let errors = bad(&text);
+        assert!(errors[0].starts_with(expected), "{text}:\n{}", errors.join("\n"));
+    }
+}
+
+#[test]
+fn all_errors_are_reported_at_once() {
+    let errors = bad(&http(&[
+        ("MANAGER", "codec_type: HTTP3"),
+        ("HOST", "request_headers_to_remove: [host]"),
+        ("ROUTE", "route: {cluster: nowhere, timeout: -1s}"),
+        ("CLUSTER", "type: ORIGINAL_DST"),
+    ]));
+    let reasons: Vec<_> = errors.iter().map(|error| error.rsplit(": ").next().unwrap()).collect();
+    assert_eq!(
+        reasons,
+        [
+            "ORIGINAL_DST is not supported",
+            "HTTP/3 is not supported",
+            ":-prefixed or host headers may not be removed".rsplit(": ").next().unwrap(),
+            "unknown cluster \"nowhere\"",
+            "expected a positive duration",
+        ]
+    );
+}
+
+#[test]
+fn duplicate_domains_name_the_second_host() {
+    let text = http(&[]).replace(
+        "  clusters:\n  - name: a",
+        "            - {name: more, domains: [b, '*']}\n  clusters:\n  - name: a",
+    );
+    assert_eq!(
+        bad(&text),
+        [
+            "listener \"ingress\": filter_chains[0].filters[0].typed_config.route_config.virtual_hosts[1].domains: duplicate domain \"*\""
+        ]
+    );
+}
