@@ -4,9 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use culvert::{
-    capture::{
-        CaptureMode, PodReport, PodSpec, Policy, Request, Response, Target, repair::call_or_repair,
-    },
+    capture::{CaptureMode, PodReport, PodSpec, Policy, Request, Response, Target, repair::call_or_repair},
     cli::{self, Cli, Command, PodAdd, PodCommand},
     control::{self, ServeOptions, admin::ServerInfo},
     logging,
@@ -43,7 +41,8 @@ pub(crate) fn serve(cli: &Cli) -> anyhow::Result<()> {
 pub(crate) fn validate(cli: &Cli) -> anyhow::Result<()> {
     let loaded = load(cli)?;
     print_notes(&loaded.notes);
-    let path = cli.config.config_path.as_ref().map_or_else(|| "--config-yaml".into(), |p| p.display().to_string());
+    let path =
+        cli.config.config_path.as_ref().map_or_else(|| "--config-yaml".into(), |p| p.display().to_string());
     println!("configuration '{path}' OK");
     Ok(())
 }

@@ -126,8 +126,16 @@ fn exchange(client: &mut Option<Client>, port: u16, case: &Case, seed: u64) {
     connection.send(wire);
     let response = connection.response("POST");
     assert_eq!(response.status, 200);
-    assert_eq!(response.header("x-sum"), Some(sum(&case.request).to_string().as_str()), "request body changed");
-    assert!(response.body == body(seed, case.response_size), "response body of {} bytes changed", case.response_size);
+    assert_eq!(
+        response.header("x-sum"),
+        Some(sum(&case.request).to_string().as_str()),
+        "request body changed"
+    );
+    assert!(
+        response.body == body(seed, case.response_size),
+        "response body of {} bytes changed",
+        case.response_size
+    );
     if case.close {
         assert!(connection.is_closed());
         *client = None;

@@ -16,18 +16,12 @@ use std::{
 use support::{
     DRIVERS,
     client::Client,
-    culvert::{self, Culvert, bootstrap, cluster, free_port},
+    culvert::{self, Culvert, bootstrap, cluster, free_port, put},
     upstream::{Upstream, ok},
 };
 
 fn named(name: &'static str) -> Upstream {
     Upstream::answering(move |_| ok(name.as_bytes()))
-}
-
-fn put(path: &Path, text: &str) {
-    let fresh = path.with_extension("new");
-    fs::write(&fresh, text).expect("written");
-    fs::rename(fresh, path).expect("renamed");
 }
 
 /// A bootstrap whose listeners, clusters, routes and endpoints all come from files in `dir`.
@@ -156,7 +150,10 @@ fn files_are_followed_and_nothing_is_dropped() {
         assert_eq!(answers(&mut client, 50), (0, 50), "open connections follow too");
 
         let rejected = culvert.stat("http.ingress.rds.local.update_rejected");
-        put(&path.join("rds.yaml"), "resources: [{\"@type\": type.googleapis.com/envoy.config.route.v3.RouteConfiguration, nme: x}]");
+        put(
+            &path.join("rds.yaml"),
+            "resources: [{\"@type\": type.googleapis.com/envoy.config.route.v3.RouteConfiguration, nme: x}]",
+        );
         culvert.wait_until("the refusal", |c| c.stat("http.ingress.rds.local.update_rejected") > rejected);
         assert_eq!(answers(&mut client, 20), (0, 20), "the last good one serves on");
         assert!(culvert.log().contains("nme"), "the refusal names the field:\n{}", culvert.log());
@@ -193,7 +190,11 @@ fn a_listener_comes_and_goes_with_its_file() {
     assert_eq!(Client::connect(moved).get("/").status, 200);
     culvert.wait_until("the old port closed", |_| std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
     let last = old.get("/");
-    assert_eq!((last.status, last.header("connection")), (200, Some("close")), "open connections are drained");
+    assert_eq!(
+        (last.status, last.header("connection")),
+        (200, Some("close")),
+        "open connections are drained"
+    );
     put(&path.join("lds.yaml"), "resources: []");
     culvert.wait_until("no listener", |_| std::net::TcpStream::connect(("127.0.0.1", moved)).is_err());
 }
@@ -216,7 +217,8 @@ fn validation_accepts_what_can_be_served_and_names_what_cannot() {
         fs::write(&path, &text).unwrap();
         let output =
             culvert::command(&path).args(["--mode", "validate"]).stderr(Stdio::piped()).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.success(), accepted, "{said}\n{text}");
         assert!(said.contains(word), "{word:?} is not named: {said}");
     }

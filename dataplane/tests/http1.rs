@@ -77,7 +77,9 @@ fn a_request_that_arrives_byte_by_byte_is_served() {
     let upstream = Upstream::mirror();
     on_each(upstream.address, "", |_, port| {
         let mut client = Client::connect(port);
-        for byte in b"POST /slow HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" {
+        for byte in
+            b"POST /slow HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        {
             client.send([*byte]);
         }
         assert!(client.response("POST").text().starts_with("POST /slow "));
@@ -115,7 +117,8 @@ fn chunked_bodies_pass_both_ways() {
 fn trailers_pass_where_they_are_enabled() {
     let upstream = Upstream::start(|mut stream| {
         while read_request(&mut stream).is_some() {
-            let response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 42\r\n\r\n";
+            let response =
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 42\r\n\r\n";
             if stream.write_all(response.as_bytes()).is_err() {
                 return;
             }
@@ -135,7 +138,10 @@ fn trailers_pass_where_they_are_enabled() {
 fn informational_responses_and_expectations() {
     let upstream = Upstream::start(|mut stream| {
         while let Some((head, _)) = read_request(&mut stream) {
-            assert!(!head.to_ascii_lowercase().contains("expect:"), "the expectation is met by the proxy: {head}");
+            assert!(
+                !head.to_ascii_lowercase().contains("expect:"),
+                "the expectation is met by the proxy: {head}"
+            );
             let response = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n\
                             HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
             if stream.write_all(response.as_bytes()).is_err() {
@@ -202,7 +208,9 @@ fn an_upgrade_becomes_a_tunnel() {
         let Some(head) = read_until(&mut stream, b"\r\n\r\n") else { return };
         let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
         assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
-        let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello");
+        let _ = stream.write_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello",
+        );
         let mut piece = [0; 1024];
         while let Ok(n @ 1..) = stream.read(&mut piece) {
             piece[..n].make_ascii_uppercase();
@@ -213,7 +221,8 @@ fn an_upgrade_becomes_a_tunnel() {
     });
     on_each(upstream.address, "upgrade_configs: [{upgrade_type: websocket}]", |_, port| {
         let mut client = Client::connect(port);
-        client.send("GET /chat HTTP/1.1\r\nhost: t\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\nearly");
+        client
+            .send("GET /chat HTTP/1.1\r\nhost: t\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\nearly");
         assert_eq!(client.response("GET").status, 101);
         assert_eq!(client.exactly(10).unwrap(), b"helloEARLY");
         client.send("more");
@@ -291,7 +300,10 @@ fn resident_kb(pid: u32) -> u64 {
 fn ambiguous_requests_are_refused() {
     let upstream = Upstream::mirror();
     let cases: [(&str, u16); 14] = [
-        ("GET / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (
+            "GET / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+        ),
         ("GET / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 4\r\n\r\nabc", 400),
         ("GET / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ncontent-length: 3\r\n\r\nabc", 400),
         ("GET / HTTP/1.1\r\nhost: a\r\ncontent-length: +3\r\n\r\nabc", 400),
@@ -494,7 +506,9 @@ fn header_values_may_name_the_request() {
 "#;
     on_each_with_routes(upstream.address, "", routes, |_, port| {
         let mut client = Client::connect(port);
-        client.send("GET /api/x?q=1 HTTP/1.1\r\nhost: t\r\nuser-agent: me\r\nx-agent: no\r\nx-secret: s\r\n\r\n");
+        client.send(
+            "GET /api/x?q=1 HTTP/1.1\r\nhost: t\r\nuser-agent: me\r\nx-agent: no\r\nx-secret: s\r\n\r\n",
+        );
         let response = client.response("GET");
         let head = response.text();
         assert!(head.starts_with("GET /v1/x?q=1 HTTP/1.1\r\nhost: inner\r\n"), "{head}");
@@ -508,4 +522,27 @@ fn header_values_may_name_the_request() {
         assert_eq!((moved.status, moved.header("location")), (302, Some("http://test/new")));
         assert_eq!(client.get("/elsewhere").status, 404);
     });
+}
+
+#[test]
+fn a_switch_of_protocols_that_nobody_asked_for_is_refused() {
+    let upstream = Upstream::answering(|_| {
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n".to_vec()
+    });
+    on_each(upstream.address, "upgrade_configs: [{upgrade_type: websocket}]", |culvert, port| {
+        let mut client = Client::connect(port);
+        assert_eq!(client.get("/").status, 502);
+        assert_eq!(client.get("/").status, 502, "the client's connection is still HTTP");
+        assert_eq!(culvert.stat("cluster.up.upstream_cx_active"), 0);
+    });
+}
+
+#[test]
+fn a_response_head_that_stops_in_its_middle_is_502() {
+    let upstream = Upstream::start(|mut stream| {
+        if read_request(&mut stream).is_some() {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Le");
+        }
+    });
+    on_each(upstream.address, "", |_, port| assert_eq!(Client::connect(port).get("/").status, 502));
 }

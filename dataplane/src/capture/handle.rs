@@ -34,7 +34,7 @@ pub enum Origin {
 /// A pod, as workers and their connections know it. Shared; lives for as long as one of its connections does, and
 /// keeps the pod's network namespace alive meanwhile.
 pub struct PodHandle {
-    /// Unique while this process lives; never given to another pod.
+    /// Unique while this process lives; never 0, and never given to another pod.
     pub id: u32,
     /// As enrolled.
     pub name: Arc<str>,

@@ -4,6 +4,8 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    thread,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -59,9 +61,28 @@ pub(super) fn listen(
     .map_err(InPodError::Enter)?
 }
 
+/// How often a port is looked at that listeners of ours are about to leave.
+const FREE_PAUSE: Duration = Duration::from_millis(5);
+
 /// Finds out whether someone listens already where [`listen`] is about to. `SO_REUSEPORT` would not tell: an application
-/// of the same user that sets it too would silently share the connections.
-pub(super) fn check_free(netns: BorrowedFd<'_>, direction: Direction, port: u16) -> Result<(), InPodError> {
+/// of the same user that sets it too would silently share the connections. With `patience` the thread waits that long for
+/// listeners to close.
+pub(super) fn check_free(
+    netns: BorrowedFd<'_>,
+    direction: Direction,
+    port: u16,
+    patience: Duration,
+) -> Result<(), InPodError> {
+    let until = Instant::now() + patience;
+    loop {
+        match try_free(netns, direction, port) {
+            Err(InPodError::InUse(..)) if Instant::now() < until => thread::sleep(FREE_PAUSE),
+            result => return result,
+        }
+    }
+}
+
+fn try_free(netns: BorrowedFd<'_>, direction: Direction, port: u16) -> Result<(), InPodError> {
     culvert_ring::net::in_netns(netns.as_fd(), || {
         for address in addresses(direction, port) {
             let attempt = socket(address).and_then(|socket| socket.bind(&address.into()));
@@ -165,13 +186,19 @@ mod tests {
             socket.listen(1).unwrap();
             socket
         });
-        let error = check_free(fd.as_fd(), Direction::Outbound, 15001).err().unwrap().to_string();
+        let error =
+            check_free(fd.as_fd(), Direction::Outbound, 15001, Duration::ZERO).err().unwrap().to_string();
         assert_eq!(
             error,
             "port 127.0.0.1:15001 is in use inside the pod; choose another with `outbound_port`"
         );
-        drop(taken);
-        check_free(fd.as_fd(), Direction::Outbound, 15001).unwrap();
+        // Free as soon as it is left, for whoever is told to wait for that.
+        let leaving = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            drop(taken);
+        });
+        check_free(fd.as_fd(), Direction::Outbound, 15001, Duration::from_secs(30)).unwrap();
+        leaving.join().unwrap();
         // Ours can be joined by more of ours, when a pod is set up anew.
         let _first = listen(fd.as_fd(), Direction::Outbound, 15001, 1, 64).unwrap();
         let _second = listen(fd.as_fd(), Direction::Outbound, 15001, 1, 64).unwrap();

@@ -10,6 +10,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
+    time::{Duration, Instant},
 };
 
 use culvert_model::TrafficDirection;
@@ -29,6 +30,11 @@ mod takeover;
 /// Read and changed by the kernel in the network namespace of the thread that opens it.
 const FWMARK_ACCEPT: &str = "/proc/sys/net/ipv4/tcp_fwmark_accept";
 
+/// 0 is left to connections that belong to no pod.
+const FIRST_ID: u32 = 1;
+/// Workers accept what is queued before they close, and a killed process may be still ending: far longer than either takes.
+const CLOSING_TIME: Duration = Duration::from_secs(1);
+
 /// Owns the pods. Lives on the control thread.
 pub struct CaptureManager {
     config: CaptureConfig,
@@ -38,6 +44,8 @@ pub struct CaptureManager {
     /// Name and direction of the configured listeners.
     listeners: Vec<(Arc<str>, TrafficDirection)>,
     pods: BTreeMap<String, Pod>,
+    /// Namespaces in which listeners of removed pods, or of a process that was just killed, may still be open: until when.
+    closing: Vec<(NetnsId, Instant)>,
     next_id: u32,
 }
 
@@ -67,7 +75,8 @@ impl CaptureManager {
     pub fn new(config: CaptureConfig, workers: Box<dyn WorkerPort>) -> Result<Self, CaptureError> {
         let store = RecordStore::open(&config.state_dir)?;
         let backend = Backend::open(&config, &store)?;
-        Ok(Self { config, workers, backend, store, listeners: Vec::new(), pods: BTreeMap::new(), next_id: 0 })
+        let (listeners, pods, closing) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Ok(Self { config, workers, backend, store, listeners, pods, closing, next_id: FIRST_ID })
     }
 
     /// Tells which listeners are configured. Pods whose choice now means another listener are retargeted, and pending
@@ -121,6 +130,8 @@ impl CaptureManager {
             State::Captured(captured) => {
                 self.backend.release(&pod.record, Some(captured.handle.netns.as_fd()))?;
                 self.workers.remove_listeners(captured.handle.id);
+                let netns_id = captured.netns_id;
+                self.expect_closing(netns_id);
             }
             State::Pending(_) => release_at_path(&mut self.backend, &pod.record)?,
         }
@@ -262,7 +273,7 @@ impl CaptureManager {
         if let Some(previous) = previous {
             (record.plan, record.fwmark_accept) = (previous.record.plan, previous.record.fwmark_accept);
         }
-        let sockets = self.listen(&record.pod, &targets, netns.fd.as_fd(), previous.is_some())?;
+        let sockets = self.listen(&record.pod, &targets, &netns, previous.is_some())?;
         let inbound = duplicate_inbound(&record.pod.name, &sockets)?;
         let handle = Arc::new(self.handle_of(&record, netns.fd, addresses));
         let id = handle.id;
@@ -319,21 +330,32 @@ impl CaptureManager {
         &self,
         spec: &PodSpec,
         targets: &Targets,
-        netns: BorrowedFd<'_>,
+        netns: &Netns,
         is_ours: bool,
     ) -> Result<Vec<InPodSockets>, CaptureError> {
+        let patience = self.closing.iter().filter(|(id, _)| *id == netns.id).map(|(_, until)| *until).max();
+        let patience =
+            patience.map(|until| until.saturating_duration_since(Instant::now())).unwrap_or_default();
+        let netns = netns.fd.as_fd();
         let wanted = [
             targets.outbound.as_ref().map(|_| (Direction::Outbound, spec.outbound_port)),
             targets.inbound.as_ref().map(|_| (Direction::Inbound, spec.inbound_port)),
         ];
         let listen = |(direction, port)| {
             if !is_ours {
-                inpod::check_free(netns, direction, port)?;
+                inpod::check_free(netns, direction, port, patience)?;
             }
             inpod::listen(netns, direction, port, self.workers.workers(), self.config.backlog)
         };
         let sockets = wanted.into_iter().flatten().map(listen).collect::<Result<_, _>>();
         sockets.map_err(|source| CaptureError::InPod { pod: spec.name.clone(), source })
+    }
+
+    /// Listeners of ours in this namespace close soon, and whoever wants their ports may wait for it.
+    fn expect_closing(&mut self, netns: NetnsId) {
+        let now = Instant::now();
+        self.closing.retain(|(_, until)| *until > now);
+        self.closing.push((netns, now + CLOSING_TIME));
     }
 
     fn handle_of(&mut self, record: &Record, netns: OwnedFd, addresses: Vec<IpAddr>) -> PodHandle {

@@ -10,8 +10,8 @@ use crate::{
     control::{
         Ask, Shared,
         admin::{
-            Backend, CircuitLimits, ClusterView, DrainRequest, HealthFlags, HostAddress, HostView, ListenerView, Memory,
-            ServerInfo, ServerState,
+            Backend, CircuitLimits, ClusterView, DrainRequest, HealthFlags, HostAddress, HostView,
+            ListenerView, Memory, ServerInfo, ServerState,
         },
         total_connections,
     },

@@ -14,15 +14,15 @@ use hickory_resolver::{TokioResolver, config::LookupIpStrategy};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 /// What a cluster's names resolve to now.
-pub struct Resolution {
+pub(super) struct Resolution {
     /// Which cluster.
-    pub cluster: Arc<str>,
+    pub(super) cluster: Arc<str>,
     /// All addresses of all its names.
-    pub endpoints: Arc<LoadAssignment>,
+    pub(super) endpoints: Arc<LoadAssignment>,
 }
 
 /// The resolving tasks.
-pub struct Dns {
+pub(super) struct Dns {
     tasks: HashMap<Arc<str>, Task>,
     sender: mpsc::Sender<Resolution>,
 }
@@ -37,13 +37,13 @@ const REFRESH_MIN: Duration = Duration::from_secs(1);
 
 impl Dns {
     /// Results arrive at `sender`.
-    pub fn new(sender: mpsc::Sender<Resolution>) -> Self {
+    pub(super) fn new(sender: mpsc::Sender<Resolution>) -> Self {
         Self { tasks: HashMap::new(), sender }
     }
 
     /// Starts tasks for new or changed clusters and ends those of clusters that are gone. Returns the names of clusters
     /// that were started and have not been resolved yet. Runs inside a `LocalSet`.
-    pub fn apply(&mut self, clusters: &[Arc<Cluster>]) -> Vec<Arc<str>> {
+    pub(super) fn apply(&mut self, clusters: &[Arc<Cluster>]) -> Vec<Arc<str>> {
         let mut started = Vec::new();
         let mut old = std::mem::take(&mut self.tasks);
         for cluster in clusters {

@@ -32,7 +32,7 @@ pub use options::ServeOptions;
 pub use sockets::BindError;
 
 use crate::{
-    capture::{self, Call, CaptureConfig, CaptureError, CaptureManager, CaptureMode, ControlSocket, pods},
+    capture::{self, Call, CaptureConfig, CaptureError, CaptureManager, CaptureMode, ControlSocket, ControlSocketError, Response, pods},
     control::{
         admin::{Admin, AdminError, DrainRequest, DrainScope, Listen, ServerInfo, ServerState},
         backend::AdminBackend,
@@ -65,7 +65,7 @@ pub enum ServeError {
     Capture(#[from] CaptureError),
     /// The control socket.
     #[error(transparent)]
-    ControlSocket(#[from] crate::capture::ControlSocketError),
+    ControlSocket(#[from] ControlSocketError),
     /// A resource of the operating system.
     #[error("{doing}: {error}")]
     Io {
@@ -176,7 +176,8 @@ impl Control {
         server.concurrency.set(options.concurrency as u64);
         let listener_stats = Arc::new(ListenerManagerStats::default());
         registry.register("listener_manager", listener_stats.clone());
-        let stream = ConfigStream::new(loaded).map_err(|error| ServeError::Io { doing: "watching files", error })?;
+        let stream =
+            ConfigStream::new(loaded).map_err(|error| ServeError::Io { doing: "watching files", error })?;
         let shared = Rc::new(Shared {
             process,
             config: RefCell::new(Arc::default()),
@@ -220,11 +221,18 @@ impl Control {
         let mut reopen = listen(SignalKind::user_defined1())?;
         tokio::select! {
             result = self.bring_up() => result?,
-            _ = terminate.recv() => return Ok(self.stop()),
-            _ = interrupt.recv() => return Ok(self.stop()),
+            _ = terminate.recv() => {
+                self.stop();
+                return Ok(());
+            }
+            _ = interrupt.recv() => {
+                self.stop();
+                return Ok(());
+            }
         }
         if self.options.init_only {
-            return Ok(self.stop());
+            self.stop();
+            return Ok(());
         }
         let mut flush = tokio::time::interval(STATS_FLUSH_EVERY);
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -315,7 +323,8 @@ impl Control {
                 None => stats.listener_added.inc(),
             }
         }
-        let gone = |known: &&Arc<culvert_model::Listener>| next.listeners.iter().all(|l| l.name != known.name);
+        let gone =
+            |known: &&Arc<culvert_model::Listener>| next.listeners.iter().all(|l| l.name != known.name);
         stats.listener_removed.add(current.listeners.iter().filter(gone).count() as u64);
     }
 
@@ -342,7 +351,9 @@ impl Control {
     fn answer(&mut self, call: Call) {
         let response = match &mut self.manager {
             Some(manager) => manager.handle(call.request),
-            None => crate::capture::Response::error("capture is off: start culvert with --capture ebpf or iptables"),
+            None => Response::error(
+                "capture is off: start culvert with --capture ebpf or iptables",
+            ),
         };
         // Whoever asked may have gone.
         let _ = call.reply.send(response);
@@ -420,7 +431,6 @@ async fn start_admin(
         culvert_model::Address::Pipe { path, mode } => Listen::Pipe { path: path.clone(), mode: *mode },
     };
     let admin = Admin::bind(&listen).await?;
-    log::info!(target: "admin", "admin address: {}", admin.address());
     if let Some(path) = &options.admin_address_path {
         admin.write_address(path)?;
     }

@@ -6,22 +6,24 @@ use std::{
 };
 
 use culvert_model::{
-    Cluster, Config, Discovery, Endpoint, Health, Listener, LoadAssignment, NetworkFilter, RouteConfiguration,
-    RouteSource,
+    Cluster, Config, Discovery, Endpoint, Health, Listener, LoadAssignment, NetworkFilter,
+    RouteConfiguration, RouteSource,
 };
 use culvert_proto::route::Table;
 
 use crate::{
     control::sources::Breakers,
     observe::stats::{ClusterControlStats, ClusterManagerStats, Registry},
-    snapshot::{ChainSpec, ClusterSpec, HostSpec, HostStats, HttpSpec, Limits, ListenerSpec, RouteSpec, Snapshot},
+    snapshot::{
+        ChainSpec, ClusterSpec, HostSpec, HostStats, HttpSpec, Limits, ListenerSpec, RouteSpec, Snapshot,
+    },
 };
 
 /// Endpoints of DNS clusters, by cluster name.
-pub type Resolved = HashMap<Arc<str>, Arc<LoadAssignment>>;
+pub(super) type Resolved = HashMap<Arc<str>, Arc<LoadAssignment>>;
 
 /// Builds each snapshot from the one before, so that what did not change is not compiled again and keeps its identity.
-pub struct Builder {
+pub(super) struct Builder {
     workers: usize,
     generation: u64,
     registry: Registry,
@@ -41,7 +43,7 @@ struct Known {
 
 impl Builder {
     /// A builder for this many workers; membership counters of clusters appear in `registry`.
-    pub fn new(workers: usize, registry: Registry) -> Self {
+    pub(super) fn new(workers: usize, registry: Registry) -> Self {
         let manager_stats = Arc::new(ClusterManagerStats::default());
         registry.register("cluster_manager", manager_stats.clone());
         Self {
@@ -56,7 +58,7 @@ impl Builder {
     }
 
     /// The next snapshot.
-    pub fn build(&mut self, config: &Config, resolved: &Resolved) -> Arc<Snapshot> {
+    pub(super) fn build(&mut self, config: &Config, resolved: &Resolved) -> Arc<Snapshot> {
         self.generation += 1;
         self.update_listeners(&config.listeners);
         self.update_routes(&config.routes);
@@ -111,7 +113,12 @@ impl Builder {
         stats.cluster_updated.inc();
     }
 
-    fn next_cluster(&self, config: &Arc<Cluster>, endpoints: &Arc<LoadAssignment>, known: Option<Known>) -> Known {
+    fn next_cluster(
+        &self,
+        config: &Arc<Cluster>,
+        endpoints: &Arc<LoadAssignment>,
+        known: Option<Known>,
+    ) -> Known {
         if let Some(known) = &known
             && Arc::ptr_eq(&known.spec.config, config)
             && Arc::ptr_eq(&known.endpoints, endpoints)
@@ -133,7 +140,8 @@ impl Builder {
             .iter()
             .map(|endpoint| self.next_host(endpoint, by_address.remove(&endpoint.address)))
             .collect();
-        let limits = known.as_ref().map_or_else(|| Arc::new(Limits::default()), |known| known.spec.limits.clone());
+        let limits =
+            known.as_ref().map_or_else(|| Arc::new(Limits::default()), |known| known.spec.limits.clone());
         let breakers = Arc::new(Breakers { limits: limits.clone(), max: config.circuit_breakers });
         let scope = format!("cluster.{}.circuit_breakers.default", config.stat_name);
         self.registry.register(scope, breakers.clone());
@@ -162,7 +170,9 @@ impl Builder {
 }
 
 fn count_members(stats: &ClusterControlStats, endpoints: &LoadAssignment) {
-    let of = |health: Health| endpoints.endpoints.iter().filter(|endpoint| endpoint.health == health).count() as u64;
+    let of = |health: Health| {
+        endpoints.endpoints.iter().filter(|endpoint| endpoint.health == health).count() as u64
+    };
     stats.membership_total.set(endpoints.endpoints.len() as u64);
     stats.membership_healthy.set(of(Health::Healthy));
     stats.membership_degraded.set(of(Health::Degraded));

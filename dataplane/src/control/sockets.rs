@@ -25,14 +25,14 @@ pub struct BindError {
 
 /// What is bound for which listener.
 #[derive(Default)]
-pub struct Sockets {
+pub(super) struct Sockets {
     bound: HashMap<Arc<str>, Vec<Address>>,
 }
 
 impl Sockets {
     /// Binds what is new, leaves what stayed, and stops accepting on what is gone. Every listener is handled, also after
     /// one failed; one that fails keeps the sockets it had.
-    pub fn apply(&mut self, config: &Config, workers: &Workers) -> Vec<BindError> {
+    pub(super) fn apply(&mut self, config: &Config, workers: &Workers) -> Vec<BindError> {
         let mut errors = Vec::new();
         let wanted = |listener: &Arc<Listener>| {
             let mut addresses = vec![listener.address.clone()];
@@ -59,7 +59,8 @@ impl Sockets {
             }
         }
         self.bound.retain(|name, _| {
-            let kept = config.listeners.iter().any(|listener| listener.bind_to_port && *listener.name == **name);
+            let kept =
+                config.listeners.iter().any(|listener| listener.bind_to_port && *listener.name == **name);
             if !kept {
                 workers.tell_all(|| Command::RemoveListener(name.clone()));
             }
@@ -69,7 +70,7 @@ impl Sockets {
     }
 
     /// Stops accepting on the listeners that `which` selects.
-    pub fn close(&mut self, workers: &Workers, which: impl Fn(&str) -> bool) {
+    pub(super) fn close(&mut self, workers: &Workers, which: impl Fn(&str) -> bool) {
         self.bound.retain(|name, _| {
             let closed = which(name);
             if closed {
@@ -81,18 +82,23 @@ impl Sockets {
 }
 
 /// One socket per worker and address.
-fn bind(listener: &Listener, addresses: &[Address], workers: usize) -> Result<Vec<(usize, OwnedFd)>, BindError> {
+fn bind(
+    listener: &Listener,
+    addresses: &[Address],
+    workers: usize,
+) -> Result<Vec<(usize, OwnedFd)>, BindError> {
     let mut sockets = Vec::new();
     for address in addresses {
-        let failed =
-            |error| BindError { listener: listener.name.clone(), address: address.clone(), error };
+        let failed = |error| BindError { listener: listener.name.clone(), address: address.clone(), error };
         match address {
             Address::Ip(ip) if listener.reuse_port => {
                 for worker in 0..workers {
                     sockets.push((worker, tcp(listener, ip, true).map_err(failed)?));
                 }
             }
-            Address::Ip(ip) => share(tcp(listener, ip, false).map_err(failed)?, workers, &mut sockets).map_err(failed)?,
+            Address::Ip(ip) => {
+                share(tcp(listener, ip, false).map_err(failed)?, workers, &mut sockets).map_err(failed)?
+            }
             Address::Pipe { path, mode } => {
                 let socket = net::unix_listener(path, *mode).map_err(failed)?;
                 share(socket, workers, &mut sockets).map_err(failed)?;

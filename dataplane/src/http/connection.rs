@@ -92,7 +92,7 @@ impl Connection {
                 After::Tunnel(upstream) => {
                     let idle = self.manager.spec.config.stream_idle_timeout;
                     let downstream = self.codec.into_tunnel();
-                    return tcp::tunnel(downstream, upstream, idle).await;
+                    return tcp::tunnel(downstream, *upstream, idle).await;
                 }
             }
         }

@@ -10,7 +10,7 @@ use culvert_model::Action;
 use culvert_proto::{
     RequestHead, ResponseHead, Version,
     h1::{self, Framing},
-    route::{Match, Mutations, NoRoute, Table, redirect_location},
+    route::{Match, Mutations, NoRoute, Table, redirect_location, tls_location},
 };
 use culvert_ring::time;
 
@@ -34,7 +34,7 @@ pub(super) enum After {
     /// Wait for the next request.
     KeepAlive,
     /// It belongs to another protocol now.
-    Tunnel(TunnelConn),
+    Tunnel(Box<TunnelConn>),
 }
 
 /// A request being answered.
@@ -116,6 +116,7 @@ impl<'c> Exchange<'c> {
         let Some(table) = self.conn.manager.table(&self.conn.worker) else {
             return self.no_route();
         };
+        let table = &*table.0;
         let random = self.conn.worker.rng.borrow_mut().u64(..);
         let matched = match table.route(&self.head.view(), random) {
             Ok(matched) => matched,
@@ -128,16 +129,17 @@ impl<'c> Exchange<'c> {
         match &matched.route.action {
             Action::Direct(direct) => {
                 self.conn.manager.stats.rq_direct_response.inc();
-                let reply = Reply::new(direct.status, "").details("direct_response").body(direct.body.clone());
-                self.reply_with(reply, Some((&table, &matched)))
+                let reply =
+                    Reply::new(direct.status, "").details("direct_response").body(direct.body.clone());
+                self.reply_with(reply, Some((table, &matched)))
             }
-            Action::Forward(action) => self.forward(action, &table, &matched, random, timers).await,
+            Action::Forward(action) => self.forward(action, table, &matched, random, timers).await,
             Action::Redirect(redirect) => {
                 self.conn.manager.stats.rq_redirect.inc();
                 let mut location = Vec::new();
                 redirect_location(redirect, &matched.route.matcher.path, &self.head.view(), &mut location);
                 let reply = Reply::new(redirect.status, "").details("direct_response").location(location);
-                self.reply_with(reply, Some((&table, &matched)))
+                self.reply_with(reply, Some((table, &matched)))
             }
         }
     }
@@ -148,9 +150,8 @@ impl<'c> Exchange<'c> {
     }
 
     fn redirect_to_tls(&self) -> After {
-        let mut location = b"https://".to_vec();
-        location.extend_from_slice(self.head.authority());
-        location.extend_from_slice(self.head.path());
+        let mut location = Vec::new();
+        tls_location(&self.head.view(), &mut location);
         self.reply(Reply::new(301, "").details("direct_response").location(location))
     }
 

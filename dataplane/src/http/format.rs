@@ -78,7 +78,9 @@ impl<'e> Values<'e> {
             FormatPart::DownstreamLocalAddress => return peer(downstream.local, out),
             FormatPart::DownstreamLocalIp => return ip(downstream.local, out),
             FormatPart::DownstreamLocalPort => return port(downstream.local, out),
-            FormatPart::Protocol => out.extend_from_slice(self.exchange.downstream_version.as_str().as_bytes()),
+            FormatPart::Protocol => {
+                out.extend_from_slice(self.exchange.downstream_version.as_str().as_bytes())
+            }
             FormatPart::Hostname => {
                 out.extend_from_slice(self.exchange.conn.worker.process.hostname.as_bytes());
             }
@@ -101,7 +103,9 @@ impl<'e> Values<'e> {
             FormatPart::BytesSent => push_decimal(record.bytes_sent.get(), out),
             FormatPart::Duration => push_decimal(millis(time::now() - record.started), out),
             FormatPart::RouteName => return text(&record.route_name.borrow(), out),
-            FormatPart::UpstreamCluster => return text(record.cluster.borrow().as_deref().unwrap_or(""), out),
+            FormatPart::UpstreamCluster => {
+                return text(record.cluster.borrow().as_deref().unwrap_or(""), out);
+            }
             FormatPart::UpstreamHost => return self.upstream_host(out),
             FormatPart::StartTime => self.start_time(out),
         }

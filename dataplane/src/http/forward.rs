@@ -1,18 +1,11 @@
 //! The router: choosing a cluster and a host, sending the request, relaying the response.
 
-use std::{
-    cell::Cell,
-    future::poll_fn,
-    pin::pin,
-    rc::Rc,
-    task::Poll,
-    time::Instant,
-};
+use std::{cell::Cell, future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Instant};
 
 use culvert_model::{ClusterSpecifier, RouteAction, WeightedCluster};
 use culvert_proto::{
     Method, ResponseHead, Version,
-    h1::{self, Framing},
+    h1::{self, Fault, Framing},
     route::{Match, Mutations, Table, pick_cluster, rewrite_host, rewrite_path},
 };
 use culvert_ring::time;
@@ -34,10 +27,7 @@ use crate::{
 /// How a response ended.
 enum Ended {
     /// Completely; the upstream connection may be used again or not.
-    Complete {
-        reusable: bool,
-        close: bool,
-    },
+    Complete { reusable: bool, close: bool },
     /// The upstream switched protocols.
     Switched,
 }
@@ -46,6 +36,8 @@ enum Ended {
 enum Failed {
     Downstream,
     Upstream(ReceiveError),
+    /// The upstream switched protocols, which nobody had asked for: what follows is no HTTP.
+    UpstreamSwitched,
 }
 
 /// What ended the exchange with the upstream.
@@ -59,6 +51,8 @@ enum Outcome {
 
 /// State of the exchange with the upstream that both directions look at.
 struct Progress {
+    /// The request asked to switch protocols and may.
+    upgrade: bool,
     request_complete: Cell<bool>,
     response_started: Cell<bool>,
     activity: Activity,
@@ -98,7 +92,8 @@ impl Exchange<'_> {
         let mutations = Mutations::new(table, matched, weighted);
         let framing = self.prepare_head(action, matched, weighted, &mutations, &host, upgrade);
         let active = ActiveUpstream::new(&cluster, &host);
-        let via = Via { pod: self.conn.downstream.pod.clone(), source: self.conn.downstream.preserved_source };
+        let via =
+            Via { pod: self.conn.downstream.pod.clone(), source: self.conn.downstream.preserved_source };
         let mut lent = match cluster.acquire(&self.conn.worker, &host, &via).await {
             Ok(lent) => lent,
             Err(error) => return self.reply(acquire_failed(&error)),
@@ -106,6 +101,7 @@ impl Exchange<'_> {
         lent.begin_request();
         lent.conn.send_head(&self.head, framing);
         let progress = Progress {
+            upgrade,
             request_complete: Cell::new(framing.is_empty()),
             response_started: Cell::new(false),
             activity: Activity::new(),
@@ -237,7 +233,9 @@ impl Exchange<'_> {
                             progress.request_complete.set(true);
                             arm(&mut timers.route, overall(progress));
                         }
-                        Err(PumpError::Downstream(error)) => return Poll::Ready(Outcome::RequestFailed(error)),
+                        Err(PumpError::Downstream(error)) => {
+                            return Poll::Ready(Outcome::RequestFailed(error));
+                        }
                         // The upstream may have answered before it stopped reading.
                         Err(PumpError::Upstream) => {}
                     }
@@ -283,7 +281,11 @@ impl Exchange<'_> {
             self.inform(&mut head);
         };
         let switched = framing == Framing::Tunnel;
-        let reusable = !switched && framing != Framing::UntilClose && h1::keep_alive(head.version, &head.headers);
+        if switched && !progress.upgrade {
+            return Err(Failed::UpstreamSwitched);
+        }
+        let reusable =
+            !switched && framing != Framing::UntilClose && h1::keep_alive(head.version, &head.headers);
         let downstream_framing = self.downstream_framing(framing);
         let close = !switched
             && (!self.keeps_alive()
@@ -349,7 +351,8 @@ impl Exchange<'_> {
 
     fn upstream_answered(&self, cluster: &Cluster, lent: &Lent, head: &ResponseHead) {
         cluster.codes.record(head.status);
-        lent.host.stats(|stats| if head.status < 500 { stats.rq_success.inc() } else { stats.rq_error.inc() });
+        lent.host
+            .stats(|stats| if head.status < 500 { stats.rq_success.inc() } else { stats.rq_error.inc() });
     }
 
     fn finish_head(
@@ -393,7 +396,7 @@ impl Exchange<'_> {
                 }
                 if close { After::Close } else { After::KeepAlive }
             }
-            Outcome::Ended(Ok(Ended::Switched)) => After::Tunnel(lent.into_tunnel()),
+            Outcome::Ended(Ok(Ended::Switched)) => After::Tunnel(Box::new(lent.into_tunnel())),
             Outcome::Ended(Err(Failed::Downstream)) | Outcome::ClientGone => {
                 self.client_gone(cluster);
                 After::Abort
@@ -402,6 +405,12 @@ impl Exchange<'_> {
                 cluster.stats.upstream_rq_tx_reset.inc();
                 self.request_failed(&error, started)
             }
+            Outcome::Ended(Err(Failed::UpstreamSwitched)) => {
+                cluster.stats.upstream_cx_protocol_error.inc();
+                cluster.stats.upstream_rq_rx_reset.inc();
+                host.stats(|stats| stats.rq_error.inc());
+                self.reply(protocol_error())
+            }
             Outcome::Ended(Err(Failed::Upstream(error))) => {
                 cluster.stats.upstream_cx_destroy_remote_with_active_rq.inc();
                 cluster.stats.upstream_rq_rx_reset.inc();
@@ -409,7 +418,11 @@ impl Exchange<'_> {
                 if matches!(error, ReceiveError::Fault(_)) {
                     cluster.stats.upstream_cx_protocol_error.inc();
                 }
-                if started { self.cut_short(Flags::UPSTREAM_CONNECTION_TERMINATION) } else { self.reply(upstream_failed(&error)) }
+                if started {
+                    self.cut_short(Flags::UPSTREAM_CONNECTION_TERMINATION)
+                } else {
+                    self.reply(upstream_failed(&error))
+                }
             }
             Outcome::Timeout => {
                 cluster.stats.upstream_rq_timeout.inc();
@@ -516,17 +529,26 @@ fn upstream_failed(error: &ReceiveError) -> Reply {
     match error {
         ReceiveError::Fault(fault) => {
             log::debug!(target: "upstream", "response refused: {fault}");
-            Reply::new(502, "upstream connect error or disconnect/reset before headers. reset reason: protocol error")
-                .flag(Flags::UPSTREAM_PROTOCOL_ERROR)
-                .details("upstream_reset_before_response_started{protocol_error}")
+            protocol_error()
         }
-        ReceiveError::Closed | ReceiveError::Io(_) | ReceiveError::Truncated => Reply::new(
+        // A head that stops in its middle is a broken response; none at all is a lost connection.
+        ReceiveError::Truncated => protocol_error(),
+        ReceiveError::Closed | ReceiveError::Io(_) => Reply::new(
             503,
             "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
         )
         .flag(Flags::UPSTREAM_CONNECTION_TERMINATION)
         .details("upstream_reset_before_response_started{connection_termination}"),
     }
+}
+
+fn protocol_error() -> Reply {
+    Reply::new(
+        Fault::UPSTREAM_STATUS,
+        "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
+    )
+    .flag(Flags::UPSTREAM_PROTOCOL_ERROR)
+    .details(Fault::UPSTREAM_DETAILS)
 }
 
 /// Keeps the counters of a request that is with an upstream.
@@ -548,4 +570,3 @@ impl Drop for ActiveUpstream {
         self.cluster.stats.upstream_rq_active.dec();
     }
 }
-

@@ -13,7 +13,11 @@ use culvert_proto::{
 };
 
 use crate::{
-    http::{connection::{Connection, millis}, exchange::Exchange, reply::Reply},
+    http::{
+        connection::{Connection, millis},
+        exchange::Exchange,
+        reply::Reply,
+    },
     listener::Peer,
 };
 
@@ -162,7 +166,9 @@ fn trusted_client(headers: &Headers, remote: IpAddr, hops: u32) -> IpAddr {
     let Some(list) = headers.joined("x-forwarded-for") else { return remote };
     let bytes: &[u8] = &list;
     let nth = bytes.rsplit(|byte| *byte == b',').nth(hops as usize);
-    nth.and_then(|entry| std::str::from_utf8(entry).ok()).and_then(|entry| entry.trim().parse().ok()).unwrap_or(remote)
+    nth.and_then(|entry| std::str::from_utf8(entry).ok())
+        .and_then(|entry| entry.trim().parse().ok())
+        .unwrap_or(remote)
 }
 
 /// A version 4 UUID (RFC 9562 section 5.4) as text.
@@ -222,7 +228,9 @@ pub(super) fn stamp(conn: &Connection, head: &mut ResponseHead) {
     let config = &conn.manager.spec.config;
     match config.server_header {
         ServerHeader::AppendIfAbsent if head.headers.contains("server") => {}
-        ServerHeader::AppendIfAbsent | ServerHeader::Overwrite => head.headers.set("server", &config.server_name),
+        ServerHeader::AppendIfAbsent | ServerHeader::Overwrite => {
+            head.headers.set("server", &config.server_name)
+        }
         ServerHeader::PassThrough => {}
     }
     if !head.headers.contains("date") {
@@ -247,7 +255,10 @@ mod tests {
     fn a_request_id_is_a_version_4_uuid() {
         assert_eq!(&uuid(0, 0), b"00000000-0000-4000-8000-000000000000");
         assert_eq!(&uuid(u64::MAX, u64::MAX), b"ffffffff-ffff-4fff-bfff-ffffffffffff");
-        assert_eq!(&uuid(0x0123_4567_89ab_cdef, 0x0123_4567_89ab_cdef), b"01234567-89ab-4def-8123-456789abcdef");
+        assert_eq!(
+            &uuid(0x0123_4567_89ab_cdef, 0x0123_4567_89ab_cdef),
+            b"01234567-89ab-4def-8123-456789abcdef"
+        );
     }
 
     #[test]

@@ -90,7 +90,9 @@ impl Loggers {
     /// Opens what is configured.
     pub(super) fn new(configured: &[AccessLog], files: &AccessLogs) -> Self {
         let open = |configured: &AccessLog| match files.sink(&configured.path) {
-            Ok(sink) => Some(Logger { sink, format: configured.format.clone().unwrap_or_else(default_format) }),
+            Ok(sink) => {
+                Some(Logger { sink, format: configured.format.clone().unwrap_or_else(default_format) })
+            }
             Err(error) => {
                 ::log::error!(target: "access_log", "{error}");
                 None
@@ -127,8 +129,11 @@ fn default_format() -> Format {
         alternative: alternative.map(str::to_owned),
         max: None,
     };
-    let service_time =
-        FormatPart::ResponseHeader { name: "x-envoy-upstream-service-time".to_owned(), alternative: None, max: None };
+    let service_time = FormatPart::ResponseHeader {
+        name: "x-envoy-upstream-service-time".to_owned(),
+        alternative: None,
+        max: None,
+    };
     vec![
         text("["),
         FormatPart::StartTime,

@@ -16,12 +16,12 @@ mod reply;
 
 use std::{rc::Rc, sync::Arc};
 
-use culvert_proto::{h1::RequestOptions, route::Table};
+use culvert_proto::h1::RequestOptions;
 
 use crate::{
     observe::stats::{CodeStats, HttpStats},
     snapshot::{HttpSpec, RouteSpec},
-    worker::Worker,
+    worker::{LocalTable, Worker},
 };
 
 /// A connection manager with this worker's state.
@@ -34,7 +34,7 @@ pub struct HttpManager {
     pub stats: Arc<HttpStats>,
     /// `downstream_rq_<class>`
     codes: Arc<CodeStats>,
-    inline: Option<Rc<Arc<Table>>>,
+    inline: Option<Rc<LocalTable>>,
     logs: log::Loggers,
 }
 
@@ -47,7 +47,7 @@ impl HttpManager {
         let codes = Arc::new(CodeStats::downstream());
         worker.process.registry.register(scope, codes.clone());
         let inline = match &spec.routes {
-            RouteSpec::Inline(table) => Some(Rc::new(table.clone())),
+            RouteSpec::Inline(table) => Some(Rc::new(LocalTable(table.clone()))),
             RouteSpec::Rds(_) => None,
         };
         let logs = log::Loggers::new(&spec.config.access_log, &worker.process.access_logs);
@@ -55,7 +55,7 @@ impl HttpManager {
     }
 
     /// The routes a request that begins now meets. `None` while a route source has not delivered any.
-    fn table(&self, worker: &Worker) -> Option<Rc<Arc<Table>>> {
+    fn table(&self, worker: &Worker) -> Option<Rc<LocalTable>> {
         match &self.spec.routes {
             RouteSpec::Inline(_) => self.inline.clone(),
             RouteSpec::Rds(name) => worker.table(name),

@@ -1,10 +1,6 @@
 //! Moving the body of a request to its upstream.
 
-use std::{
-    cell::Cell,
-    future::poll_fn,
-    time::Instant,
-};
+use std::{cell::Cell, future::poll_fn, time::Instant};
 
 use culvert_ring::time;
 

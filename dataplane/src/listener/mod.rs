@@ -140,7 +140,12 @@ fn admit(worker: &Rc<Worker>, stream: Stream, name: &str, origin: &Origin) {
     }
 }
 
-fn original_destination(stream: &Stream, remote: Peer, pod: &PodHandle, direction: Direction) -> Option<SocketAddr> {
+fn original_destination(
+    stream: &Stream,
+    remote: Peer,
+    pod: &PodHandle,
+    direction: Direction,
+) -> Option<SocketAddr> {
     let Peer::Ip(remote) = remote else { return None };
     pod.original_dst(stream.fd(), remote, direction).map(unmapped)
 }

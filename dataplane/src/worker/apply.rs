@@ -8,7 +8,7 @@ use crate::{
     listener::ListenerRuntime,
     snapshot::Snapshot,
     upstream::discard_where,
-    worker::{Command, DrainScope, Worker},
+    worker::{Command, DrainScope, LocalTable, Worker},
 };
 
 /// Obeys control until it says stop.
@@ -20,7 +20,9 @@ pub(super) async fn obey(worker: Rc<Worker>, mut commands: Receiver<Command>) {
             Command::Publish(snapshot) => worker.publish(snapshot),
             Command::Retarget { pod, direction, listener } => worker.retarget(pod, direction, &listener),
             Command::RemoveListener(name) => {
-                worker.stop_accepting(|accepting| accepting.pod.is_none() && *accepting.listener.borrow() == name);
+                worker.stop_accepting(|accepting| {
+                    accepting.pod.is_none() && *accepting.listener.borrow() == name
+                });
             }
             Command::RemovePod(pod) => {
                 worker.stop_accepting(|accepting| accepting.pod.is_some_and(|(id, _)| id == pod));
@@ -64,10 +66,10 @@ impl Worker {
         let mut tables = self.tables.borrow_mut();
         tables.retain(|name, _| snapshot.routes.contains_key(name));
         for (name, table) in &snapshot.routes {
-            if tables.get(name).is_some_and(|known| Arc::ptr_eq(known, table)) {
+            if tables.get(name).is_some_and(|known| Arc::ptr_eq(&known.0, table)) {
                 continue;
             }
-            tables.insert(name.clone(), Rc::new(table.clone()));
+            tables.insert(name.clone(), Rc::new(LocalTable(table.clone())));
         }
     }
 

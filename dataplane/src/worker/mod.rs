@@ -69,12 +69,16 @@ pub struct Worker {
     pub capture_stats: Arc<CaptureStats>,
     snapshot: RefCell<Arc<Snapshot>>,
     clusters: RefCell<HashMap<Arc<str>, Rc<Cluster>>>,
-    tables: RefCell<HashMap<Arc<str>, Rc<Arc<Table>>>>,
+    tables: RefCell<HashMap<Arc<str>, Rc<LocalTable>>>,
     listeners: RefCell<HashMap<Arc<str>, Rc<ListenerRuntime>>>,
     sockets: RefCell<Vec<Accepting>>,
     draining: Cell<Option<DrainScope>>,
     heads: RefCell<Heads>,
 }
+
+/// A route table as one worker holds it. A request clones this worker's `Rc`, not the `Arc`, whose count all workers
+/// would write to.
+pub struct LocalTable(pub Arc<Table>);
 
 /// A socket that is being accepted on.
 struct Accepting {
@@ -84,7 +88,10 @@ struct Accepting {
 }
 
 /// Message heads not in use. Their buffers are kept, so that a request in the steady state allocates none.
+///
+/// Boxed, because they move in and out with every request and are larger than a pointer by far.
 #[derive(Default)]
+#[expect(clippy::vec_box, reason = "boxes are what is handed out and taken back")]
 struct Heads {
     requests: Vec<Box<RequestHead>>,
     responses: Vec<Box<ResponseHead>>,
@@ -130,7 +137,7 @@ impl Worker {
     }
 
     /// The route table of that name (RDS).
-    pub fn table(&self, name: &str) -> Option<Rc<Arc<Table>>> {
+    pub fn table(&self, name: &str) -> Option<Rc<LocalTable>> {
         self.tables.borrow().get(name).cloned()
     }
 
@@ -193,7 +200,9 @@ impl Worker {
                 let task = task::spawn(accept(self.clone(), socket, listener.clone(), bound.origin));
                 self.sockets.borrow_mut().push(Accepting { listener, pod, task });
             }
-            Err(error) => log::error!(target: "worker", "listener {}: cannot accept: {error}", bound.listener),
+            Err(error) => {
+                log::error!(target: "worker", "listener {}: cannot accept: {error}", bound.listener)
+            }
         }
     }
 

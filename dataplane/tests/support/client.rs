@@ -24,7 +24,10 @@ pub struct Response {
 impl Response {
     /// The first value of a header; names as received.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// The body as text.
@@ -44,6 +47,11 @@ impl Client {
         let stream = TcpStream::connect(address).expect("connected");
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("timeout");
         stream.set_nodelay(true).expect("no delay");
+        Self::over(stream)
+    }
+
+    /// On a connection that is there already.
+    pub fn over(stream: TcpStream) -> Self {
         Self { stream, buffer: Vec::new() }
     }
 
@@ -61,6 +69,12 @@ impl Client {
     pub fn get(&mut self, path: &str) -> Response {
         self.send(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n"));
         self.response("GET")
+    }
+
+    /// As [`Client::get`], where it may fail.
+    pub fn try_get(&mut self, path: &str) -> io::Result<Response> {
+        self.stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes())?;
+        self.try_response("GET")
     }
 
     /// The next response to a request with this method.
@@ -95,7 +109,8 @@ impl Client {
         loop {
             let line = self.until(b"\r\n")?;
             let line = String::from_utf8_lossy(&line[..line.len() - 2]).into_owned();
-            let size = usize::from_str_radix(line.split(';').next().unwrap_or_default(), 16).expect("chunk size");
+            let size =
+                usize::from_str_radix(line.split(';').next().unwrap_or_default(), 16).expect("chunk size");
             if size == 0 {
                 break;
             }

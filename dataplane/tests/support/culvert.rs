@@ -85,7 +85,15 @@ pub fn cluster(name: &str, endpoints: &[SocketAddr]) -> String {
     )
 }
 
-fn indent(text: &str, by: usize) -> String {
+/// Replaces a file that is watched, in one step.
+pub fn put(path: &Path, text: &str) {
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, text).expect("written");
+    fs::rename(fresh, path).expect("renamed");
+}
+
+/// Moves every line to the right by this many blanks.
+pub fn indent(text: &str, by: usize) -> String {
     let pad = " ".repeat(by);
     text.lines().map(|line| format!("{pad}{line}\n")).collect()
 }
@@ -103,7 +111,13 @@ impl Culvert {
     }
 
     /// As [`Culvert::start_with`], in a directory that has files already.
-    pub fn start_in(dir: tempfile::TempDir, driver: &str, admin: u16, bootstrap: &str, flags: &[&str]) -> Self {
+    pub fn start_in(
+        dir: tempfile::TempDir,
+        driver: &str,
+        admin: u16,
+        bootstrap: &str,
+        flags: &[&str],
+    ) -> Self {
         let path = dir.path().join("bootstrap.yaml");
         fs::write(&path, bootstrap).expect("bootstrap written");
         let mut child = command(&path)
@@ -164,8 +178,11 @@ impl Culvert {
     fn ask(&self, method: &str, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect_timeout(&self.admin, PATIENCE).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
-            .ok()?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        )
+        .ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         Some(answer)

@@ -1,8 +1,12 @@
-//! What the integration tests share: a culvert process, upstreams that do as they are told, a client on raw sockets.
+//! What the integration tests share: a culvert process, upstreams that do as they are told, a client on
+//! raw sockets; pods with applications, and a culvert that captures them.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 pub mod client;
 pub mod culvert;
+pub mod load;
+pub mod mesh;
+pub mod netns;
 pub mod upstream;
 
 /// Both I/O drivers; every test of the request path runs on each.

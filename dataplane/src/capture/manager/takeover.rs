@@ -79,6 +79,9 @@ impl CaptureManager {
         let netns = netns_of(&old);
         let in_file = wanted.get(&name).is_some_and(|new| new.netns_cookie == old.netns_cookie);
         let is_wanted = in_file || (old.source == Source::Socket && !wanted.contains_key(&name));
+        if let Some(netns) = netns.as_ref().filter(|_| old.applied) {
+            self.expect_closing(netns.id);
+        }
         let is_kept = is_wanted && netns.is_some() && old.mode == self.config.mode;
         if old.applied && !is_kept {
             let netns = netns.as_ref().map(|netns| netns.fd.as_fd());

@@ -73,7 +73,8 @@ impl Receiver {
                 state.scanned = state.input.bytes().len();
             }
             if state.closed {
-                let error = if state.input.is_empty() { ReceiveError::Closed } else { ReceiveError::Truncated };
+                let error =
+                    if state.input.is_empty() { ReceiveError::Closed } else { ReceiveError::Truncated };
                 return Poll::Ready(Err(error));
             }
             drop(state);
@@ -147,7 +148,12 @@ impl Receiver {
 
     /// Reads ahead while a response is awaited, to notice a client that is gone. Holds at most one buffer: whoever
     /// pipelines more is held back. A FIN is not an end: the client may have half-closed and still wait.
-    pub(super) fn poll_watch(&self, stream: &Stream, received: &Counter, cx: &mut Context<'_>) -> Poll<Watched> {
+    pub(super) fn poll_watch(
+        &self,
+        stream: &Stream,
+        received: &Counter,
+        cx: &mut Context<'_>,
+    ) -> Poll<Watched> {
         loop {
             {
                 let state = self.state.borrow();

@@ -52,7 +52,9 @@ impl ServerConn {
             if self.receiver.is_closed() {
                 return Poll::Ready(RequestStart::Closed);
             }
-            if ready!(self.receiver.poll_fill(&self.stream, &self.stats.downstream_cx_rx_bytes_total, cx)).is_err() {
+            if ready!(self.receiver.poll_fill(&self.stream, &self.stats.downstream_cx_rx_bytes_total, cx))
+                .is_err()
+            {
                 return Poll::Ready(RequestStart::Closed);
             }
         }
@@ -141,7 +143,9 @@ impl ServerConn {
         if let Some(rest) = self.receiver.take_input() {
             return Poll::Ready(Some(rest.len()));
         }
-        self.stream.poll_read(cx).map(|read| read.ok().filter(|lease| !lease.is_empty()).map(|lease| lease.len()))
+        self.stream
+            .poll_read(cx)
+            .map(|read| read.ok().filter(|lease| !lease.is_empty()).map(|lease| lease.len()))
     }
 
     /// Resets the connection.

@@ -1,0 +1,255 @@
+//! Pods that come and go while culvert runs, and what is left when it stops.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+use crate::support::{
+    load::{Load, between},
+    mesh::{Bootstrap, Mesh, Variant, enrolled, is_proxied},
+    netns::{App, Pod, Seen},
+};
+
+tests!(ebpf, iptables: pods_come_and_go, what_is_wrong_with_a_pod_is_said, what_was_broken_is_repaired,
+    stopping_leaves_strict_pods_closed, nothing_is_left_behind);
+tests!(ebpf: stopping_leaves_permissive_pods_direct);
+
+fn setup(variant: Variant) -> (Mesh, Pod, Pod, App) {
+    let mut mesh = Mesh::new(variant);
+    let (client, server) = (mesh.world.pod("client"), mesh.world.pod("server"));
+    let app = server.app();
+    (mesh, client, server, app)
+}
+
+fn assert_proxied(pod: &Pod, to: SocketAddr) {
+    let response = pod.get(to);
+    assert!(is_proxied(&response) && response.status == 200, "{response:?}");
+}
+
+fn assert_direct(pod: &Pod, to: SocketAddr) {
+    let response = pod.get(to);
+    assert!(!is_proxied(&response), "{response:?}");
+    let own: IpAddr = if to.is_ipv4() { pod.v4.into() } else { pod.v6.into() };
+    assert_eq!(Seen::from(&response).peer.ip(), own);
+}
+
+fn pods_come_and_go(variant: Variant) {
+    let (mesh, client, _server, app) = setup(variant);
+    let bootstrap = Bootstrap::of_service(&app).tcp("opaque", "UNSPECIFIED", "service");
+    let culvert = mesh.start_with(&bootstrap, &[]);
+    assert_eq!(mesh.socket_mode(), 0o600);
+    assert!(mesh.pods().is_empty());
+    assert_direct(&client, app.v4);
+
+    let netns = client.path().display().to_string();
+    let add = ["add", "--netns", &netns, "--name", "client", "--inbound", "off"];
+    let captured = || culvert.stat("culvert.capture.captured_outbound");
+    for (by_name, keeps_nat) in [(true, false), (false, true)] {
+        if keeps_nat {
+            let own = "iptables-nft -t nat -A OUTPUT -p tcp -d 192.0.2.1 -j DNAT --to-destination 192.0.2.2";
+            client.run(&own.split(' ').collect::<Vec<_>>());
+        }
+        let before = captured();
+        assert!(mesh.pod(&add).unwrap().starts_with("client\t"));
+        assert_proxied(&client, app.v4);
+        mesh.pod(&add).expect("adding it again just as it is changes nothing");
+        assert_proxied(&client, app.v6);
+        let mut open = client.client(app.v4);
+        assert!(is_proxied(&open.get("/")));
+        assert_eq!(captured() - before, 3);
+        assert_eq!(mesh.counters(&client).captured, 3, "counted since it was added");
+
+        let which: &[&str] = if by_name { &["client"] } else { &["--netns", &netns] };
+        assert_eq!(mesh.pod(&[&["remove"], which].concat()).unwrap(), "pod client: removed\n");
+        assert!(mesh.pods().is_empty());
+        assert_direct(&client, app.v4);
+        assert_direct(&client, app.v6);
+        // With the last rule of a namespace goes its address translation, and what depends on it.
+        if variant.is_ebpf() || keeps_nat {
+            assert!(is_proxied(&open.get("/")), "open connections go on");
+        } else {
+            open.try_get("/").expect_err("open connections end at once");
+        }
+        assert_eq!(captured() - before, 3);
+    }
+
+    // By a listener that is named, and speaks no HTTP.
+    assert!(mesh.pod(&[&add[..], &["--outbound", "opaque"]].concat()).unwrap().contains("outbound opaque"));
+    assert_direct(&client, app.v4);
+    assert_eq!((mesh.counters(&client).captured, culvert.stat("tcp.opaque.downstream_cx_total")), (1, 1));
+}
+
+fn what_is_wrong_with_a_pod_is_said(variant: Variant) {
+    let (mesh, client, server, app) = setup(variant);
+    let _culvert = mesh.start(&Bootstrap::of_service(&app), &[enrolled(&client, "policy: strict")]);
+    let (taken, free) = (client.path().display().to_string(), server.path().display().to_string());
+    let own = "/proc/self/ns/net";
+    let cases: [(&[&str], &str); 8] = [
+        (
+            &["add", "--netns", "/run/netns/none", "--name", "x"],
+            "pod x: netns: cannot open /run/netns/none: no such",
+        ),
+        (
+            &["add", "--netns", own, "--name", "x"],
+            "pod x: netns: /proc/self/ns/net is the host's network namespace",
+        ),
+        (
+            &["add", "--netns", &taken, "--name", "x"],
+            "pod x: netns: this is the network namespace of pod client",
+        ),
+        (
+            &["add", "--netns", &free, "--name", "client"],
+            "pod client: a pod of this name is enrolled already",
+        ),
+        (
+            &["add", "--netns", &free, "--name", "x", "--outbound", "y"],
+            "pod x: outbound: no listener is called \"y\"",
+        ),
+        (
+            &["add", "--netns", &free, "--name", "x", "--cgroup", "/etc"],
+            "pod x: cgroup: /etc is not a directory of a",
+        ),
+        (&["remove", "x"], "pod x: not enrolled"),
+        (&["repair", "x"], "pod x: not enrolled"),
+    ];
+    for (arguments, reason) in cases {
+        let said = mesh.pod(arguments).expect_err("refused");
+        assert!(said.starts_with(&format!("culvert: {reason}")), "{arguments:?}: {said}");
+    }
+    if !variant.is_ebpf() {
+        let said = mesh.pod(&["add", "--netns", &free, "--name", "x", "--policy", "permissive"]).unwrap_err();
+        assert!(said.contains("pod x: policy: permissive needs --capture ebpf"), "{said}");
+    }
+    assert_eq!(mesh.pods().len(), 1, "{:?}", mesh.pods());
+    assert_proxied(&client, app.v4);
+    assert_direct(&server, app.v4);
+}
+
+fn what_was_broken_is_repaired(variant: Variant) {
+    let (mesh, client, _server, app) = setup(variant);
+    let _culvert = mesh.start(&Bootstrap::of_service(&app), &[enrolled(&client, "policy: strict")]);
+    if variant.is_ebpf() {
+        for pin in fs::read_dir(mesh.world.bpf_dir.join("links")).unwrap() {
+            fs::remove_file(pin.unwrap().path()).unwrap();
+        }
+    } else {
+        for program in ["iptables-nft", "ip6tables-nft"] {
+            client.run(&[program, "-t", "nat", "-F", "OUTPUT"]);
+        }
+        assert_direct(&client, app.v4);
+    }
+    mesh.pod(&["repair", "client"]).unwrap();
+    assert_proxied(&client, app.v4);
+    assert_proxied(&client, app.v6);
+    mesh.pod(&["repair"]).unwrap();
+    assert_proxied(&client, app.v4);
+}
+
+fn stopping_leaves_permissive_pods_direct(variant: Variant) {
+    let (mut mesh, client, server, app) = setup(variant);
+    let outsider = mesh.world.pod("outsider");
+    let bootstrap = Bootstrap::of_service(&app);
+    let pods = [&client, &server].map(|pod| enrolled(pod, "policy: permissive"));
+    for _ in 0..2 {
+        let mut culvert = mesh.start(&bootstrap, &pods);
+        assert_proxied(&client, app.v4);
+        assert_proxied(&outsider, app.v4);
+        let loads = [&client, &outsider].map(|pod| Load::start(2, pod, app.v4));
+        loads.iter().for_each(|load| load.wait_for(20));
+        assert!(culvert.terminate().success());
+        let stopped = Instant::now();
+        loads.iter().for_each(|load| load.wait_for(40));
+        let end = Instant::now();
+        for load in loads {
+            for attempt in between(&load.stop(), stopped, end) {
+                assert!(
+                    attempt.result.as_ref().is_ok_and(|response| !is_proxied(response)),
+                    "{:?}",
+                    attempt.result
+                );
+            }
+        }
+        assert!(!mesh.control_socket().exists());
+    }
+}
+
+fn stopping_leaves_strict_pods_closed(variant: Variant) {
+    let (mut mesh, client, server, app) = setup(variant);
+    let outsider = mesh.world.pod("outsider");
+    let bootstrap = Bootstrap::of_service(&app);
+    let pods = [&client, &server].map(|pod| enrolled(pod, "policy: strict"));
+    for _ in 0..2 {
+        let mut culvert = mesh.start(&bootstrap, &pods);
+        assert_proxied(&client, app.v4);
+        assert_proxied(&outsider, app.v4);
+        assert!(culvert.terminate().success());
+        for (pod, to) in [(&client, app.v4), (&outsider, app.v4), (&client, app.v6), (&outsider, app.v6)] {
+            assert_eq!(
+                pod.try_get(to).unwrap_err().kind(),
+                ErrorKind::ConnectionRefused,
+                "{} to {to}",
+                pod.name
+            );
+        }
+    }
+    // Whoever is no longer wanted is let go by the next start.
+    let _culvert = mesh.start(&bootstrap, &pods[..1]);
+    assert_direct(&outsider, app.v4);
+    assert_proxied(&client, app.v4);
+}
+
+fn nothing_is_left_behind(variant: Variant) {
+    let (mut mesh, client, server, app) = setup(variant);
+    let own_rules = mesh.world.pod("rules");
+    let other = own_rules.app();
+    for command in [
+        "iptables-nft -A INPUT -p tcp --dport 9 -j DROP",
+        "iptables-nft -t nat -A OUTPUT -p tcp -d 192.0.2.1 -j DNAT --to-destination 192.0.2.2",
+        "ip6tables-nft -t nat -A PREROUTING -p tcp -d 2001:db8::1 -j DNAT --to-destination 2001:db8::2",
+        "ip rule add fwmark 7 lookup 77",
+    ] {
+        own_rules.run(&command.split(' ').collect::<Vec<_>>());
+    }
+    let everyone = [&client, &server, &own_rules];
+    let before = everyone.map(Pod::footprint);
+    assert!(before[2].contains("192.0.2.2") && before[2].contains("2001:db8::2"), "{}", before[2]);
+    let use_it = || {
+        for (pod, to) in [(&client, app.v4), (&client, app.v6), (&own_rules, app.v4), (&client, other.v4)] {
+            pod.get(to);
+        }
+    };
+    let bootstrap = Bootstrap::of_service(&app);
+    let pods = everyone.map(|pod| enrolled(pod, "policy: strict"));
+
+    // Removed, then stopped.
+    let mut culvert = mesh.start(&bootstrap, &pods);
+    use_it();
+    let changed = everyone.map(Pod::footprint);
+    assert!(
+        before.iter().zip(&changed).all(|(before, changed)| before != changed),
+        "there is something to remove"
+    );
+    for pod in everyone {
+        mesh.pod(&["remove", &pod.name]).unwrap();
+    }
+    assert_eq!(everyone.map(Pod::footprint), before);
+    assert!(culvert.terminate().success());
+    assert_eq!(everyone.map(Pod::footprint), before);
+
+    // Stopped, started, and then no longer wanted.
+    let mut culvert = mesh.start(&bootstrap, &pods);
+    use_it();
+    assert!(culvert.terminate().success());
+    let mut culvert = mesh.start(&bootstrap, &pods);
+    use_it();
+    culvert.kill();
+    let mut culvert = mesh.start(&bootstrap, &[]);
+    assert_eq!(everyone.map(Pod::footprint), before);
+    assert!(culvert.terminate().success());
+    mesh.pod(&["repair"]).unwrap();
+    assert_eq!(everyone.map(Pod::footprint), before);
+    assert!(!mesh.world.bpf_dir.exists(), "nothing is pinned any more");
+}
