@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{anyhow, bail};
 use culvert::{
     capture::{CaptureMode, PodReport, PodSpec, Policy, Request, Response, Target, repair::call_or_repair},
     cli::{self, Cli, Command, PodAdd, PodCommand},

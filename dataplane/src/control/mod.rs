@@ -32,7 +32,10 @@ pub use options::ServeOptions;
 pub use sockets::BindError;
 
 use crate::{
-    capture::{self, Call, CaptureConfig, CaptureError, CaptureManager, CaptureMode, ControlSocket, ControlSocketError, Response, pods},
+    capture::{
+        self, Call, CaptureConfig, CaptureError, CaptureManager, CaptureMode, ControlSocket,
+        ControlSocketError, Response, pods,
+    },
     control::{
         admin::{Admin, AdminError, DrainRequest, DrainScope, Listen, ServerInfo, ServerState},
         backend::AdminBackend,
@@ -351,9 +354,7 @@ impl Control {
     fn answer(&mut self, call: Call) {
         let response = match &mut self.manager {
             Some(manager) => manager.handle(call.request),
-            None => Response::error(
-                "capture is off: start culvert with --capture ebpf or iptables",
-            ),
+            None => Response::error("capture is off: start culvert with --capture ebpf or iptables"),
         };
         // Whoever asked may have gone.
         let _ = call.reply.send(response);

@@ -97,7 +97,7 @@ fn bind(
                 }
             }
             Address::Ip(ip) => {
-                share(tcp(listener, ip, false).map_err(failed)?, workers, &mut sockets).map_err(failed)?
+                share(tcp(listener, ip, false).map_err(failed)?, workers, &mut sockets).map_err(failed)?;
             }
             Address::Pipe { path, mode } => {
                 let socket = net::unix_listener(path, *mode).map_err(failed)?;

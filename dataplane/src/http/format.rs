@@ -79,7 +79,7 @@ impl<'e> Values<'e> {
             FormatPart::DownstreamLocalIp => return ip(downstream.local, out),
             FormatPart::DownstreamLocalPort => return port(downstream.local, out),
             FormatPart::Protocol => {
-                out.extend_from_slice(self.exchange.downstream_version.as_str().as_bytes())
+                out.extend_from_slice(self.exchange.downstream_version.as_str().as_bytes());
             }
             FormatPart::Hostname => {
                 out.extend_from_slice(self.exchange.conn.worker.process.hostname.as_bytes());

@@ -68,9 +68,8 @@ impl Exchange<'_> {
         random: u64,
         timers: &mut Timers,
     ) -> After {
-        let (name, weighted) = match self.cluster_name(action, random) {
-            Some(chosen) => chosen,
-            None => return self.no_cluster(action),
+        let Some((name, weighted)) = self.cluster_name(action, random) else {
+            return self.no_cluster(action);
         };
         let Some(cluster) = self.conn.worker.cluster(&name) else { return self.no_cluster(action) };
         *self.record.cluster.borrow_mut() = Some(name);

@@ -229,7 +229,7 @@ pub(super) fn stamp(conn: &Connection, head: &mut ResponseHead) {
     match config.server_header {
         ServerHeader::AppendIfAbsent if head.headers.contains("server") => {}
         ServerHeader::AppendIfAbsent | ServerHeader::Overwrite => {
-            head.headers.set("server", &config.server_name)
+            head.headers.set("server", &config.server_name);
         }
         ServerHeader::PassThrough => {}
     }

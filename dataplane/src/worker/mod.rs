@@ -201,7 +201,7 @@ impl Worker {
                 self.sockets.borrow_mut().push(Accepting { listener, pod, task });
             }
             Err(error) => {
-                log::error!(target: "worker", "listener {}: cannot accept: {error}", bound.listener)
+                log::error!(target: "worker", "listener {}: cannot accept: {error}", bound.listener);
             }
         }
     }

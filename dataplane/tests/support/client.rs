@@ -61,7 +61,7 @@ impl Client {
     }
 
     /// Sends FIN.
-    pub fn finish(&mut self) {
+    pub fn finish(&self) {
         self.stream.shutdown(Shutdown::Write).expect("shut down");
     }
 

@@ -35,7 +35,25 @@ impl Cgroup {
             let id = dir.metadata()?.ino();
             Ok(Self { dir, id })
         };
-        open().map_err(|source| Error::Cgroup { path: path.clone(), source })
+        let cgroup = open().map_err(|source| Error::Cgroup { path: path.clone(), source })?;
+        cgroup.warn_unless_it_contains_this_process(&path);
+        Ok(cgroup)
+    }
+
+    /// The programs tell the proxy's own connections apart by seeing them being made. Attached where they do not, they
+    /// would give the proxy's connection to the application back to the proxy, until a limit ends it.
+    fn warn_unless_it_contains_this_process(&self, path: &Path) {
+        let Ok(own) = fs::read_to_string("/proc/self/cgroup") else { return };
+        let Some(own) = own.lines().find_map(|line| line.strip_prefix("0::/")) else { return };
+        let Ok(root) = root() else { return };
+        let contains =
+            root.join(own).ancestors().any(|dir| fs::metadata(dir).is_ok_and(|m| m.ino() == self.id));
+        if !contains {
+            log::warn!(
+                "cgroup {}: this process is not below it (it is in /{own}); inbound capture will not work",
+                path.display()
+            );
+        }
     }
 }
 
