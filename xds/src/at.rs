@@ -39,7 +39,7 @@ impl Sink {
 /// A place in a resource: a list on the stack that is rendered only when there is something to report.
 #[derive(Clone, Copy)]
 pub(crate) struct At<'a> {
-    parent: Option<&'a At<'a>>,
+    parent: Option<&'a Self>,
     segment: Segment<'a>,
     sink: &'a Sink,
 }

@@ -96,7 +96,8 @@ fn cds(names: &[&str]) -> String {
     let clusters = names.iter().map(|name| {
         format!(
             "- '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\n  name: {name}\n  type: EDS\n  \
-             eds_cluster_config: {{service_name: {name}-service, eds_config: {{path_config_source: {{path: DIR/eds.yaml}}}}}}\n"
+             eds_cluster_config: {{service_name: {name}-service, eds_config: {{path_config_source: \
+             {{path: DIR/eds.yaml}}}}}}\n"
         )
     });
     format!("version_info: '1'\nresources:\n{}", clusters.collect::<String>())
@@ -106,7 +107,8 @@ fn eds(endpoints: &[(&str, u16)]) -> String {
     let assignments = endpoints.iter().map(|(name, port)| {
         format!(
             "- '@type': type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment\n  cluster_name: {name}-service\n  \
-             endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 10.0.0.1, port_value: {port}}}}}}}}}]}}]\n"
+             endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 10.0.0.1, \
+             port_value: {port}}}}}}}}}]}}]\n"
         )
     });
     format!("resources:\n{}", assignments.collect::<String>())
@@ -358,7 +360,8 @@ async fn new_resources_wait_for_what_they_need() {
 async fn listeners_refused_for_a_cluster_are_tried_again() {
     let inline = lds(&[("a", 1)]).replace(
         "rds: {route_config_name: routes, config_source: {path_config_source: {path: DIR/rds.yaml}}}",
-        "route_config: {virtual_hosts: [{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: v1}}]}]}",
+        "route_config: {virtual_hosts: [{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: \
+         {cluster: v1}}]}]}",
     );
     let mut f = fixture(
         BOOTSTRAP,

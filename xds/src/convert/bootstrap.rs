@@ -54,7 +54,8 @@ pub(crate) fn settings(at: &At<'_>, message: &pb::Bootstrap) -> Option<Settings>
     let engine = only::<GoogleRe2>(&at.field("default_regex_engine"), message.default_regex_engine.as_ref());
     let resolver =
         resolver(&at.field("typed_dns_resolver_config"), message.typed_dns_resolver_config.as_ref());
-    (engine?, resolver?);
+    engine?;
+    resolver?;
     let (runtime, overload) = (runtime?, overload?);
     Some(Settings {
         admin: admin?,

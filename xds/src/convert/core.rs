@@ -97,9 +97,8 @@ pub(super) fn host_port(at: &At<'_>, address: &pb::Address) -> Option<HostPort> 
     if socket.protocol() != pb::socket_address::Protocol::Tcp {
         return at.field("protocol").error("UDP is not supported");
     }
-    let port = match socket.port_specifier {
-        Some(PortSpecifier::PortValue(port)) => port,
-        _ => return at.field("port_value").error("value is required"),
+    let Some(PortSpecifier::PortValue(port)) = socket.port_specifier else {
+        return at.field("port_value").error("value is required");
     };
     let Ok(port) = u16::try_from(port) else { return at.field("port_value").error("not a port") };
     Some(match socket.address.parse::<IpAddr>() {

@@ -89,6 +89,12 @@ struct Host<P> {
     health: Health,
 }
 
+/// Endpoints that share a weight.
+struct Locality<P> {
+    weight: u32,
+    hosts: Vec<Host<P>>,
+}
+
 /// Endpoints of all localities, priority 0 first.
 fn hosts<P>(
     at: &At<'_>,
@@ -98,7 +104,7 @@ fn hosts<P>(
 ) -> Option<Vec<Host<P>>> {
     let at = at.field("endpoints");
     let mut complete = true;
-    let mut priorities: BTreeMap<u32, Vec<(u32, Vec<Host<P>>)>> = BTreeMap::new();
+    let mut priorities: BTreeMap<u32, Vec<Locality<P>>> = BTreeMap::new();
     for (index, locality) in assignment.endpoints.iter().enumerate() {
         let at = at.index(index);
         let at = at.field("lb_endpoints");
@@ -113,15 +119,15 @@ fn hosts<P>(
             return at.error(format!("the sum of weights of a locality exceeds {}", u32::MAX));
         }
         let weight = locality.load_balancing_weight.as_ref().map_or(0, |weight| weight.value);
-        priorities.entry(locality.priority).or_default().push((weight, converted));
+        priorities.entry(locality.priority).or_default().push(Locality { weight, hosts: converted });
     }
     if !complete {
         return None;
     }
     if localities == Localities::Weighted {
-        priorities.values_mut().for_each(|localities| spread(localities));
+        priorities.values_mut().for_each(spread);
     }
-    Some(priorities.into_values().flatten().flat_map(|(_, hosts)| hosts).collect())
+    Some(priorities.into_values().flatten().flat_map(|locality| locality.hosts).collect())
 }
 
 fn host<P>(
@@ -137,30 +143,30 @@ fn host<P>(
     };
     let weight = endpoint.load_balancing_weight.as_ref().map_or(1, |weight| weight.value);
     let at = at.field("endpoint");
-    let endpoint = match endpoint.host_identifier.as_ref() {
-        Some(HostIdentifier::Endpoint(endpoint)) => endpoint,
-        _ => return at.error("value is required"),
+    let Some(HostIdentifier::Endpoint(endpoint)) = endpoint.host_identifier.as_ref() else {
+        return at.error("value is required");
     };
     Some(Host { place: place(&at, endpoint)?, hostname: endpoint.hostname.clone(), weight, priority, health })
 }
 
 /// Gives each endpoint of one priority its share of its locality's weight, in the smallest whole numbers.
-fn spread<P>(localities: &mut Vec<(u32, Vec<Host<P>>)>) {
-    localities.retain(|(weight, hosts)| *weight > 0 && !hosts.is_empty());
-    let sum = |hosts: &[Host<P>]| hosts.iter().map(|host| u128::from(host.weight)).sum::<u128>();
+fn spread<P>(localities: &mut Vec<Locality<P>>) {
+    localities.retain(|locality| locality.weight > 0 && !locality.hosts.is_empty());
+    let sum =
+        |locality: &Locality<P>| locality.hosts.iter().map(|host| u128::from(host.weight)).sum::<u128>();
     // Ends where further precision could not be told apart.
-    let common = localities.iter().fold(1, |common, (_, hosts)| lcm(common, sum(hosts)).min(1 << 40));
+    let common = localities.iter().fold(1, |common, locality| lcm(common, sum(locality)).min(1 << 40));
+    let share = |locality: &Locality<P>, host: &Host<P>| {
+        u128::from(host.weight) * u128::from(locality.weight) * common / sum(locality)
+    };
     let shares: Vec<Vec<u128>> = localities
         .iter()
-        .map(|(weight, hosts)| {
-            let sum = sum(hosts);
-            hosts.iter().map(|host| u128::from(host.weight) * u128::from(*weight) * common / sum).collect()
-        })
+        .map(|locality| locality.hosts.iter().map(|host| share(locality, host)).collect())
         .collect();
     let divisor = shares.iter().flatten().fold(0, |divisor, share| gcd(divisor, *share)).max(1);
     let largest = shares.iter().flatten().max().map_or(1, |largest| largest / divisor).max(1);
-    for ((_, hosts), shares) in localities.iter_mut().zip(shares) {
-        for (host, share) in hosts.iter_mut().zip(shares) {
+    for (locality, shares) in localities.iter_mut().zip(shares) {
+        for (host, share) in locality.hosts.iter_mut().zip(shares) {
             let share = share / divisor;
             let scaled = if largest > SCALED_MAX { share * SCALED_MAX / largest } else { share };
             host.weight = u32::try_from(scaled.max(1)).unwrap_or(u32::MAX);
@@ -191,13 +197,13 @@ mod tests {
             priority: 0,
             health: Health::Healthy,
         };
-        let mut localities: Vec<_> =
-            given.iter().map(|(weight, hosts)| (*weight, hosts.iter().map(host).collect())).collect();
+        let locality = |(weight, hosts): &(u32, &[u32])| Locality {
+            weight: *weight,
+            hosts: hosts.iter().map(host).collect(),
+        };
+        let mut localities: Vec<_> = given.iter().map(locality).collect();
         spread(&mut localities);
-        localities
-            .iter()
-            .map(|(_, hosts): &(_, Vec<Host<()>>)| hosts.iter().map(|h| h.weight).collect())
-            .collect()
+        localities.iter().map(|locality| locality.hosts.iter().map(|host| host.weight).collect()).collect()
     }
 
     #[test]

@@ -52,33 +52,23 @@ pub(super) fn connection_manager(
     let upgrades = upgrades(&at.field("upgrade_configs"), &manager.upgrade_configs);
     let log = access_logs(at, manager);
     let http1 = http1(&at.field("http_protocol_options"), manager.http_protocol_options.as_ref());
-    let timeout = |name, value: Option<&_>, default| core::timeout(&at.field(name), value, default);
-    let stream_idle_timeout =
-        timeout("stream_idle_timeout", manager.stream_idle_timeout.as_ref(), Some(Duration::from_secs(300)));
-    let request_timeout = timeout("request_timeout", manager.request_timeout.as_ref(), None);
-    let request_headers_timeout =
-        timeout("request_headers_timeout", manager.request_headers_timeout.as_ref(), None);
-    let delayed_close_timeout = timeout(
-        "delayed_close_timeout",
-        manager.delayed_close_timeout.as_ref(),
-        Some(Duration::from_secs(1)),
-    );
-    let drain_timeout =
-        core::duration_or(&at.field("drain_timeout"), manager.drain_timeout.as_ref(), Duration::from_secs(5));
+    let timeouts = timeouts(at, manager);
     let common =
         common(&at.field("common_http_protocol_options"), manager.common_http_protocol_options.as_ref());
-    (codec?, request_id?, certificate?);
-    let (router, common) = (router?, common?);
+    codec?;
+    request_id?;
+    certificate?;
+    let (router, common, timeouts) = (router?, common?, timeouts?);
     Some(HttpConnectionManager {
         stat_prefix: manager.stat_prefix.clone(),
         routes: routes?,
         filters: vec![HttpFilter::Router],
         idle_timeout: common.idle_timeout,
-        stream_idle_timeout: stream_idle_timeout?,
-        request_timeout: request_timeout?,
-        request_headers_timeout: request_headers_timeout?,
-        delayed_close_timeout: delayed_close_timeout?,
-        drain_timeout: drain_timeout?,
+        stream_idle_timeout: timeouts.stream_idle_timeout,
+        request_timeout: timeouts.request_timeout,
+        request_headers_timeout: timeouts.request_headers_timeout,
+        delayed_close_timeout: timeouts.delayed_close_timeout,
+        drain_timeout: timeouts.drain_timeout,
         max_connection_duration: common.max_connection_duration,
         max_requests_per_connection: common.max_requests,
         max_request_headers_bytes: kib(manager.max_request_headers_kb.as_ref()),
@@ -110,6 +100,38 @@ pub(super) fn connection_manager(
         upgrades: upgrades?,
         suppress_envoy_headers: router.suppress_envoy_headers,
         access_log: log?,
+    })
+}
+
+/// Timeouts of the connection manager itself, with their defaults.
+struct Timeouts {
+    stream_idle_timeout: Option<Duration>,
+    request_timeout: Option<Duration>,
+    request_headers_timeout: Option<Duration>,
+    delayed_close_timeout: Option<Duration>,
+    drain_timeout: Duration,
+}
+
+fn timeouts(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<Timeouts> {
+    let timeout = |name, value: Option<&_>, default| core::timeout(&at.field(name), value, default);
+    let stream_idle_timeout =
+        timeout("stream_idle_timeout", manager.stream_idle_timeout.as_ref(), Some(Duration::from_secs(300)));
+    let request_timeout = timeout("request_timeout", manager.request_timeout.as_ref(), None);
+    let request_headers_timeout =
+        timeout("request_headers_timeout", manager.request_headers_timeout.as_ref(), None);
+    let delayed_close_timeout = timeout(
+        "delayed_close_timeout",
+        manager.delayed_close_timeout.as_ref(),
+        Some(Duration::from_secs(1)),
+    );
+    let drain_timeout =
+        core::duration_or(&at.field("drain_timeout"), manager.drain_timeout.as_ref(), Duration::from_secs(5));
+    Some(Timeouts {
+        stream_idle_timeout: stream_idle_timeout?,
+        request_timeout: request_timeout?,
+        request_headers_timeout: request_headers_timeout?,
+        delayed_close_timeout: delayed_close_timeout?,
+        drain_timeout: drain_timeout?,
     })
 }
 
@@ -153,9 +175,8 @@ fn filters(at: &At<'_>, filters: &[pb::HttpFilter]) -> Option<Router> {
     let mut router = None;
     let mut last = None;
     for (index, filter) in filters.iter().enumerate() {
-        let any = match filter.config_type.as_ref() {
-            Some(http_filter::ConfigType::TypedConfig(any)) => any,
-            _ => return at.index(index).field("typed_config").error("value is required"),
+        let Some(http_filter::ConfigType::TypedConfig(any)) = filter.config_type.as_ref() else {
+            return at.index(index).field("typed_config").error("value is required");
         };
         last = Some((index, &filter.name));
         let Some(config) = unpack::<Router>(any) else {

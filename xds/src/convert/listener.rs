@@ -119,9 +119,8 @@ fn filter_chain(at: &At<'_>, chain: &pb::FilterChain, clusters: &Clusters<'_>) -
     };
     let at = at_filters.index(0);
     let at = at.field("typed_config");
-    let any = match filter.config_type.as_ref() {
-        Some(filter::ConfigType::TypedConfig(any)) => any,
-        _ => return at.error("value is required"),
+    let Some(filter::ConfigType::TypedConfig(any)) = filter.config_type.as_ref() else {
+        return at.error("value is required");
     };
     let filter = if let Some(manager) = unpack::<HttpConnectionManager>(any) {
         NetworkFilter::Http(Arc::new(http::connection_manager(&at, &manager, clusters)?))

@@ -97,7 +97,7 @@ fn write_message(message: &DynamicMessage, out: &mut Vec<u8>) {
                 write_delimited(field.number(), &packed, out);
             }
             Value::List(values) => {
-                values.iter().for_each(|value| write_field(field.number(), &field.kind(), value, out))
+                values.iter().for_each(|value| write_field(field.number(), &field.kind(), value, out));
             }
             Value::Map(map) => write_map(&field, map, out),
             value => write_field(field.number(), &field.kind(), value, out),
@@ -145,7 +145,7 @@ fn write_scalar(kind: &Kind, value: &Value, out: &mut Vec<u8>) {
     match (kind, value) {
         (_, Value::Bool(value)) => encode_varint(u64::from(*value), out),
         (Kind::Sint32, Value::I32(value)) => {
-            encode_varint(u64::from(((value << 1) ^ (value >> 31)) as u32), out)
+            encode_varint(u64::from(((value << 1) ^ (value >> 31)) as u32), out);
         }
         (Kind::Sint64, Value::I64(value)) => encode_varint(((value << 1) ^ (value >> 63)) as u64, out),
         (Kind::Sfixed32, Value::I32(value)) => out.put_i32_le(*value),

@@ -106,10 +106,14 @@ fn rule(rules: FieldRules) -> Rule {
 
 fn duration(rules: pb::DurationRules) -> Bounds<i128> {
     let nanos = |d: Duration| i128::from(d.seconds) * 1_000_000_000 + i128::from(d.nanos);
+    let end = |exclusive: Option<Duration>, inclusive: Option<Duration>| match exclusive {
+        Some(end) => Some((nanos(end), false)),
+        None => inclusive.map(|end| (nanos(end), true)),
+    };
     Bounds {
         constant: rules.r#const.map(nanos),
-        upper: rules.lt.map(|d| (nanos(d), false)).or(rules.lte.map(|d| (nanos(d), true))),
-        lower: rules.gt.map(|d| (nanos(d), false)).or(rules.gte.map(|d| (nanos(d), true))),
+        upper: end(rules.lt, rules.lte),
+        lower: end(rules.gt, rules.gte),
         in_: rules.r#in.into_iter().map(nanos).collect(),
         not_in: rules.not_in.into_iter().map(nanos).collect(),
         ignore_empty: false,

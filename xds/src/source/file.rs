@@ -138,7 +138,8 @@ mod tests {
         let yaml =
             format!("version_info: v\nresources:\n- '@type': {CLUSTER}\n  name: a\n  connectTimeout: 1s\n");
         let json = format!(
-            r#"{{"versionInfo": "v", "resources": [{{"@type": "{CLUSTER}", "connect_timeout": "1s", "name": "a"}}]}}"#
+            r#"{{"versionInfo": "v", "resources": [{{"@type": "{CLUSTER}", "connect_timeout": "1s",
+                "name": "a"}}]}}"#
         );
         let a = parse_as("x.yaml", &yaml).unwrap();
         let b = parse_as("x.json", &json).unwrap();
@@ -157,7 +158,8 @@ mod tests {
     #[test]
     fn one_resource_needs_no_list_and_may_be_wrapped() {
         let yaml = format!(
-            "resources:\n  '@type': type.googleapis.com/{WRAPPER}\n  name: a\n  resource: {{'@type': {CLUSTER}, name: b}}\n"
+            "resources:\n  '@type': type.googleapis.com/{WRAPPER}\n  name: a\n  resource: {{'@type': \
+             {CLUSTER}, name: b}}\n"
         );
         assert_eq!(parse_as("x", &yaml).unwrap().resources[0].name, "b");
     }

@@ -22,7 +22,7 @@ pub(super) fn compose(store: &Store) -> (Config, Changes) {
             .cloned()
             .chain(store.clusters.iter().filter_map(active))
             .collect(),
-        routes: by_name(&store.routes, |routes| routes.clone()),
+        routes: by_name(&store.routes, Arc::clone),
         assignments: by_name(&store.assignments, |assignment| assignment.model.clone()),
     };
     let before = &store.config;

@@ -125,7 +125,7 @@ impl Store {
 
     /// Whether every source was read, or given up waiting for.
     pub(crate) fn is_initialised(&self) -> bool {
-        self.subscriptions.values().all(|subscription| subscription.is_done())
+        self.subscriptions.values().all(Subscription::is_done)
     }
 
     /// Takes what `path` holds now. `only_unread` leaves out subscriptions that have seen it. Returns errors, for the

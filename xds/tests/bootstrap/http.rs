@@ -47,12 +47,8 @@ fn defaults_are_envoys() {
     assert!(loaded.notes.is_empty(), "{:?}", loaded.notes);
 }
 
-#[test]
-fn every_field_of_a_connection_manager_takes_effect() {
-    let loaded = good(&http(&[
-        (
-            "MANAGER",
-            "codec_type: http1
+/// A connection manager that says something else than the default everywhere.
+const EVERY_FIELD: &str = "codec_type: http1
           common_http_protocol_options:
             idle_timeout: 0s
             max_connection_duration: 60s
@@ -91,16 +87,17 @@ fn every_field_of_a_connection_manager_takes_effect() {
           access_log:
           - name: file
             typed_config:
-              '@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+              '@type': EXT/access_loggers.file.v3.FileAccessLog
               path: /dev/null
               log_format: {text_format_source: {inline_string: \"%REQ(A)% 1%%\\n\"}}
           - name: out
-            typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog}
+            typed_config: {'@type': EXT/access_loggers.stream.v3.StdoutAccessLog}
           - name: err
-            typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StderrAccessLog}",
-        ),
-        ("FILTER", "suppress_envoy_headers: true"),
-    ]));
+            typed_config: {'@type': EXT/access_loggers.stream.v3.StderrAccessLog}";
+
+#[test]
+fn every_field_of_a_connection_manager_takes_effect() {
+    let loaded = good(&http(&[("MANAGER", EVERY_FIELD), ("FILTER", "suppress_envoy_headers: true")]));
     let manager = manager(&loaded);
     assert_eq!((manager.idle_timeout, manager.max_connection_duration), (None, seconds(60)));
     assert_eq!((manager.max_headers_count, manager.max_requests_per_connection), (7, Some(9)));
@@ -173,7 +170,7 @@ fn enums_of_a_connection_manager() {
         assert_eq!(manager(&of(text)).strip_port, value, "{text}");
     }
     let preserve = "http_protocol_options: {header_key_format: {stateful_formatter: {name: p, typed_config: \
-        {'@type': type.googleapis.com/envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig}}}}";
+        {'@type': EXT/http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig}}}}";
     assert_eq!(manager(&of(preserve)).http1.header_case, HeaderCase::Preserve);
 }
 
@@ -210,10 +207,10 @@ fn both_spellings_mean_the_same() {
 
 #[test]
 fn extensions_may_come_as_typed_struct() {
-    let router = "{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router,  }";
+    let router = "{'@type': EXT/filters.http.router.v3.Router,  }";
     for kind in ["udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct"] {
         let wrapped = format!(
-            "{{'@type': type.googleapis.com/{kind}, type_url: type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, \
+            "{{'@type': type.googleapis.com/{kind}, type_url: EXT/filters.http.router.v3.Router, \
              value: {{suppressEnvoyHeaders: true}}}}"
         );
         let text = http(&[]).replace(router, &wrapped);
@@ -224,7 +221,7 @@ fn extensions_may_come_as_typed_struct() {
 
 #[test]
 fn filters_that_may_be_missing_are_passed_over() {
-    let fault = "{name: f, FLAG: true, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault}}";
+    let fault = "{name: f, FLAG: true, typed_config: {'@type': EXT/filters.http.fault.v3.HTTPFault}}";
     for flag in ["is_optional", "disabled"] {
         let text = http(&[]).replacen(
             "- name: router",

@@ -9,7 +9,8 @@ fn listeners() {
     let loaded = good(&http(&[(
         "LISTENER",
         "stat_prefix: front
-    additional_addresses: [{address: {socket_address: {address: '::1', port_value: 10000}}}, {address: {pipe: {path: '@x'}}}]
+    additional_addresses: [{address: {socket_address: {address: '::1', port_value: 10000}}}, {address: \
+    {pipe: {path: '@x'}}}]
     per_connection_buffer_limit_bytes: 32768
     deprecated_v1: {bind_to_port: false}
     traffic_direction: outbound
@@ -17,7 +18,7 @@ fn listeners() {
     tcp_backlog_size: 77
     listener_filters:
     - name: original
-      typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst}",
+      typed_config: {'@type': EXT/filters.listener.original_dst.v3.OriginalDst}",
     )]));
     let listener = listener(&loaded);
     assert_eq!((listener.stat_prefix.as_str(), listener.buffer_limit_bytes), ("front", 32_768));
@@ -57,8 +58,10 @@ fn a_listener_without_name_is_called_by_its_address() {
 fn tcp_proxies() {
     let text = |cluster: &str| {
         format!(
-            "static_resources: {{listeners: [{{name: l, address: {{pipe: {{path: /x}}}}, default_filter_chain: {{filters: [{{name: t, \
-             typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, {cluster}}}}}]}}}}]}}"
+            "static_resources: {{listeners: [{{name: l, address: {{pipe: {{path: /x}}}}, \
+             default_filter_chain: {{filters: [{{name: t, \
+             typed_config: {{'@type': EXT/filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, \
+             {cluster}}}}}]}}}}]}}"
         )
     };
     let proxy = |cluster: &str| match &listener(&good(&text(cluster))).filter_chain.filter {

@@ -14,8 +14,10 @@ use culvert_model::{
 };
 use culvert_xds::{Errors, LoadOptions, Loaded, load_bootstrap};
 
+/// Loads a bootstrap in which `EXT/` abbreviates the type URLs of Envoy's extensions.
 fn load(yaml: &str) -> Result<Loaded, Errors> {
-    load_bootstrap(&LoadOptions { config_yaml: Some(yaml.to_owned()), ..LoadOptions::default() })
+    let yaml = yaml.replace("EXT/", "type.googleapis.com/envoy.extensions.");
+    load_bootstrap(&LoadOptions { config_yaml: Some(yaml), ..LoadOptions::default() })
 }
 
 fn good(yaml: &str) -> Loaded {
@@ -40,12 +42,12 @@ static_resources:
     - filters:
       - name: http
         typed_config:
-          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          '@type': EXT/filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: http
           MANAGER
           http_filters:
           - name: router
-            typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router, FILTER }
+            typed_config: {'@type': EXT/filters.http.router.v3.Router, FILTER }
           route_config:
             CONFIG
             virtual_hosts:

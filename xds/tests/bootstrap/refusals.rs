@@ -41,12 +41,14 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     (
         "MANAGER",
-        "access_log: [{name: f, typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: /x, format: '%BOGUS%'}}]",
+        "access_log: [{name: f, typed_config: {'@type': EXT/access_loggers.file.v3.FileAccessLog, path: \
+         /x, format: '%BOGUS%'}}]",
         "@access_log[0].typed_config.format: %BOGUS% is not a supported operator",
     ),
     (
         "MANAGER",
-        "access_log: [{name: f, typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig}}]",
+        "access_log: [{name: f, typed_config: {'@type': \
+         EXT/access_loggers.grpc.v3.HttpGrpcAccessLogConfig}}]",
         "@access_log[0].typed_config: envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig is not supported",
     ),
     (
@@ -62,7 +64,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "FILTER",
         "respect_expected_rq_timeout: true",
-        "@http_filters[0].typed_config.respect_expected_rq_timeout: true is not supported; only the default is",
+        "@http_filters[0].typed_config.respect_expected_rq_timeout: \
+         true is not supported; only the default is",
     ),
     (
         "CONFIG",
@@ -108,7 +111,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "ROUTE",
         "route: {}",
-        "#route.cluster_specifier: one of cluster, cluster_header, weighted_clusters, cluster_specifier_plugin, inline_cluster_specifier_plugin is required",
+        "#route.cluster_specifier: one of cluster, cluster_header, weighted_clusters, \
+         cluster_specifier_plugin, inline_cluster_specifier_plugin is required",
     ),
     (
         "ROUTE",
@@ -188,12 +192,14 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     (
         "LISTENER",
-        "listener_filters: [{name: t, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}]",
-        "listener \"ingress\": listener_filters[0].typed_config: envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector is not supported",
+        "listener_filters: [{name: t, typed_config: {'@type': \
+         EXT/filters.listener.tls_inspector.v3.TlsInspector}}]",
+        "listener \"ingress\": listener_filters[0].typed_config: \
+         envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector is not supported",
     ),
     (
         "LISTENER",
-        "listener_filters: [{name: t, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]",
+        "listener_filters: [{name: t, typed_config: {'@type': EXT/filters.http.router.v3.Router}}]",
         "listener \"ingress\": listener_filters[0].typed_config: envoy.extensions.filters.http.router.v3.Router is not a supported listener filter",
     ),
     ("CLUSTER", "type: LOGICAL_DNS", "cluster \"a\": type: LOGICAL_DNS is not supported"),
@@ -218,18 +224,23 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("CLUSTER", "bogus: 1", "cluster \"a\": bogus: unknown field of envoy.config.cluster.v3.Cluster"),
     (
         "CLUSTER",
-        "load_balancing_policy: {policies: [{typed_extension_config: {name: m, typed_config: {'@type': type.googleapis.com/envoy.extensions.load_balancing_policies.maglev.v3.Maglev}}}]}",
-        "cluster \"a\": load_balancing_policy.policies: not supported: envoy.extensions.load_balancing_policies.maglev.v3.Maglev",
+        "load_balancing_policy: {policies: [{typed_extension_config: {name: m, typed_config: {'@type': \
+         EXT/load_balancing_policies.maglev.v3.Maglev}}}]}",
+        "cluster \"a\": load_balancing_policy.policies: not supported: \
+         envoy.extensions.load_balancing_policies.maglev.v3.Maglev",
     ),
     (
         "CLUSTER",
-        "load_assignment: {cluster_name: a, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: svc, port_value: 1}}}}]}]}",
+        "load_assignment: {cluster_name: a, endpoints: [{lb_endpoints: [{endpoint: {address: \
+         {socket_address: {address: svc, port_value: 1}}}}]}]}",
         "cluster \"a\": load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address: malformed IP address \"svc\"; only clusters of type STRICT_DNS resolve names",
     ),
     (
         "CLUSTER",
-        "transport_socket: {name: tls, typed_config: {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}",
-        "cluster \"a\": transport_socket.typed_config: envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext is not supported",
+        "transport_socket: {name: tls, typed_config: {'@type': \
+         EXT/transport_sockets.tls.v3.UpstreamTlsContext}}",
+        "cluster \"a\": transport_socket.typed_config: \
+         envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext is not supported",
     ),
 ];
 
@@ -254,15 +265,24 @@ fn refusals() {
 fn refusals_of_whole_bootstraps() {
     let listener = |name: &str, port: u16| {
         format!(
-            "{{name: {name}, address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}, filter_chains: [{{filters: [{{name: t, \
-             typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, cluster: a}}}}]}}]}}"
+            "{{name: {name}, address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}, \
+             filter_chains: [{{filters: [{{name: t, \
+             typed_config: {{'@type': EXT/filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: s, \
+             cluster: a}}}}]}}]}}"
         )
     };
     for (text, expected) in [
         ("a".to_owned(), "bootstrap: expected a message, not \"a\""),
         ("a: [".to_owned(), "bootstrap: invalid YAML: "),
-        ("static_resources: {clusters: [{name: a}, {name: a}]}".to_owned(), "cluster \"a\": name: duplicate cluster"),
-        ("static_resources: {clusters: [{}]}".to_owned(), "cluster \"\": name: value length must be at least 1 characters"),
+        (
+            "static_resources: {clusters: [{name: a}, {name: a}]}".to_owned(),
+            "cluster \"a\": name: duplicate cluster",
+        ),
+        (
+            "static_resources: {clusters: [{}]}".to_owned(),
+            "cluster \"\": name: \
+        value length must be at least 1 characters",
+        ),
         (
             format!("static_resources: {{listeners: [{}, {}]}}", listener("x", 1), listener("x", 2)),
             "listener \"x\": name: duplicate listener",
@@ -271,45 +291,84 @@ fn refusals_of_whole_bootstraps() {
             format!("static_resources: {{listeners: [{}, {}]}}", listener("x", 1), listener("y", 1)),
             "listener \"y\": address: duplicate address 127.0.0.1:1, which listener \"x\" has",
         ),
-        ("static_resources: {listeners: [{name: x}]}".to_owned(), "listener \"x\": address: value is required"),
+        (
+            "static_resources: {listeners: [{name: x}]}".to_owned(),
+            "listener \"x\": address: \
+        value is required",
+        ),
         (
             "static_resources: {listeners: [{name: x, address: {pipe: {path: /x}}}]}".to_owned(),
             "listener \"x\": filter_chains: no filter chains specified",
         ),
         (
-            "static_resources: {listeners: [{name: x, address: {pipe: {path: '@x', mode: 0600}}}]}".to_owned(),
+            "static_resources: {listeners: [{name: x, address: {pipe: {path: '@x', mode: \
+             0600}}}]}"
+                .to_owned(),
             "listener \"x\": address.pipe.mode: cannot be set for an abstract Unix socket",
         ),
-        ("static_resources: {secrets: [{name: x}]}".to_owned(), "bootstrap: static_resources.secrets: TLS is not supported"),
-        ("dynamic_resources: {ads_config: {}}".to_owned(), "bootstrap: dynamic_resources.ads_config: aggregated xDS is not supported"),
+        (
+            "static_resources: {secrets: [{name: x}]}".to_owned(),
+            "bootstrap: static_resources.secrets: \
+        TLS is not supported",
+        ),
+        (
+            "dynamic_resources: {ads_config: {}}".to_owned(),
+            "bootstrap: dynamic_resources.ads_config: \
+        aggregated xDS is not supported",
+        ),
         (
             "dynamic_resources: {lds_config: {}}".to_owned(),
-            "bootstrap: dynamic_resources.lds_config.config_source_specifier: one of path, path_config_source, api_config_source, ads, self is required",
+            "bootstrap: dynamic_resources.lds_config.config_source_specifier: one of path, \
+             path_config_source, api_config_source, ads, self is required",
         ),
-        ("admin: {address: {socket_address: {address: localhost, port_value: 1}}}".to_owned(), "bootstrap: admin.address.socket_address.address: malformed IP address \"localhost\""),
+        (
+            "admin: {address: {socket_address: {address: localhost, port_value: 1}}}".to_owned(),
+            "bootstrap: admin.address.socket_address.address: malformed IP address \"localhost\"",
+        ),
         ("admin: {allow_paths: [{exact: /}]}".to_owned(), "bootstrap: admin.allow_paths: not supported"),
         ("stats_sinks: [{name: x}]".to_owned(), "bootstrap: stats_sinks: stats sinks are not supported"),
-        ("stats_flush_interval: 300s".to_owned(), "bootstrap: stats_flush_interval: value must be inside range [0.001s, 300s)"),
-        ("cluster_manager: {local_cluster_name: x}".to_owned(), "bootstrap: cluster_manager.local_cluster_name: unknown cluster \"x\""),
         (
-            "layered_runtime: {layers: [{name: a, static_layer: {}}, {name: a, static_layer: {}}]}".to_owned(),
+            "stats_flush_interval: 300s".to_owned(),
+            "bootstrap: stats_flush_interval: \
+        value must be inside range [0.001s, 300s)",
+        ),
+        (
+            "cluster_manager: {local_cluster_name: x}".to_owned(),
+            "bootstrap: \
+        cluster_manager.local_cluster_name: unknown cluster \"x\"",
+        ),
+        (
+            "layered_runtime: {layers: [{name: a, static_layer: {}}, {name: a, static_layer: \
+             {}}]}"
+                .to_owned(),
             "bootstrap: layered_runtime.layers[1].name: duplicate layer name: \"a\"",
         ),
         (
-            "layered_runtime: {layers: [{name: a, static_layer: {overload: {global_downstream_max_connections: many}}}]}".to_owned(),
+            "layered_runtime: {layers: [{name: a, static_layer: {overload: \
+             {global_downstream_max_connections: many}}}]}"
+                .to_owned(),
             "bootstrap: layered_runtime.layers[0].static_layer[\"overload.global_downstream_max_connections\"]: expected a number of connections",
         ),
         (
-            "bootstrap_extensions: [{name: c, typed_config: {'@type': type.googleapis.com/culvert.v1.Capture, exclude_outbound_cidrs: [10.0.0.0/33]}}]".to_owned(),
-            "bootstrap: bootstrap_extensions[0].typed_config.exclude_outbound_cidrs[0]: \"10.0.0.0/33\" is neither an address nor a CIDR range",
+            "bootstrap_extensions: [{name: c, typed_config: {'@type': \
+             type.googleapis.com/culvert.v1.Capture, exclude_outbound_cidrs: [10.0.0.0/33]}}]"
+                .to_owned(),
+            "bootstrap: bootstrap_extensions[0].typed_config.exclude_outbound_cidrs[0]: \
+             \"10.0.0.0/33\" is neither an address nor a CIDR range",
         ),
         (
-            "bootstrap_extensions: [{name: c, typed_config: {'@type': type.googleapis.com/culvert.v1.Capture, exclude_inbound_ports: [70000]}}]".to_owned(),
-            "bootstrap: bootstrap_extensions[0].typed_config.exclude_inbound_ports[0]: value must be inside range [1, 65535]",
+            "bootstrap_extensions: [{name: c, typed_config: {'@type': \
+             type.googleapis.com/culvert.v1.Capture, exclude_inbound_ports: [70000]}}]"
+                .to_owned(),
+            "bootstrap: bootstrap_extensions[0].typed_config.exclude_inbound_ports[0]: \
+             value must be inside range [1, 65535]",
         ),
         (
-            "bootstrap_extensions: [{name: i, typed_config: {'@type': type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener}}]".to_owned(),
-            "bootstrap: bootstrap_extensions[0].typed_config: envoy.extensions.bootstrap.internal_listener.v3.InternalListener is not supported",
+            "bootstrap_extensions: [{name: i, typed_config: {'@type': \
+             EXT/bootstrap.internal_listener.v3.InternalListener}}]"
+                .to_owned(),
+            "bootstrap: bootstrap_extensions[0].typed_config: \
+             envoy.extensions.bootstrap.internal_listener.v3.InternalListener is not supported",
         ),
     ] {
         let errors = bad(&text);

@@ -4,17 +4,19 @@ use std::{fs, time::Duration};
 
 use culvert_model::{
     Action, AppendAction, ClusterSpecifier, FormatPart, HeaderRule, HostRewrite, PathMatch, PathRewrite,
-    QueryRule, RequireTls, StringMatcher,
+    QueryRule, RequireTls, RouteMatch, StringMatcher,
 };
 
 use crate::{good, http, route_action, routes};
 
+fn route_match(text: &str) -> RouteMatch {
+    let loaded = good(&http(&[("MATCH", text)]));
+    routes(&loaded).virtual_hosts[0].routes[0].matcher.clone()
+}
+
 #[test]
 fn route_matches() {
-    let of = |text: &str| {
-        let loaded = good(&http(&[("MATCH", text)]));
-        routes(&loaded).virtual_hosts[0].routes[0].matcher.clone()
-    };
+    let of = route_match;
     assert!(
         matches!(of("prefix: /A").path, PathMatch::Prefix { value, ignore_case: false } if value == "/A")
     );
@@ -39,10 +41,24 @@ fn route_matches() {
         assert_eq!(matcher.fraction_ppm, Some(ppm));
     }
 
-    let headers = of("prefix: /, headers: [{name: A}, {name: b, present_match: false}, {name: c, range_match: {start: -1, end: 5}}, \
-        {name: d, exact_match: X, invert_match: true}, {name: e, prefix_match: x}, {name: f, suffix_match: x}, {name: g, contains_match: x}, \
-        {name: h, safe_regex_match: {google_re2: {}, regex: 'a|b'}}, {name: i, string_match: {exact: X, ignore_case: true}, treat_missing_header_as_empty: true}, \
-        {name: j, string_match: {prefix: x}}, {name: k, string_match: {suffix: x}}, {name: l, string_match: {contains: x}}, \
+    let query = of("prefix: /, query_parameters: [{name: A}, {name: b, present_match: true}, {name: c, \
+    string_match: {exact: X}}]")
+    .query;
+    assert!(matches!((&query[0].rule, query[0].name.as_str()), (QueryRule::Present(true), "A")));
+    assert!(matches!(&query[2].rule, QueryRule::String(StringMatcher::Exact { value, .. }) if value == "X"));
+}
+
+#[test]
+fn header_matchers() {
+    let of = route_match;
+    let headers = of("prefix: /, headers: [{name: A}, {name: b, present_match: false}, {name: c, \
+    range_match: {start: -1, end: 5}}, \
+        {name: d, exact_match: X, invert_match: true}, {name: e, prefix_match: x}, {name: f, \
+        suffix_match: x}, {name: g, contains_match: x}, \
+        {name: h, safe_regex_match: {google_re2: {}, regex: 'a|b'}}, {name: i, string_match: {exact: X, \
+        ignore_case: true}, treat_missing_header_as_empty: true}, \
+        {name: j, string_match: {prefix: x}}, {name: k, string_match: {suffix: x}}, {name: l, \
+        string_match: {contains: x}}, \
         {name: cookie, string_match: {safe_regex: {regex: '^(.*?;)?(user=jason)(;.*)?$'}}}]")
     .headers;
     let shown: Vec<_> = headers
@@ -81,10 +97,6 @@ fn route_matches() {
         ]
     );
     assert!(headers[3].invert && headers[8].missing_is_empty);
-
-    let query = of("prefix: /, query_parameters: [{name: A}, {name: b, present_match: true}, {name: c, string_match: {exact: X}}]").query;
-    assert!(matches!((&query[0].rule, query[0].name.as_str()), (QueryRule::Present(true), "A")));
-    assert!(matches!(&query[2].rule, QueryRule::String(StringMatcher::Exact { value, .. }) if value == "X"));
 }
 
 #[test]
@@ -126,9 +138,9 @@ fn route_actions() {
         HostRewrite::PathRegex(_)
     ));
 
-    let action = of(
-        "cluster: a, timeout: 0s, idle_timeout: 0s, append_x_forwarded_host: true, upgrade_configs: [{upgrade_type: Websocket, enabled: false}]",
-    );
+    let action =
+        of("cluster: a, timeout: 0s, idle_timeout: 0s, append_x_forwarded_host: true, upgrade_configs: \
+         [{upgrade_type: Websocket, enabled: false}]");
     assert_eq!((action.timeout, action.idle_timeout), (None, Some(Duration::ZERO)));
     assert!(action.append_forwarded_host);
     assert_eq!(action.upgrades, [("websocket".to_owned(), false)]);
@@ -149,9 +161,9 @@ fn redirects_and_direct_responses() {
     ] {
         assert_eq!(of(&format!("redirect: {{response_code: {code}}}")).status, status);
     }
-    let redirect = of(
-        "redirect: {https_redirect: true, host_redirect: h, port_redirect: 8443, path_redirect: '/a?b', strip_query: true}",
-    );
+    let redirect =
+        of("redirect: {https_redirect: true, host_redirect: h, port_redirect: 8443, path_redirect: '/a?b', \
+         strip_query: true}");
     assert_eq!((redirect.scheme.as_deref(), redirect.host.as_deref()), (Some("https"), Some("h")));
     assert_eq!((redirect.port, redirect.strip_query), (Some(8_443), true));
     assert!(matches!(redirect.path, PathRewrite::Full(path) if path == "/a?b"));

@@ -15,7 +15,8 @@ admin: {address: {pipe: {path: /run/admin}}}
 dynamic_resources:
   lds_config: {path_config_source: {path: /l, watched_directory: {path: /w}}, initial_fetch_timeout: 0s}
   cds_config: {path: /c}
-layered_runtime: {layers: [{name: a, static_layer: {overload: {global_downstream_max_connections: 5}}}, {name: b, static_layer: {overload.global_downstream_max_connections: '7'}}, {name: c, admin_layer: {}}]}
+layered_runtime: {layers: [{name: a, static_layer: {overload: {global_downstream_max_connections: 5}}}, \
+{name: b, static_layer: {overload.global_downstream_max_connections: '7'}}, {name: c, admin_layer: {}}]}
 bootstrap_extensions:
 - name: culvert.capture
   typed_config:
@@ -37,8 +38,9 @@ bootstrap_extensions:
     assert_eq!(bootstrap.capture.exclude_outbound_ports, [25, 465]);
     assert_eq!(bootstrap.capture.exclude_inbound_ports, [22]);
 
-    let monitor = "overload_manager: {resource_monitors: [{name: m, typed_config: {'@type': type.googleapis.com/\
-        envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig, max_active_downstream_connections: 9}}]}";
+    let monitor = "overload_manager: {resource_monitors: [{name: m, typed_config: {'@type': \
+    EXT/resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig, \
+     max_active_downstream_connections: 9}}]}";
     assert_eq!(good(monitor).bootstrap.max_downstream_connections, Some(9));
 }
 
@@ -50,12 +52,15 @@ fn the_command_line_is_merged_over_the_file() {
         fs::write(&path, text).unwrap();
         Some(path)
     };
-    let file = "node: {id: f, cluster: f}\nadmin: {address: {socket_address: {address: 127.0.0.1, port_value: 1}}}\n\
+    let file = "node: {id: f, cluster: f}\nadmin: {address: {socket_address: {address: 127.0.0.1, \
+    port_value: 1}}}\n\
                 static_resources: {clusters: [{name: a}]}\n";
     let options = LoadOptions {
         config_path: write("x.yaml", file),
         config_yaml: Some(
-            "node: {id: y}\nadmin: {address: {socket_address: {port_value: 2}}}\nstatic_resources: {clusters: [{name: b}]}".to_owned(),
+            "node: {id: y}\nadmin: {address: {socket_address: {port_value: 2}}}\nstatic_resources: \
+             {clusters: [{name: b}]}"
+                .to_owned(),
         ),
         node_cluster: Some("flag".to_owned()),
         ..LoadOptions::default()
