@@ -58,6 +58,15 @@ impl Backend {
         }
     }
 
+    /// Attaches anew what somebody may have detached, in place of what is still attached. Pods have to be turned again
+    /// afterwards: what the kernel knew of them may be lost.
+    pub(super) fn reattach(&mut self, config: &CaptureConfig, store: &RecordStore) -> Result<(), CaptureError> {
+        if matches!(self, Self::Ebpf(_)) {
+            *self = Self::open(config, store)?;
+        }
+        Ok(())
+    }
+
     /// How connections that this backend turned tell where they meant to go.
     pub(super) fn origin(&self) -> Origin {
         match self {

@@ -93,6 +93,10 @@ enum Family {
     V6,
 }
 
+/// A connection that was there before the rules is new to conntrack, which takes it up in the middle: turning what is left
+/// of it would be its end.
+const UNDER_WAY: &str = "-p tcp ! --syn -j RETURN";
+
 /// Finds the programs that accept the rules for this namespace, without installing any.
 ///
 /// # Errors
@@ -245,6 +249,7 @@ fn install_script(family: Family, rules: &Rules, present: &str) -> String {
 
 fn outbound_rules(family: Family, port: u16, rules: &Rules) -> Vec<String> {
     let mut lines = vec![
+        UNDER_WAY.to_owned(),
         format!("-m mark --mark {PROXY_MARK:#x}/{PROXY_MARK_MASK:#x} -j RETURN"),
         // Loopback, and the pod's own addresses, which are routed there.
         "-o lo -j RETURN".to_owned(),
@@ -263,7 +268,7 @@ fn outbound_rules(family: Family, port: u16, rules: &Rules) -> Vec<String> {
 }
 
 fn inbound_rules(port: u16, rules: &Rules) -> Vec<String> {
-    let mut lines = vec!["-i lo -j RETURN".to_owned()];
+    let mut lines = vec![UNDER_WAY.to_owned(), "-i lo -j RETURN".to_owned()];
     lines.extend(
         rules.settings.exclude_inbound_ports.iter().map(|port| format!("-p tcp --dport {port} -j RETURN")),
     );

@@ -147,13 +147,16 @@ impl CaptureManager {
     }
 
     /// Sets up anew what the kernel holds for one pod or for all, without a gap for those that work, lets go of pods
-    /// whose namespace is gone, and tries pending ones again. Returns what was done, a line each.
+    /// whose namespace is gone, and tries pending ones again. For all, what they share is attached anew too. Returns what was done, a line each.
     ///
     /// # Errors
     /// [`CaptureError::Unknown`], or the first pod that could not be repaired.
     pub fn repair(&mut self, name: Option<&str>) -> Result<Vec<String>, CaptureError> {
         if let Some(name) = name.filter(|name| !self.pods.contains_key(*name)) {
             return Err(CaptureError::Unknown(name.to_owned()));
+        }
+        if name.is_none() {
+            self.backend.reattach(&self.config, &self.store)?;
         }
         let mut done = self.reap();
         let is_meant = |known: &&String| name.is_none_or(|name| name == known.as_str());

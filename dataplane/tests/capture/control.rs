@@ -13,7 +13,7 @@ use crate::support::{
     netns::{App, Pod, Seen},
 };
 
-tests!(ebpf, iptables: pods_come_and_go, what_is_wrong_with_a_pod_is_said, what_was_broken_is_repaired,
+tests!(ebpf, iptables: pods_come_and_go, connections_under_way_are_left_alone, what_is_wrong_with_a_pod_is_said, what_was_broken_is_repaired,
     stopping_leaves_strict_pods_closed, nothing_is_left_behind);
 tests!(ebpf: stopping_leaves_permissive_pods_direct);
 
@@ -82,6 +82,36 @@ fn pods_come_and_go(variant: Variant) {
     assert_eq!((mesh.counters(&client).captured, culvert.stat("tcp.opaque.downstream_cx_total")), (1, 1));
 }
 
+fn connections_under_way_are_left_alone(variant: Variant) {
+    let (mut mesh, client, server, app) = setup(variant);
+    let outsider = mesh.world.pod("outsider");
+    let _culvert = mesh.start_with(&Bootstrap::of_service(&app), &[]);
+    let mut open = [&client, &outsider, &server]
+        .map(|pod| [pod.client(app.v4), pod.client(app.v6)])
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
+    let mut ask = || {
+        for talk in &mut open {
+            let response = talk.get("/");
+            assert!(!is_proxied(&response) && response.status == 200, "{response:?}");
+        }
+    };
+    ask();
+    for pod in [&client, &server] {
+        let netns = pod.path().display().to_string();
+        mesh.pod(&["add", "--netns", &netns, "--name", &pod.name]).unwrap();
+        ask();
+    }
+    assert_proxied(&client, app.v4);
+    assert_proxied(&outsider, app.v4);
+    ask();
+    for pod in [&client, &server] {
+        mesh.pod(&["remove", &pod.name]).unwrap();
+        ask();
+    }
+}
+
 fn what_is_wrong_with_a_pod_is_said(variant: Variant) {
     let (mesh, client, server, app) = setup(variant);
     let _culvert = mesh.start(&Bootstrap::of_service(&app), &[enrolled(&client, "policy: strict")]);
@@ -139,13 +169,18 @@ fn what_was_broken_is_repaired(variant: Variant) {
         for program in ["iptables-nft", "ip6tables-nft"] {
             client.run(&[program, "-t", "nat", "-F", "OUTPUT"]);
         }
-        assert_direct(&client, app.v4);
     }
-    mesh.pod(&["repair", "client"]).unwrap();
-    assert_proxied(&client, app.v4);
-    assert_proxied(&client, app.v6);
-    mesh.pod(&["repair"]).unwrap();
-    assert_proxied(&client, app.v4);
+    assert_direct(&client, app.v4);
+    // What is missing of the pod, then of all that pods share.
+    if !variant.is_ebpf() {
+        mesh.pod(&["repair", "client"]).unwrap();
+        assert_proxied(&client, app.v6);
+    }
+    for _ in 0..2 {
+        assert_eq!(mesh.pod(&["repair"]).unwrap(), "pod client: set up anew\n");
+        assert_proxied(&client, app.v4);
+        assert_proxied(&client, app.v6);
+    }
 }
 
 fn stopping_leaves_permissive_pods_direct(variant: Variant) {

@@ -85,20 +85,6 @@ fn kill_and_restart(
     sent(30);
     let end = Instant::now();
     let attempts = loads.into_iter().map(Load::stop).collect();
-    println!(
-        "{}",
-        culvert
-            .get("/stats")
-            .unwrap()
-            .lines()
-            .filter(|l| !l.ends_with(" 0")
-                && (l.contains("cluster.")
-                    || l.contains("capture")
-                    || l.contains("http.")
-                    || l.contains("listener.")))
-            .collect::<Vec<_>>()
-            .join("\n")
-    );
     let pods = scene.mesh.pods();
     assert!(pods.len() == 2 && pods.iter().all(|pod| pod.pending.is_none()), "no pod needs repair: {pods:?}");
     (Times { live, killed, reaped, restarted, live_again, end }, attempts, culvert)
