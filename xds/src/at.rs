@@ -5,7 +5,7 @@ use std::{
     fmt::{self, Write as _},
 };
 
-use crate::{Error, Note, NoteKind};
+use crate::{Error, ErrorKind, Note, NoteKind};
 
 /// Collects the findings of one pass over one resource.
 #[derive(Debug)]
@@ -70,11 +70,17 @@ impl<'a> At<'a> {
 
     /// Reports that this place makes the resource invalid. Returns `None`, for `return at.error(...)`.
     pub(crate) fn error<T>(&self, reason: impl Into<String>) -> Option<T> {
-        self.sink.errors.borrow_mut().push(Error {
-            resource: self.sink.resource.clone(),
-            field: self.to_string(),
-            reason: reason.into(),
-        });
+        self.report(ErrorKind::Invalid, reason.into())
+    }
+
+    /// Reports that what is asked for here is not supported. Returns `None`.
+    pub(crate) fn unsupported<T>(&self, reason: impl Into<String>) -> Option<T> {
+        self.report(ErrorKind::Unsupported, reason.into())
+    }
+
+    fn report<T>(&self, kind: ErrorKind, reason: String) -> Option<T> {
+        let (resource, field) = (self.sink.resource.clone(), self.to_string());
+        self.sink.errors.borrow_mut().push(Error { resource, field, kind, reason });
         None
     }
 

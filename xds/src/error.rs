@@ -10,8 +10,26 @@ pub struct Error {
     /// Path of the guilty field below the resource in snake_case, such as `filter_chains[0].filters[1].name`; may be
     /// empty.
     pub field: String,
+    /// Whose fault it is.
+    pub kind: ErrorKind,
     /// Why, without a final full stop.
     pub reason: String,
+}
+
+/// Who is at fault when a configuration is refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ErrorKind {
+    /// The configuration: Envoy would refuse it too, or should.
+    Invalid,
+    /// Culvert: it does not do what a valid configuration asks for.
+    Unsupported,
+}
+
+impl Error {
+    pub(crate) fn invalid(resource: impl Into<String>, field: &str, reason: impl Into<String>) -> Self {
+        let (resource, field, reason) = (resource.into(), field.to_owned(), reason.into());
+        Self { resource, field, kind: ErrorKind::Invalid, reason }
+    }
 }
 
 impl fmt::Display for Error {
@@ -31,6 +49,12 @@ impl std::error::Error for Error {}
 pub struct Errors(Vec<Error>);
 
 impl Errors {
+    /// Whether all that is wrong is that something is not supported.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        self.0.iter().all(|error| error.kind == ErrorKind::Unsupported)
+    }
+
     /// The errors, in configuration order.
     #[must_use]
     pub fn as_slice(&self) -> &[Error] {

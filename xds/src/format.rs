@@ -2,11 +2,33 @@
 
 use culvert_model::{Format, FormatPart};
 
+use crate::at::At;
+
+/// Why a format string was refused.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum FormatError {
+    /// It is not written as format strings are.
+    #[error("{0}")]
+    Malformed(String),
+    /// An operator that does not exist, or is not supported.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// Parses a format string at `at`.
+pub(crate) fn format(at: &At<'_>, text: &str) -> Option<Format> {
+    match parse(text) {
+        Ok(format) => Some(format),
+        Err(FormatError::Malformed(reason)) => at.error(reason),
+        Err(FormatError::Unsupported(reason)) => at.unsupported(reason),
+    }
+}
+
 /// Parses a format string. `%%` is a percent sign.
 ///
 /// # Errors
 /// A command that is malformed, not known or not supported.
-pub(crate) fn parse(format: &str) -> Result<Format, String> {
+fn parse(format: &str) -> Result<Format, FormatError> {
     let mut parts = Vec::new();
     let mut text = String::new();
     let mut rest = format;
@@ -20,7 +42,7 @@ pub(crate) fn parse(format: &str) -> Result<Format, String> {
         }
         let Some((command, after)) = split(rest) else {
             let position = format.len() - rest.len();
-            return Err(format!("no valid command at position {position} of {format:?}"));
+            return malformed(format!("no valid command at position {position} of {format:?}"));
         };
         if !text.is_empty() {
             parts.push(FormatPart::Text(std::mem::take(&mut text)));
@@ -71,7 +93,15 @@ fn tail(text: &str) -> Option<(Option<usize>, &str)> {
     number.then(|| digits.parse().ok()).flatten().map(|max| (Some(max), after))
 }
 
-fn part(command: &Command<'_>) -> Result<FormatPart, String> {
+fn malformed<T>(reason: String) -> Result<T, FormatError> {
+    Err(FormatError::Malformed(reason))
+}
+
+fn unsupported<T>(reason: String) -> Result<T, FormatError> {
+    Err(FormatError::Unsupported(reason))
+}
+
+fn part(command: &Command<'_>) -> Result<FormatPart, FormatError> {
     let name = command.name;
     match name {
         "REQ" => {
@@ -83,7 +113,7 @@ fn part(command: &Command<'_>) -> Result<FormatPart, String> {
             return Ok(FormatPart::ResponseHeader { name, alternative, max: command.max });
         }
         "START_TIME" if command.argument.is_some_and(|argument| !argument.is_empty()) => {
-            return Err("%START_TIME% with a format of its own is not supported".to_owned());
+            return unsupported("%START_TIME% with a format of its own is not supported".to_owned());
         }
         _ => {}
     }
@@ -106,30 +136,30 @@ fn part(command: &Command<'_>) -> Result<FormatPart, String> {
         "START_TIME" => FormatPart::StartTime,
         "UPSTREAM_CLUSTER" => FormatPart::UpstreamCluster,
         "UPSTREAM_HOST" => FormatPart::UpstreamHost,
-        _ => return Err(format!("%{name}% is not a supported operator")),
+        _ => return unsupported(format!("%{name}% is not a supported operator")),
     };
     match command.max.is_some() || command.argument.is_some_and(|argument| !argument.is_empty()) {
-        true => Err(format!("%{name}% does not take any parameters or length")),
+        true => malformed(format!("%{name}% does not take any parameters or length")),
         false => Ok(part),
     }
 }
 
 /// `name?alternative`, in lower case.
-fn headers(command: &Command<'_>) -> Result<(String, Option<String>), String> {
+fn headers(command: &Command<'_>) -> Result<(String, Option<String>), FormatError> {
     let argument = command.argument.unwrap_or_default();
     if argument.is_empty() {
-        return Err(format!("%{}% requires parameters", command.name));
+        return malformed(format!("%{}% requires parameters", command.name));
     }
     let mut names = argument.split('?').map(str::to_ascii_lowercase);
     let (name, alternative) =
         (names.next().unwrap_or_default(), names.next().filter(|name| !name.is_empty()));
     if names.next().is_some() {
-        return Err(format!("more than 1 alternative header in %{}({argument})%", command.name));
+        return malformed(format!("more than 1 alternative header in %{}({argument})%", command.name));
     }
     let valid =
         |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b":!#$%&'*+-.^_|~`".contains(&b));
     if !valid(&name) || alternative.as_deref().is_some_and(|name| !valid(name)) {
-        return Err(format!("%{}({argument})% names a header with invalid characters", command.name));
+        return malformed(format!("%{}({argument})% names a header with invalid characters", command.name));
     }
     match (name.is_empty(), alternative) {
         (true, Some(alternative)) => Ok((alternative, None)),
@@ -226,7 +256,7 @@ mod tests {
         ] {
             assert!(parse(format).is_err(), "{format}");
         }
-        assert_eq!(parse("ab%C").unwrap_err(), "no valid command at position 2 of \"ab%C\"");
-        assert_eq!(parse("%FOO%").unwrap_err(), "%FOO% is not a supported operator");
+        assert_eq!(parse("ab%C").unwrap_err().to_string(), "no valid command at position 2 of \"ab%C\"");
+        assert_eq!(parse("%FOO%").unwrap_err().to_string(), "%FOO% is not a supported operator");
     }
 }

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod at;
+mod check;
 mod clock;
 mod convert;
 mod counters;
@@ -31,7 +32,8 @@ mod stream;
 mod support;
 mod walk;
 
+pub use check::check;
 pub use counters::SourceCounters;
-pub use error::{Error, Errors, Note, NoteKind};
-pub use load::{LoadOptions, Loaded, check, load_bootstrap};
+pub use error::{Error, ErrorKind, Errors, Note, NoteKind};
+pub use load::{LoadOptions, Loaded, load_bootstrap};
 pub use stream::{Changes, ConfigStream, ConfigView, DumpQuery, Update, config_dump};

@@ -135,7 +135,7 @@ fn read(options: &LoadOptions) -> Result<(DynamicMessage, Vec<Note>), Errors> {
 }
 
 fn bootstrap_error(reason: impl Into<String>) -> Error {
-    Error { resource: "bootstrap".to_owned(), field: String::new(), reason: reason.into() }
+    Error::invalid("bootstrap", "", reason)
 }
 
 /// `.pb` holds the wire format, `.json` JSON, anything else YAML.
@@ -201,7 +201,7 @@ fn attribute(errors: Vec<Error>, tree: &serde_json::Value) -> Vec<Error> {
                 let resource = &resources[field][index.parse::<usize>().unwrap_or(usize::MAX)];
                 if let Some(name) = resource.get("name").and_then(|name| name.as_str()) {
                     let field = rest.trim_start_matches('.').to_owned();
-                    return Error { resource: kind.title(name), field, reason: error.reason };
+                    return Error { resource: kind.title(name), field, ..error };
                 }
             }
             error
@@ -299,13 +299,13 @@ fn missing_local_cluster(rest: &DynamicMessage, clusters: &[Resource]) -> Option
     if name.is_empty() || clusters.iter().any(|cluster| cluster.name == name) {
         return None;
     }
-    let field = "cluster_manager.local_cluster_name".to_owned();
-    Some(Error { resource: "bootstrap".to_owned(), field, reason: format!("unknown cluster {name:?}") })
+    let field = "cluster_manager.local_cluster_name";
+    Some(Error::invalid("bootstrap", field, format!("unknown cluster {name:?}")))
 }
 
 fn duplicate(resource: &Resource) -> Error {
     let reason = format!("duplicate {}", resource.kind);
-    Error { resource: resource.kind.title(&resource.name), field: "name".to_owned(), reason }
+    Error::invalid(resource.kind.title(&resource.name), "name", reason)
 }
 
 /// The error of a listener that wants an address which another one has.
@@ -321,7 +321,7 @@ pub(crate) fn same_address<'a>(
             .map(|address| (address, other))
     })?;
     let reason = format!("duplicate address {address}, which listener {:?} has", other.name);
-    Some(Error { resource: Kind::Listener.title(&listener.name), field: "address".to_owned(), reason })
+    Some(Error::invalid(Kind::Listener.title(&listener.name), "address", reason))
 }
 
 fn node_field(message: &DynamicMessage, field: &str) -> String {
@@ -330,14 +330,4 @@ fn node_field(message: &DynamicMessage, field: &str) -> String {
         .and_then(Value::as_message)
         .and_then(|node| node.get_field_by_name(field)?.as_str().map(str::to_owned))
         .unwrap_or_default()
-}
-
-/// Validates bootstraps on their own, for `culvert check`: one entry a file.
-#[must_use]
-pub fn check(paths: &[PathBuf]) -> Vec<(PathBuf, Result<Vec<Note>, Errors>)> {
-    let one = |path: &Path| {
-        load_bootstrap(&LoadOptions { config_path: Some(path.to_owned()), ..LoadOptions::default() })
-            .map(|loaded| loaded.notes)
-    };
-    paths.iter().map(|path| (path.clone(), one(path))).collect()
 }

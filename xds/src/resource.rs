@@ -121,7 +121,7 @@ impl Resource {
                 if errors.is_empty() {
                     // A converter that gave up without a word would be a mistake, and must not pass for success.
                     let resource = self.kind.title(&self.name);
-                    errors.push(Error { resource, field: String::new(), reason: "not supported".to_owned() });
+                    errors.push(Error::invalid(resource, "", "not supported"));
                 }
                 Err(errors)
             }

@@ -65,14 +65,14 @@ fn visit_field(at: &At<'_>, message: &DynamicMessage, field: &FieldSchema, value
             }
             Support::OnlyOff if is_off(value) => Below::Nothing,
             Support::OnlyOff => {
-                at.error::<()>(format!(
+                at.unsupported::<()>(format!(
                     "{} is not supported; only the default is",
                     shown(&field.descriptor.kind(), value)
                 ));
                 Below::Nothing
             }
             Support::Refused(reason) => {
-                at.error::<()>(reason.unwrap_or("not supported"));
+                at.unsupported::<()>(reason.unwrap_or("not supported"));
                 Below::Nothing
             }
         },
@@ -159,7 +159,7 @@ fn visit_any(at: &At<'_>, any: &DynamicMessage, below: Below) {
 }
 
 fn unsupported(at: &At<'_>, message: &DynamicMessage) {
-    at.error::<()>(format!("{} is not supported", message.descriptor().full_name()));
+    at.unsupported::<()>(format!("{} is not supported", message.descriptor().full_name()));
 }
 
 /// An HTTP filter that is not supported is passed over where its absence was allowed for: it is optional, or disabled
@@ -200,7 +200,7 @@ fn visit_policies(at: &At<'_>, policies: &Value) {
     }
     match unsupported.is_empty() {
         true => at.error::<()>("no policy"),
-        false => at.error::<()>(format!("not supported: {}", unsupported.join(", "))),
+        false => at.unsupported::<()>(format!("not supported: {}", unsupported.join(", "))),
     };
 }
 
@@ -217,7 +217,7 @@ fn check_enum(at: &At<'_>, kind: &Kind, value: &Value) {
     if let (Kind::Enum(descriptor), Value::EnumNumber(number)) = (kind, value)
         && descriptor.get_value(*number).is_none()
     {
-        at.error::<()>(format!("{number} is not a value of {}", descriptor.full_name()));
+        at.unsupported::<()>(format!("{number} is not a value of {}", descriptor.full_name()));
     }
 }
 

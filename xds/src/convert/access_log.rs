@@ -45,7 +45,7 @@ fn file_log(at: &At<'_>, file: &FileAccessLog) -> Option<AccessLog> {
         Some(file_access_log::AccessLogFormat::LogFormat(format)) => {
             Some(log_format(&at.field("log_format"), format)?)
         }
-        Some(_) => return at.error("JSON access logs are not supported"),
+        Some(_) => return at.unsupported("JSON access logs are not supported"),
     };
     Some(AccessLog { path: file.path.clone(), format })
 }
@@ -65,7 +65,9 @@ fn log_format(at: &At<'_>, format: &SubstitutionFormatString) -> Option<Format> 
             let at = at.field("text_format_source");
             line(&at, &core::text(&at, source)?)
         }
-        substitution_format_string::Format::JsonFormat(_) => at.error("JSON access logs are not supported"),
+        substitution_format_string::Format::JsonFormat(_) => {
+            at.unsupported("JSON access logs are not supported")
+        }
     }
 }
 
@@ -78,5 +80,5 @@ fn line(at: &At<'_>, text: &str) -> Option<Format> {
             text
         }
     };
-    format::parse(line).map_err(|reason| at.error::<()>(reason)).ok()
+    format::format(at, line)
 }

@@ -79,7 +79,7 @@ fn only<T: prost::Message + prost::Name + Default>(
 ) -> Option<()> {
     match config.map(|config| config.typed_config.as_ref()) {
         Some(any) if any.and_then(unpack::<T>).is_none() => {
-            at.field("typed_config").error(format!("{} is not supported", extension_name(any)))
+            at.field("typed_config").unsupported(format!("{} is not supported", extension_name(any)))
         }
         _ => Some(()),
     }
@@ -93,7 +93,7 @@ fn resolver(at: &At<'_>, config: Option<&TypedExtensionConfig>) -> Option<()> {
     {
         return at
             .field("typed_config")
-            .error(format!("{} is not a supported resolver", extension_name(Some(any))));
+            .unsupported(format!("{} is not a supported resolver", extension_name(Some(any))));
     }
     at.note(NoteKind::NoEffect, "names are resolved with the system's resolver configuration");
     Some(())
@@ -111,7 +111,7 @@ fn overload(at: &At<'_>, message: &pb::Bootstrap) -> Option<Option<u64>> {
                 .field("resource_monitors")
                 .index(index)
                 .field("typed_config")
-                .error(format!("{name} is not a supported resource monitor"));
+                .unsupported(format!("{name} is not a supported resource monitor"));
         };
         limit = u64::try_from(config.max_active_downstream_connections).ok();
     }
@@ -172,7 +172,7 @@ fn extensions(at: &At<'_>, extensions: &[TypedExtensionConfig]) -> Option<Captur
         let at = at.field("typed_config");
         let Some(message) = extension.typed_config.as_ref().and_then(unpack_capture) else {
             let name = extension_name(extension.typed_config.as_ref());
-            return at.error(format!("{name} is not a supported bootstrap extension"));
+            return at.unsupported(format!("{name} is not a supported bootstrap extension"));
         };
         if capture.is_some() {
             return at.error("culvert.v1.Capture is given twice");

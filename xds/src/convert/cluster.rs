@@ -85,7 +85,7 @@ fn discovery(at: &At<'_>, message: &pb::Cluster, localities: Localities) -> Opti
         None => DiscoveryType::Static,
         Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(kind).ok()?,
         Some(ClusterDiscoveryType::ClusterType(_)) => {
-            return at.field("cluster_type").error("custom cluster types are not supported");
+            return at.field("cluster_type").unsupported("custom cluster types are not supported");
         }
     };
     if kind != DiscoveryType::Eds && message.eds_cluster_config.is_some() {
@@ -111,8 +111,8 @@ fn discovery(at: &At<'_>, message: &pb::Cluster, localities: Localities) -> Opti
             })
         }
         DiscoveryType::Eds => eds(at, message),
-        DiscoveryType::LogicalDns => at.field("type").error("LOGICAL_DNS is not supported"),
-        DiscoveryType::OriginalDst => at.field("type").error("ORIGINAL_DST is not supported"),
+        DiscoveryType::LogicalDns => at.field("type").unsupported("LOGICAL_DNS is not supported"),
+        DiscoveryType::OriginalDst => at.field("type").unsupported("ORIGINAL_DST is not supported"),
     }
 }
 
@@ -160,7 +160,7 @@ fn balancing(at: &At<'_>, message: &pb::Cluster) -> Option<(LbPolicy, Localities
         PbPolicy::LeastRequest => LbPolicy::LeastRequest { choices },
         PbPolicy::Random => LbPolicy::Random,
         PbPolicy::LoadBalancingPolicyConfig => return at.error("load_balancing_policy is required"),
-        other => return at.error(format!("{} is not supported", other.as_str_name())),
+        other => return at.unsupported(format!("{} is not supported", other.as_str_name())),
     };
     let misplaced = match (&policy, message.lb_config.as_ref()) {
         (_, None)
@@ -193,7 +193,7 @@ fn typed_balancing(at: &At<'_>, policy: &pb::LoadBalancingPolicy) -> Option<(LbP
             return Some((LbPolicy::Random, typed_localities(policy.locality_lb_config.as_ref())));
         }
     }
-    at.error("no policy that is supported")
+    at.unsupported("no policy that is supported")
 }
 
 fn typed_localities(config: Option<&LocalityLbConfig>) -> Localities {
@@ -244,7 +244,7 @@ fn protocol(at: &At<'_>, message: &pb::Cluster) -> Option<Protocol> {
     let options = at.field("typed_extension_protocol_options");
     for (key, any) in &message.typed_extension_protocol_options {
         if unpack::<HttpProtocolOptions>(any).is_none() || key != HTTP_OPTIONS {
-            return options.key(key).error("not supported protocol options");
+            return options.key(key).unsupported("not supported protocol options");
         }
     }
     let extension =
@@ -270,11 +270,13 @@ fn protocol(at: &At<'_>, message: &pb::Cluster) -> Option<Protocol> {
             match explicit.protocol_config.as_ref() {
                 Some(ProtocolConfig::HttpProtocolOptions(options)) => Some(options),
                 _ => {
-                    return at.field("explicit_http_config").error("only http_protocol_options is supported");
+                    return at
+                        .field("explicit_http_config")
+                        .unsupported("only http_protocol_options is supported");
                 }
             }
         }
-        _ => return at.error("only explicit_http_config is supported"),
+        _ => return at.unsupported("only explicit_http_config is supported"),
     };
     options_of(&at, extension.common_http_protocol_options.as_ref(), http1)
 }

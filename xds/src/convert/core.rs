@@ -61,7 +61,7 @@ pub(super) fn timeout(
 pub(super) fn buffer_limit(at: &At<'_>, value: Option<&protobuf::UInt32Value>) -> Option<usize> {
     match value {
         None => Some(1 << 20),
-        Some(value) if value.value == 0 => at.error("buffers without limit are not supported"),
+        Some(value) if value.value == 0 => at.unsupported("buffers without limit are not supported"),
         Some(value) => Some(value.value as usize),
     }
 }
@@ -91,11 +91,13 @@ pub(super) fn host_port(at: &At<'_>, address: &pb::Address) -> Option<HostPort> 
             return Some(HostPort::Address(Address::Pipe { path, mode: pipe.mode }));
         }
         address::Address::SocketAddress(socket) => socket,
-        address::Address::EnvoyInternalAddress(_) => return at.error("internal addresses are not supported"),
+        address::Address::EnvoyInternalAddress(_) => {
+            return at.unsupported("internal addresses are not supported");
+        }
     };
     let at = at.field("socket_address");
     if socket.protocol() != pb::socket_address::Protocol::Tcp {
-        return at.field("protocol").error("UDP is not supported");
+        return at.field("protocol").unsupported("UDP is not supported");
     }
     let Some(PortSpecifier::PortValue(port)) = socket.port_specifier else {
         return at.field("port_value").error("value is required");
@@ -126,7 +128,7 @@ pub(super) fn raw_socket(at: &At<'_>, socket: Option<&pb::TransportSocket>) -> O
     match socket.config_type.as_ref() {
         None => at.error("value is required"),
         Some(transport_socket::ConfigType::TypedConfig(any)) if unpack::<RawBuffer>(any).is_none() => {
-            at.error(format!("{} is not a supported transport socket", extension_name(Some(any))))
+            at.unsupported(format!("{} is not a supported transport socket", extension_name(Some(any))))
         }
         Some(transport_socket::ConfigType::TypedConfig(_)) => Some(()),
     }
@@ -137,7 +139,7 @@ pub(super) fn config_source(at: &At<'_>, source: Option<&pb::ConfigSource>) -> O
     let Some(source) = source else { return at.error("value is required") };
     let version = source.resource_api_version();
     if version == pb::ApiVersion::V2 {
-        return at.field("resource_api_version").error("V2 is not supported; only V3 is");
+        return at.field("resource_api_version").unsupported("V2 is not supported; only V3 is");
     }
     let initial = at.field("initial_fetch_timeout");
     let initial_fetch_timeout =
@@ -150,7 +152,7 @@ pub(super) fn config_source(at: &At<'_>, source: Option<&pb::ConfigSource>) -> O
             return at.field("path").error("value length must be at least 1 characters");
         }
         Some(ConfigSourceSpecifier::Path(path)) => (path, None),
-        _ => return at.error("only files are supported"),
+        _ => return at.unsupported("only files are supported"),
     };
     Some(ConfigSource { path: path.into(), watched_directory, initial_fetch_timeout: initial_fetch_timeout? })
 }

@@ -40,14 +40,14 @@ fn addition(at: &At<'_>, option: &pb::HeaderValueOption) -> Option<HeaderValueOp
     }
     let value = match (header.value.is_empty(), header.raw_value.is_empty()) {
         (false, false) => return at_header.error("only one of value and raw_value can be given"),
-        (_, true) => {
-            format::parse(&header.value).map_err(|e| at_header.field("value").error::<()>(e)).ok()?
-        }
+        (_, true) => format::format(&at_header.field("value"), &header.value)?,
         (true, false) => {
             let Ok(text) = std::str::from_utf8(&header.raw_value) else {
-                return at_header.field("raw_value").error("values that are not UTF-8 are not supported");
+                return at_header
+                    .field("raw_value")
+                    .unsupported("values that are not UTF-8 are not supported");
             };
-            format::parse(text).map_err(|e| at_header.field("raw_value").error::<()>(e)).ok()?
+            format::format(&at_header.field("raw_value"), text)?
         }
     };
     let action = match (option.append.as_ref(), option.append_action()) {

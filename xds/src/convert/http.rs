@@ -147,8 +147,8 @@ pub(super) fn kib(value: Option<&UInt32Value>) -> usize {
 fn codec(at: &At<'_>, codec: CodecType) -> Option<()> {
     match codec {
         CodecType::Auto | CodecType::Http1 => Some(()),
-        CodecType::Http2 => at.error("HTTP/2 is not supported"),
-        CodecType::Http3 => at.error("HTTP/3 is not supported"),
+        CodecType::Http2 => at.unsupported("HTTP/2 is not supported"),
+        CodecType::Http3 => at.unsupported("HTTP/3 is not supported"),
     }
 }
 
@@ -166,7 +166,9 @@ fn routes(at: &At<'_>, manager: &pb::HttpConnectionManager, clusters: &Clusters<
             let source = core::config_source(&at.field("config_source"), rds.config_source.as_ref())?;
             Some(RouteSource::Rds { source, name: rds.route_config_name.clone() })
         }
-        RouteSpecifier::ScopedRoutes(_) => at.field("scoped_routes").error("scoped routes are not supported"),
+        RouteSpecifier::ScopedRoutes(_) => {
+            at.field("scoped_routes").unsupported("scoped routes are not supported")
+        }
     }
 }
 
@@ -187,7 +189,7 @@ fn filters(at: &At<'_>, filters: &[pb::HttpFilter]) -> Option<Router> {
             return at
                 .index(index)
                 .field("typed_config")
-                .error(format!("{name} is not a supported HTTP filter"));
+                .unsupported(format!("{name} is not a supported HTTP filter"));
         };
         if filter.disabled {
             return at.index(index).field("disabled").error("the router cannot be disabled");
@@ -215,7 +217,7 @@ fn request_id(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<()> {
         Some(any) if unpack::<UuidRequestIdConfig>(any).is_none() => at
             .field("request_id_extension")
             .field("typed_config")
-            .error(format!("{} is not a supported request ID extension", extension_name(Some(any)))),
+            .unsupported(format!("{} is not a supported request ID extension", extension_name(Some(any)))),
         _ => Some(()),
     }
 }
@@ -225,7 +227,7 @@ fn client_certificate(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Optio
     let at = at.field("forward_client_cert_details");
     match manager.forward_client_cert_details() {
         ForwardClientCertDetails::Sanitize => Some(()),
-        ForwardClientCertDetails::AlwaysForwardOnly => at.error("ALWAYS_FORWARD_ONLY is not supported"),
+        ForwardClientCertDetails::AlwaysForwardOnly => at.unsupported("ALWAYS_FORWARD_ONLY is not supported"),
         ForwardClientCertDetails::ForwardOnly
         | ForwardClientCertDetails::AppendForward
         | ForwardClientCertDetails::SanitizeSet => {
@@ -337,7 +339,7 @@ pub(super) fn header_case(at: &At<'_>, options: &Http1ProtocolOptions) -> Option
             }
             at.field("header_key_format")
                 .field("stateful_formatter")
-                .error(format!("{} is not a supported header formatter", extension_name(any)))
+                .unsupported(format!("{} is not a supported header formatter", extension_name(any)))
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::{NoteKind, at::At};
 /// A listener. `clusters` are those that the routes in it may refer to.
 pub(crate) fn listener(at: &At<'_>, message: &pb::Listener, clusters: &Clusters<'_>) -> Option<Listener> {
     if let Some(ListenerSpecifier::InternalListener(_)) = message.listener_specifier {
-        return at.field("internal_listener").error("internal listeners are not supported");
+        return at.field("internal_listener").unsupported("internal listeners are not supported");
     }
     let address = core::address(&at.field("address"), message.address.as_ref());
     let additional_addresses = additional_addresses(at, message);
@@ -84,7 +84,9 @@ fn listener_filters(at: &At<'_>, message: &pb::Listener) -> Option<()> {
         };
         if any.and_then(unpack::<OriginalDst>).is_none() {
             let name = extension_name(any);
-            return at.field("typed_config").error(format!("{name} is not a supported listener filter"));
+            return at
+                .field("typed_config")
+                .unsupported(format!("{name} is not a supported listener filter"));
         }
         at.note(NoteKind::NoEffect, "captured connections have their original destination in any case");
     }
@@ -104,7 +106,7 @@ fn the_chain(at: &At<'_>, message: &pb::Listener, clusters: &Clusters<'_>) -> Op
             }
             filter_chain(&chains.index(0), chain, clusters)
         }
-        _ => chains.error("more than one filter chain is not supported"),
+        _ => chains.unsupported("more than one filter chain is not supported"),
     }
 }
 
@@ -113,8 +115,9 @@ fn filter_chain(at: &At<'_>, chain: &pb::FilterChain, clusters: &Clusters<'_>) -
     let at_filters = at.field("filters");
     let [filter] = chain.filters.as_slice() else {
         return match chain.filters.is_empty() {
-            true => at_filters.error("a filter chain without filters closes every connection; not supported"),
-            false => at_filters.error("exactly one network filter is supported"),
+            true => at_filters
+                .unsupported("a filter chain without filters closes every connection; not supported"),
+            false => at_filters.unsupported("exactly one network filter is supported"),
         };
     };
     let at = at_filters.index(0);
@@ -127,7 +130,7 @@ fn filter_chain(at: &At<'_>, chain: &pb::FilterChain, clusters: &Clusters<'_>) -
     } else if let Some(proxy) = unpack::<TcpProxy>(any) {
         NetworkFilter::Tcp(Arc::new(tcp::tcp_proxy(&at, &proxy)?))
     } else {
-        return at.error(format!("{} is not a supported network filter", extension_name(Some(any))));
+        return at.unsupported(format!("{} is not a supported network filter", extension_name(Some(any))));
     };
     Some(FilterChain { name: chain.name.clone(), filter })
 }

@@ -83,7 +83,7 @@ pub(super) fn string(at: &At<'_>, matcher: &pb::StringMatcher) -> Option<StringM
                 .error("has no effect for safe_regex; write (?i) into the expression");
         }
         MatchPattern::SafeRegex(matcher) => StringMatcher::Regex(regex(&at.field("safe_regex"), matcher)?),
-        MatchPattern::Custom(_) => return at.field("custom").error("not supported"),
+        MatchPattern::Custom(_) => return at.field("custom").unsupported("not supported"),
     })
 }
 

@@ -160,7 +160,7 @@ fn path(at: &At<'_>, rule: &pb::RouteMatch) -> Option<PathMatch> {
         PathSpecifier::SafeRegex(regex) => PathMatch::Regex(matcher::regex(&at.field("safe_regex"), regex)?),
         PathSpecifier::ConnectMatcher(_) => PathMatch::Connect,
         PathSpecifier::PathMatchPolicy(_) => {
-            return at.field("path_match_policy").error("path templates are not supported");
+            return at.field("path_match_policy").unsupported("path templates are not supported");
         }
     })
 }

@@ -30,8 +30,8 @@ pub(super) fn action(at: &At<'_>, route: &pb::Route, scope: &Scope<'_>) -> Optio
         PbAction::DirectResponse(action) => {
             direct_response(&at.field("direct_response"), action, scope).map(Action::Direct)
         }
-        PbAction::FilterAction(_) => at.field("filter_action").error("not supported"),
-        PbAction::NonForwardingAction(_) => at.field("non_forwarding_action").error("not supported"),
+        PbAction::FilterAction(_) => at.field("filter_action").unsupported("not supported"),
+        PbAction::NonForwardingAction(_) => at.field("non_forwarding_action").unsupported("not supported"),
     }
 }
 
@@ -77,7 +77,9 @@ fn redirect(at: &At<'_>, action: &pb::RedirectAction) -> Option<Redirect> {
         Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => {
             PathRewrite::Regex(matcher::substitution(&at.field("regex_rewrite"), rewrite)?)
         }
-        Some(PathRewriteSpecifier::PathRewrite(_)) => return at.field("path_rewrite").error("not supported"),
+        Some(PathRewriteSpecifier::PathRewrite(_)) => {
+            return at.field("path_rewrite").unsupported("not supported");
+        }
     };
     let status = match action.response_code() {
         RedirectResponseCode::MovedPermanently => 301,
@@ -133,7 +135,7 @@ fn cluster(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<C
             weighted_clusters(&at.field("weighted_clusters"), weighted, scope).map(ClusterSpecifier::Weighted)
         }
         Specifier::ClusterSpecifierPlugin(_) | Specifier::InlineClusterSpecifierPlugin(_) => {
-            at.error("cluster specifier plug-ins are not supported")
+            at.unsupported("cluster specifier plug-ins are not supported")
         }
     }
 }
@@ -218,7 +220,9 @@ fn host_rewrite(at: &At<'_>, action: &pb::RouteAction) -> Option<HostRewrite> {
         Some(HostRewriteSpecifier::HostRewritePathRegex(rewrite)) => {
             HostRewrite::PathRegex(matcher::substitution(&at.field("host_rewrite_path_regex"), rewrite)?)
         }
-        Some(HostRewriteSpecifier::HostRewrite(_)) => return at.field("host_rewrite").error("not supported"),
+        Some(HostRewriteSpecifier::HostRewrite(_)) => {
+            return at.field("host_rewrite").unsupported("not supported");
+        }
     })
 }
 

@@ -32,14 +32,12 @@ pub(super) fn decode(
         return at.error(format!("@type must contain at least one / and a nonempty host: {url:?}"));
     }
     let Some(message) = descriptor::message(type_name(url)) else {
-        return at.error(format!("unknown extension type {url:?}"));
+        return at.unsupported(format!("unknown extension type {url:?}"));
     };
     let inner = if wellknown::is_special(&message) {
         json::decode(at, &message, entries.get("value").unwrap_or(&Json::Null), unknown)?
     } else {
-        let mut fields = entries.clone();
-        fields.shift_remove("@type");
-        json::decode(at, &message, &Json::Object(fields), unknown)?
+        json::decode_fields(at, &message, entries, Some("@type"), unknown)?
     };
     if is_typed_struct(&message) {
         let inner = unwrap_typed_struct(at, &inner, unknown)?;
@@ -78,7 +76,7 @@ pub(super) fn unwrap_typed_struct(
 ) -> Option<DynamicMessage> {
     let url = typed.get_field_by_number(1)?.as_str()?.to_owned();
     let Some(message) = descriptor::message(type_name(&url)) else {
-        return at.error(format!("unknown extension type {url:?}"));
+        return at.unsupported(format!("unknown extension type {url:?}"));
     };
     let value = typed.get_field_by_number(2)?;
     let fields = value.as_message().map_or_else(|| Json::Object(serde_json::Map::new()), struct_to_json);

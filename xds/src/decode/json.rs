@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value};
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 use super::{any, scalar, wellknown};
 use crate::{NoteKind, at::At};
@@ -30,9 +30,20 @@ pub(crate) fn decode(
     let Json::Object(entries) = json else {
         return at.error(format!("expected a message, not {}", scalar::brief(json)));
     };
+    decode_fields(at, descriptor, entries, None, unknown)
+}
+
+/// Reads a message from its fields, of which `except` is none of them.
+pub(super) fn decode_fields(
+    at: &At<'_>,
+    descriptor: &MessageDescriptor,
+    entries: &Map<String, Json>,
+    except: Option<&str>,
+    unknown: UnknownFields,
+) -> Option<DynamicMessage> {
     let mut message = DynamicMessage::new(descriptor.clone());
     let mut complete = true;
-    for (key, value) in entries {
+    for (key, value) in entries.iter().filter(|(key, _)| Some(key.as_str()) != except) {
         let found = descriptor.get_field_by_name(key).or_else(|| descriptor.get_field_by_json_name(key));
         let Some(field) = found else {
             complete &= unknown_field(at, key, descriptor, unknown);

@@ -42,12 +42,7 @@ pub(crate) enum FileError {
 
 impl FileError {
     fn malformed(reason: impl Into<String>) -> Self {
-        let reason = reason.into();
-        Self::Malformed(vec![Error {
-            resource: "discovery response".to_owned(),
-            field: String::new(),
-            reason,
-        }])
+        Self::Malformed(vec![Error::invalid("discovery response", "", reason)])
     }
 }
 

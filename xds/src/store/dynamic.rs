@@ -145,23 +145,34 @@ pub(super) fn replace<T>(
     Ok((changed, errors))
 }
 
-/// The resource called `name`; `None` when the batch is empty, which says nothing.
-///
-/// # Errors
-/// The batch as a whole is wrong, or has other resources only.
-pub(super) fn pick<'a>(kind: Kind, name: &str, batch: &'a Batch) -> Result<Option<&'a Resource>, Refusal> {
-    check(kind, batch).map_err(Refusal::Invalid)?;
-    let found = batch.resources.iter().find(|resource| resource.name == name);
-    if found.is_none() && !batch.resources.is_empty() {
-        let mut names: Vec<_> =
-            batch.resources.iter().take(3).map(|resource| format!("{:?}", resource.name)).collect();
-        if batch.resources.len() > names.len() {
-            names.push(format!("and {} more", batch.resources.len() - names.len()));
-        }
-        let reason = format!("not among the resources: {}", names.join(", "));
-        return Err(Refusal::Missing(Error { resource: kind.title(name), field: String::new(), reason }));
+/// Resources of a batch by name, for sources that stand for one of them each.
+#[derive(Debug)]
+pub(super) struct Index<'a> {
+    kind: Kind,
+    /// Errors when the batch as a whole is wrong.
+    resources: Result<HashMap<&'a str, &'a Resource>, Vec<Error>>,
+}
+
+impl<'a> Index<'a> {
+    pub(super) fn new(kind: Kind, batch: &'a Batch) -> Self {
+        let by_name = || batch.resources.iter().map(|resource| (resource.name.as_str(), resource)).collect();
+        Self { kind, resources: check(kind, batch).map(|()| by_name()) }
     }
-    Ok(found)
+
+    /// The resource called `name`; `None` when there are no resources at all, which says nothing.
+    ///
+    /// # Errors
+    /// The batch as a whole is wrong, or has other resources only.
+    pub(super) fn pick(&self, name: &str) -> Result<Option<&'a Resource>, Refusal> {
+        let resources = self.resources.as_ref().map_err(|errors| Refusal::Invalid(errors.clone()))?;
+        let found = resources.get(name).copied();
+        if found.is_none() && !resources.is_empty() {
+            let resource = self.kind.title(name);
+            let reason = format!("not among the {} resources", resources.len());
+            return Err(Refusal::Missing(Error::invalid(resource, "", reason)));
+        }
+        Ok(found)
+    }
 }
 
 /// Why a source did not bring what it should.
@@ -187,10 +198,10 @@ fn check(kind: Kind, batch: &Batch) -> Result<(), Vec<Error>> {
         let title = resource.kind.title(&resource.name);
         if resource.kind != kind {
             let reason = format!("a {kind} was expected");
-            errors.push(Error { resource: title, field: String::new(), reason });
+            errors.push(Error::invalid(title, "", reason));
         } else if !names.insert(&resource.name) {
             let reason = format!("duplicate {kind}");
-            errors.push(Error { resource: title, field: String::new(), reason });
+            errors.push(Error::invalid(title, "", reason));
         }
     }
     if errors.is_empty() { Ok(()) } else { Err(errors) }

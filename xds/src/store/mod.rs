@@ -13,7 +13,7 @@ mod needs;
 mod subscription;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Instant, SystemTime},
@@ -25,8 +25,8 @@ use envoy_types::pb::envoy::config::{
     route::v3 as route_pb,
 };
 
-use dynamic::Refusal;
 pub(crate) use dynamic::{Dynamic, Failure, Held};
+use dynamic::{Index, Refusal};
 pub(crate) use subscription::{Source, Subscription};
 
 use crate::{
@@ -149,8 +149,18 @@ impl Store {
             .filter(|(_, s)| s.config.path == path && s.is_started() && (!only_unread || s.is_unread()))
             .map(|(source, _)| source.clone())
             .collect();
-        for source in concerned {
-            errors.extend(self.deliver(&source, read, time));
+        let index = |kind, wanted: fn(&Source) -> bool| {
+            let batch = read.as_ref().ok().filter(|_| concerned.iter().any(wanted))?;
+            Some(Index::new(kind, batch))
+        };
+        let routes = index(Kind::RouteConfiguration, |source| matches!(source, Source::Rds(_)));
+        let assignments = index(Kind::LoadAssignment, |source| matches!(source, Source::Eds(_)));
+        // What is wrong with a file is wrong for every source that it stands for.
+        let mut seen = HashSet::new();
+        for source in &concerned {
+            let index = if matches!(source, Source::Rds(_)) { &routes } else { &assignments };
+            let found = self.deliver(source, read, index.as_ref(), time);
+            errors.extend(found.into_iter().filter(|error| seen.insert(error.to_string())));
         }
         self.settle(now);
         errors
@@ -187,7 +197,13 @@ impl Store {
         self.config.clone()
     }
 
-    fn deliver(&mut self, source: &Source, read: &Result<Batch, FileError>, time: SystemTime) -> Vec<Error> {
+    fn deliver(
+        &mut self,
+        source: &Source,
+        read: &Result<Batch, FileError>,
+        index: Option<&Index<'_>>,
+        time: SystemTime,
+    ) -> Vec<Error> {
         let batch = match read {
             Ok(batch) => batch,
             Err(error) => {
@@ -202,11 +218,12 @@ impl Store {
                 };
             }
         };
-        let outcome = match source {
-            Source::Cds => self.deliver_clusters(batch, time),
-            Source::Lds => self.deliver_listeners(batch, time),
-            Source::Rds(name) => self.deliver_routes(name, batch, time),
-            Source::Eds(name) => self.deliver_assignment(name, batch, time),
+        let outcome = match (source, index) {
+            (Source::Cds, _) => self.deliver_clusters(batch, time),
+            (Source::Lds, _) => self.deliver_listeners(batch, time),
+            (Source::Rds(name), Some(index)) => self.deliver_routes(name, index, batch, time),
+            (Source::Eds(name), Some(index)) => self.deliver_assignment(name, index, batch, time),
+            (Source::Rds(_) | Source::Eds(_), None) => return Vec::new(),
         };
         let Some(subscription) = self.subscriptions.get_mut(source) else { return Vec::new() };
         match outcome {
@@ -228,7 +245,7 @@ impl Store {
     fn file_error(&self, source: &Source, reason: String) -> Error {
         let path =
             self.subscriptions.get(source).map(|s| s.config.path.display().to_string()).unwrap_or_default();
-        Error { resource: source.to_string(), field: String::new(), reason: format!("{path}: {reason}") }
+        Error::invalid(source.to_string(), "", format!("{path}: {reason}"))
     }
 
     fn deliver_clusters(&mut self, batch: &Batch, time: SystemTime) -> Result<bool, Refusal> {
@@ -252,7 +269,7 @@ impl Store {
 
     fn deliver_listeners(&mut self, batch: &Batch, time: SystemTime) -> Result<bool, Refusal> {
         let dynamic: Vec<_> = self.clusters.iter().filter(|c| c.is_there()).map(|c| c.name.clone()).collect();
-        let names: std::collections::HashSet<&str> =
+        let names: HashSet<&str> =
             self.fixed.clusters.iter().map(|c| &*c.name).chain(dynamic.iter().map(String::as_str)).collect();
         let clusters = Clusters { exists: &|name| names.contains(name), validate: true };
         let fixed = self.fixed.listeners.clone();
@@ -275,8 +292,14 @@ impl Store {
         if errors.is_empty() { Ok(changed) } else { Err(Refusal::Invalid(errors)) }
     }
 
-    fn deliver_routes(&mut self, name: &str, batch: &Batch, time: SystemTime) -> Result<bool, Refusal> {
-        let Some(resource) = dynamic::pick(Kind::RouteConfiguration, name, batch)? else { return Ok(false) };
+    fn deliver_routes(
+        &mut self,
+        name: &str,
+        index: &Index<'_>,
+        batch: &Batch,
+        time: SystemTime,
+    ) -> Result<bool, Refusal> {
+        let Some(resource) = index.pick(name)? else { return Ok(false) };
         let dynamic: Vec<_> =
             self.clusters.iter().filter(|c| c.is_there()).map(|c| c.name.as_str()).collect();
         let fixed = &self.fixed.clusters;
@@ -297,8 +320,14 @@ impl Store {
         Ok(updated?)
     }
 
-    fn deliver_assignment(&mut self, name: &str, batch: &Batch, time: SystemTime) -> Result<bool, Refusal> {
-        let Some(resource) = dynamic::pick(Kind::LoadAssignment, name, batch)? else { return Ok(false) };
+    fn deliver_assignment(
+        &mut self,
+        name: &str,
+        index: &Index<'_>,
+        batch: &Batch,
+        time: SystemTime,
+    ) -> Result<bool, Refusal> {
+        let Some(resource) = index.pick(name)? else { return Ok(false) };
         let localities = self.subscriptions.get(&Source::Eds(name.to_owned())).map(|s| s.localities);
         let localities = localities.unwrap_or_default();
         let notes = &mut self.notes;
@@ -325,7 +354,7 @@ fn not_static(resource: &Resource, is_static: bool) -> Result<(), Vec<Error>> {
         return Ok(());
     }
     let reason = format!("the bootstrap has a static {} of that name", resource.kind);
-    Err(vec![Error { resource: resource.kind.title(&resource.name), field: "name".to_owned(), reason }])
+    Err(vec![Error::invalid(resource.kind.title(&resource.name), "name", reason)])
 }
 
 #[cfg(test)]
