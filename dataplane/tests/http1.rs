@@ -253,6 +253,21 @@ fn a_client_that_half_closes_still_gets_its_answer() {
 }
 
 #[test]
+fn requests_pipelined_before_a_half_close_are_all_answered() {
+    let upstream = Upstream::mirror();
+    on_each(upstream.address, "", |_, port| {
+        let mut client = Client::connect(port);
+        let requests: String = (0..5).map(|n| format!("GET /{n} HTTP/1.1\r\nhost: t\r\n\r\n")).collect();
+        client.send(requests);
+        client.finish();
+        for n in 0..5 {
+            assert!(client.response("GET").text().starts_with(&format!("GET /{n} ")));
+        }
+        assert!(client.is_closed());
+    });
+}
+
+#[test]
 fn a_slow_reader_holds_the_sender() {
     let upstream = Upstream::start(|mut stream| {
         while read_request(&mut stream).is_some() {
@@ -276,7 +291,7 @@ fn a_slow_reader_holds_the_sender() {
             thread::sleep(Duration::from_millis(300));
             before > 0 && before == received()
         });
-        let (taken, resident) = (received(), resident_kb(culvert.pid()));
+        let (taken, resident) = (received(), culvert.resident_kb());
         assert!(taken < 64 << 20, "{taken} bytes were taken from an upstream nobody reads");
         assert!(resident < 200 << 10, "{resident} KB resident for one stream");
         // It goes on where it stopped, and nothing is lost.
@@ -288,12 +303,6 @@ fn a_slow_reader_holds_the_sender() {
             left -= n;
         }
     });
-}
-
-fn resident_kb(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").trim().parse().unwrap()
 }
 
 #[test]

@@ -60,7 +60,11 @@ impl Backend {
 
     /// Attaches anew what somebody may have detached, in place of what is still attached. Pods have to be turned again
     /// afterwards: what the kernel knew of them may be lost.
-    pub(super) fn reattach(&mut self, config: &CaptureConfig, store: &RecordStore) -> Result<(), CaptureError> {
+    pub(super) fn reattach(
+        &mut self,
+        config: &CaptureConfig,
+        store: &RecordStore,
+    ) -> Result<(), CaptureError> {
         if matches!(self, Self::Ebpf(_)) {
             *self = Self::open(config, store)?;
         }

@@ -102,7 +102,9 @@ impl Resolving {
                 endpoints.extend(addresses.into_iter().map(|address| endpoint(name, address)));
             }
             let next = Arc::new(LoadAssignment { endpoints });
-            if last.as_ref() != Some(&next) {
+            // Nothing was ever resolved: what an earlier version of the cluster resolved to serves on.
+            let nothing = next.endpoints.is_empty() && known.is_empty() && !self.assignment.names.is_empty();
+            if !nothing && last.as_ref() != Some(&next) {
                 let resolution = Resolution { cluster: self.cluster.clone(), endpoints: next.clone() };
                 if self.sender.send(resolution).await.is_err() {
                     return;

@@ -1,7 +1,7 @@
 //! The sockets of ordinary listeners: bound here, accepted on by workers.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
 };
@@ -27,6 +27,8 @@ pub struct BindError {
 #[derive(Default)]
 pub(super) struct Sockets {
     bound: HashMap<Arc<str>, Vec<Address>>,
+    /// Closed by `/drain_listeners`: later configurations do not open them again.
+    closed: HashSet<Arc<str>>,
 }
 
 impl Sockets {
@@ -39,7 +41,8 @@ impl Sockets {
             addresses.extend(listener.additional_addresses.iter().cloned());
             addresses
         };
-        for listener in config.listeners.iter().filter(|listener| listener.bind_to_port) {
+        let is_open = |listener: &&Arc<Listener>| !self.closed.contains(listener.name.as_str());
+        for listener in config.listeners.iter().filter(|listener| listener.bind_to_port).filter(is_open) {
             let name: Arc<str> = listener.name.as_str().into();
             let addresses = wanted(listener);
             if self.bound.get(&name) == Some(&addresses) {
@@ -74,6 +77,7 @@ impl Sockets {
         self.bound.retain(|name, _| {
             let closed = which(name);
             if closed {
+                self.closed.insert(name.clone());
                 workers.tell_all(|| Command::RemoveListener(name.clone()));
             }
             !closed

@@ -50,7 +50,7 @@ enum Next {
     Closed,
     /// Nothing came for `idle_timeout`.
     Idle,
-    /// `max_connection_duration` passed, or a drain began.
+    /// `max_connection_duration` passed.
     Expired,
     /// A request begins.
     Request,
@@ -79,9 +79,17 @@ impl Connection {
         loop {
             match self.next(&mut timers.wait).await {
                 Next::Request => {}
-                Next::Closed => return self.manager.stats.downstream_cx_destroy_remote.inc(),
+                Next::Closed => {
+                    // It may only have stopped sending: the last response still goes out.
+                    self.manager.stats.downstream_cx_destroy_remote.inc();
+                    self.flush(&mut timers.wait).await;
+                    return;
+                }
                 Next::Idle => return self.manager.stats.downstream_cx_idle_timeout.inc(),
-                Next::Expired => return,
+                Next::Expired => {
+                    self.flush(&mut timers.wait).await;
+                    return;
+                }
             }
             self.requests.set(self.requests.get() + 1);
             // Boxed so that an idle connection does not carry the space of a request.
@@ -151,7 +159,12 @@ impl Connection {
         let framing = match received {
             Some(Ok(framing)) => framing,
             Some(Err(ReceiveError::Fault(fault))) => return self.refuse(fault),
-            Some(Err(ReceiveError::Closed | ReceiveError::Truncated | ReceiveError::Io(_))) => {
+            Some(Err(ReceiveError::Closed | ReceiveError::Truncated)) => {
+                // An earlier response may still be on its way to a client that only sends no more.
+                self.manager.stats.downstream_cx_destroy_remote.inc();
+                return After::Close;
+            }
+            Some(Err(ReceiveError::Io(_))) => {
                 self.manager.stats.downstream_cx_destroy_remote.inc();
                 return After::Abort;
             }
@@ -184,13 +197,20 @@ impl Connection {
 
     /// Whether the connection should end after the current request.
     pub(super) fn should_close(&self) -> bool {
-        self.downstream.listener.is_draining() || self.worker.is_draining(self.downstream.is_inbound())
+        let expired = |max| time::now() >= self.started + max;
+        self.manager.spec.config.max_connection_duration.is_some_and(expired)
+            || self.downstream.listener.is_draining()
+            || self.worker.is_draining(self.downstream.is_inbound())
     }
 
-    /// Closes without losing what was written: FIN first, then whatever the client still sends is read and dropped,
-    /// because a close with unread bytes would reset the connection under the response (`delayed_close_timeout`).
+    /// Closes without losing what was written: everything leaves first, then FIN, then whatever the client still sends is
+    /// read and dropped, because a close with unread bytes would reset the connection under the response.
     async fn close(self, mut timer: Timer) {
         self.manager.stats.downstream_cx_destroy_local.inc();
+        if !self.flush(&mut timer).await {
+            // A response that ends with the connection must not look complete.
+            return self.codec.abort();
+        }
         let Some(patience) = self.manager.spec.config.delayed_close_timeout else { return };
         self.codec.shutdown();
         timer.set(time::now() + patience);
@@ -206,7 +226,31 @@ impl Connection {
         })
         .await;
     }
+
+    /// Waits until everything written has left. False when the connection failed, or nothing left for a long time.
+    async fn flush(&self, timer: &mut Timer) -> bool {
+        let mut queued = self.codec.queued();
+        timer.set(time::now() + FLUSH_PATIENCE);
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = self.codec.poll_flushed(cx) {
+                return Poll::Ready(result.is_ok());
+            }
+            while timer.poll_expired(cx).is_ready() {
+                let left = self.codec.queued();
+                if left >= queued {
+                    return Poll::Ready(false);
+                }
+                queued = left;
+                timer.set(time::now() + FLUSH_PATIENCE);
+            }
+            Poll::Pending
+        })
+        .await
+    }
 }
+
+/// How long a client may take nothing of its last response.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Most bytes read and dropped after the last response.
 const LINGER_BYTES: usize = 1 << 20;

@@ -106,7 +106,7 @@ impl<'c> Exchange<'c> {
 
     /// Whether the connection stays open after this exchange, given that the request has been read to its end.
     pub(super) fn keeps_alive(&self) -> bool {
-        self.keep_alive && !self.conn.should_close() && !self.conn.codec.is_half_closed()
+        self.keep_alive && !self.conn.should_close() && !self.conn.codec.is_finished()
     }
 
     async fn answer(&mut self, timers: &mut Timers) -> After {
@@ -163,6 +163,9 @@ impl<'c> Exchange<'c> {
     fn reply_with(&self, reply: Reply, matched: Option<(&Table, &Match<'_>)>) -> After {
         // The rest of the request would have to be read before the next one; nobody wants it.
         let keep_alive = self.keeps_alive() && self.framing.is_empty();
+        self.record.status.set(reply.status);
+        self.record.flags.set(self.record.flags.get() | reply.flags);
+        self.record.details.set(reply.details);
         let mut head = self.conn.worker.response_head();
         reply.write_head(&mut head);
         if let Some((table, matched)) = matched {
@@ -171,11 +174,10 @@ impl<'c> Exchange<'c> {
             mutations.apply_to_response(&mut head.headers, &values, &mut Vec::new());
         }
         hygiene::finish_response(self, &mut head, !keep_alive);
-        self.record.status.set(reply.status);
-        self.record.flags.set(self.record.flags.get() | reply.flags);
-        self.record.details.set(reply.details);
+        // These have no body whatever the configuration says; its bytes would be taken for the next response.
+        let bodiless = matches!(reply.status, 100..=199 | 204 | 304);
         let body = reply.into_body();
-        let with_body = !body.is_empty() && self.head.method != culvert_proto::Method::Head;
+        let with_body = !body.is_empty() && !bodiless && self.head.method != culvert_proto::Method::Head;
         self.conn.codec.send_head(&head, Framing::Length(body.len() as u64));
         if with_body {
             self.record.bytes_sent.set(body.len() as u64);

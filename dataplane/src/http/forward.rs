@@ -1,6 +1,6 @@
 //! The router: choosing a cluster and a host, sending the request, relaying the response.
 
-use std::{cell::Cell, future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Instant};
+use std::{cell::Cell, future::poll_fn, pin::pin, rc::Rc, task::Poll};
 
 use culvert_model::{ClusterSpecifier, RouteAction, WeightedCluster};
 use culvert_proto::{
@@ -14,6 +14,7 @@ use crate::{
     http::{
         codec::{Body, ReceiveError, h1::ClientConn},
         connection::{Timers, millis},
+        deadlines::{Deadlines, Expired},
         exchange::{After, Exchange},
         format::Values,
         hygiene,
@@ -44,9 +45,9 @@ enum Failed {
 enum Outcome {
     ClientGone,
     Ended(Result<Ended, Failed>),
-    Idle,
+    Expired(Expired),
+    NotAcquired(AcquireError),
     RequestFailed(ReceiveError),
-    Timeout,
 }
 
 /// State of the exchange with the upstream that both directions look at.
@@ -84,7 +85,7 @@ impl Exchange<'_> {
         };
         *self.record.host.borrow_mut() = Some(host.clone());
         let breakers = cluster.config().circuit_breakers;
-        let Some(_credit) = Credit::take(&cluster.limits, Limit::Requests, breakers.max_requests) else {
+        let Some(credit) = Credit::take(&cluster.limits, Limit::Requests, breakers.max_requests) else {
             cluster.stats.upstream_rq_pending_overflow.inc();
             return self.reply(overflow());
         };
@@ -93,24 +94,57 @@ impl Exchange<'_> {
         let active = ActiveUpstream::new(&cluster, &host);
         let via =
             Via { pod: self.conn.downstream.pod.clone(), source: self.conn.downstream.preserved_source };
-        let mut lent = match cluster.acquire(&self.conn.worker, &host, &via).await {
-            Ok(lent) => lent,
-            Err(error) => return self.reply(acquire_failed(&error)),
-        };
-        lent.begin_request();
-        lent.conn.send_head(&self.head, framing);
         let progress = Progress {
             upgrade,
             request_complete: Cell::new(framing.is_empty()),
             response_started: Cell::new(false),
             activity: Activity::new(),
         };
-        let outcome = self.converse(action, &cluster, &lent, &mutations, &progress, timers).await;
+        let deadlines = Deadlines::new(action, &self.conn.manager.spec.config, self.record.started);
+        deadlines.start(framing.is_empty(), timers);
+        let outcome = match self.acquire(&cluster, &host, &via, &progress, &deadlines, timers).await {
+            Ok(mut lent) => {
+                lent.begin_request();
+                lent.conn.send_head(&self.head, framing);
+                let outcome = self.converse(&cluster, &lent, &mutations, &progress, &deadlines, timers).await;
+                (outcome, Some(lent))
+            }
+            Err(outcome) => (outcome, None),
+        };
         timers.wait.clear();
         timers.route.clear();
-        let after = self.conclude(outcome, lent, &cluster, &host, &progress);
-        drop(active);
+        let mut after = self.conclude(outcome, &cluster, &host, &progress);
+        if let After::Tunnel(tunnel) = &mut after {
+            // It counts as a request for as long as it lasts.
+            tunnel.keep((credit, active));
+        }
         after
+    }
+
+    /// A connection for the request, unless something ends the wait for it.
+    async fn acquire(
+        &self,
+        cluster: &Rc<Cluster>,
+        host: &Rc<Host>,
+        via: &Via,
+        progress: &Progress,
+        deadlines: &Deadlines,
+        timers: &mut Timers,
+    ) -> Result<Lent, Outcome> {
+        let complete = progress.request_complete.get();
+        let mut acquiring = pin!(cluster.acquire(&self.conn.worker, host, via));
+        poll_fn(|cx| {
+            if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
+                return Poll::Ready(acquired.map_err(Outcome::NotAcquired));
+            }
+            if complete && self.conn.codec.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(Outcome::ClientGone));
+            }
+            deadlines
+                .poll(complete, &progress.activity, timers, cx)
+                .map(|expired| Err(Outcome::Expired(expired)))
+        })
+        .await
     }
 
     fn cluster_name<'a>(
@@ -140,6 +174,9 @@ impl Exchange<'_> {
     /// Whether the request asks for an upgrade that the route or the connection manager allows.
     fn upgrade(&self, action: &RouteAction) -> Result<bool, Reply> {
         let manager = &self.conn.manager;
+        if self.speaks_http_10() {
+            return Ok(false);
+        }
         let wanted = match h1::upgrade(&self.head.headers) {
             Some(wanted) => wanted,
             None if self.head.method == Method::Connect => b"connect",
@@ -203,11 +240,11 @@ impl Exchange<'_> {
     /// Runs both directions until the response is complete or something ends it.
     async fn converse(
         &self,
-        action: &RouteAction,
         cluster: &Rc<Cluster>,
         lent: &Lent,
         mutations: &Mutations<'_>,
         progress: &Progress,
+        deadlines: &Deadlines,
         timers: &mut Timers,
     ) -> Outcome {
         let server = &self.conn.codec;
@@ -216,13 +253,6 @@ impl Exchange<'_> {
             pin!(request_body(server, &lent.conn, trailers, &self.record.bytes_received, &progress.activity));
         let mut pumping = !progress.request_complete.get();
         let mut response = pin!(self.respond(cluster, lent, mutations, progress));
-        let idle = action.idle_timeout.or(self.conn.manager.spec.config.stream_idle_timeout);
-        let idle = idle.filter(|idle| !idle.is_zero());
-        arm(&mut timers.wait, idle.map(|idle| time::now() + idle));
-        let overall = |progress: &Progress| {
-            action.timeout.filter(|_| progress.request_complete.get()).map(|max| time::now() + max)
-        };
-        arm(&mut timers.route, overall(progress));
         poll_fn(|cx| {
             if pumping {
                 if let Poll::Ready(pumped) = pump.as_mut().poll(cx) {
@@ -230,7 +260,7 @@ impl Exchange<'_> {
                     match pumped {
                         Ok(()) => {
                             progress.request_complete.set(true);
-                            arm(&mut timers.route, overall(progress));
+                            deadlines.request_completed(timers);
                         }
                         Err(PumpError::Downstream(error)) => {
                             return Poll::Ready(Outcome::RequestFailed(error));
@@ -245,18 +275,9 @@ impl Exchange<'_> {
             if let Poll::Ready(ended) = response.as_mut().poll(cx) {
                 return Poll::Ready(Outcome::Ended(ended));
             }
-            if timers.route.poll_expired(cx).is_ready() {
-                return Poll::Ready(Outcome::Timeout);
-            }
-            while timers.wait.poll_expired(cx).is_ready() {
-                let Some(idle) = idle else { break };
-                let due = progress.activity.last() + idle;
-                if due <= time::now() {
-                    return Poll::Ready(Outcome::Idle);
-                }
-                timers.wait.set(due);
-            }
-            Poll::Pending
+            deadlines
+                .poll(progress.request_complete.get(), &progress.activity, timers, cx)
+                .map(Outcome::Expired)
         })
         .await
     }
@@ -278,9 +299,11 @@ impl Exchange<'_> {
                 break framing;
             }
             self.inform(&mut head);
+            // An upstream that sends nothing but these must not fill memory.
+            poll_fn(|cx| self.conn.codec.poll_ready(cx)).await.map_err(|_| Failed::Downstream)?;
         };
         let switched = framing == Framing::Tunnel;
-        if switched && !progress.upgrade {
+        if switched && !(progress.upgrade && progress.request_complete.get()) {
             return Err(Failed::UpstreamSwitched);
         }
         let reusable =
@@ -291,9 +314,9 @@ impl Exchange<'_> {
                 || !progress.request_complete.get()
                 || downstream_framing == Framing::UntilClose);
         self.upstream_answered(cluster, lent, &head);
-        self.finish_head(&mut head, mutations, lent, switched, close);
         self.record.status.set(head.status);
         self.record.details.set("via_upstream");
+        self.finish_head(&mut head, mutations, lent, switched, close);
         self.conn.codec.send_head(&head, downstream_framing);
         self.record.framing.set(downstream_framing);
         progress.response_started.set(true);
@@ -373,11 +396,10 @@ impl Exchange<'_> {
         hygiene::finish_response(self, head, close);
     }
 
-    /// Turns the outcome into what happens to both connections.
+    /// Turns the outcome into what happens to both connections. The upstream's is closed unless it is given back.
     fn conclude(
         &self,
-        outcome: Outcome,
-        lent: Lent,
+        (outcome, lent): (Outcome, Option<Lent>),
         cluster: &Rc<Cluster>,
         host: &Rc<Host>,
         progress: &Progress,
@@ -390,12 +412,15 @@ impl Exchange<'_> {
                     self.conn.manager.stats.downstream_rq_response_before_rq_complete.inc();
                     return After::Close;
                 }
-                if reusable && lent.conn.is_reusable() {
+                if let Some(lent) = lent.filter(|lent| reusable && lent.conn.is_reusable()) {
                     lent.release(&self.conn.worker);
                 }
                 if close { After::Close } else { After::KeepAlive }
             }
-            Outcome::Ended(Ok(Ended::Switched)) => After::Tunnel(Box::new(lent.into_tunnel())),
+            Outcome::Ended(Ok(Ended::Switched)) => match lent {
+                Some(lent) => After::Tunnel(Box::new(lent.into_tunnel())),
+                None => After::Abort,
+            },
             Outcome::Ended(Err(Failed::Downstream)) | Outcome::ClientGone => {
                 self.client_gone(cluster);
                 After::Abort
@@ -404,46 +429,75 @@ impl Exchange<'_> {
                 cluster.stats.upstream_rq_tx_reset.inc();
                 self.request_failed(&error, started)
             }
+            Outcome::Ended(Err(Failed::Upstream(error))) => {
+                self.upstream_lost(&error, cluster, host, started)
+            }
             Outcome::Ended(Err(Failed::UpstreamSwitched)) => {
                 cluster.stats.upstream_cx_protocol_error.inc();
                 cluster.stats.upstream_rq_rx_reset.inc();
                 host.stats(|stats| stats.rq_error.inc());
                 self.reply(protocol_error())
             }
-            Outcome::Ended(Err(Failed::Upstream(error))) => {
-                cluster.stats.upstream_cx_destroy_remote_with_active_rq.inc();
-                cluster.stats.upstream_rq_rx_reset.inc();
+            Outcome::NotAcquired(error) => {
+                cluster.codes.record(503);
                 host.stats(|stats| stats.rq_error.inc());
-                if matches!(error, ReceiveError::Fault(_)) {
-                    cluster.stats.upstream_cx_protocol_error.inc();
-                }
-                if started {
-                    self.cut_short(Flags::UPSTREAM_CONNECTION_TERMINATION)
-                } else {
-                    self.reply(upstream_failed(&error))
-                }
+                self.reply(acquire_failed(&error))
             }
-            Outcome::Timeout => {
-                cluster.stats.upstream_rq_timeout.inc();
-                host.stats(|stats| stats.rq_error.inc());
-                if started {
-                    return self.cut_short(Flags::UPSTREAM_REQUEST_TIMEOUT);
-                }
-                cluster.codes.record(504);
-                let reply = Reply::new(504, "upstream request timeout");
-                self.reply(reply.flag(Flags::UPSTREAM_REQUEST_TIMEOUT).details("response_timeout"))
-            }
-            Outcome::Idle => {
-                self.conn.manager.stats.downstream_rq_idle_timeout.inc();
-                cluster.stats.upstream_rq_tx_reset.inc();
-                if started {
-                    return self.cut_short(Flags::STREAM_IDLE_TIMEOUT);
-                }
-                let status = if progress.request_complete.get() { 504 } else { 408 };
-                let reply = Reply::new(status, "stream timeout");
-                self.reply(reply.flag(Flags::STREAM_IDLE_TIMEOUT).details("stream_idle_timeout"))
-            }
+            Outcome::Expired(expired) => self.expired(expired, cluster, host, progress),
         }
+    }
+
+    fn upstream_lost(&self, error: &ReceiveError, cluster: &Cluster, host: &Host, started: bool) -> After {
+        cluster.stats.upstream_cx_destroy_remote_with_active_rq.inc();
+        cluster.stats.upstream_rq_rx_reset.inc();
+        host.stats(|stats| stats.rq_error.inc());
+        if matches!(error, ReceiveError::Fault(_)) {
+            cluster.stats.upstream_cx_protocol_error.inc();
+        }
+        if started {
+            return self.cut_short(Flags::UPSTREAM_CONNECTION_TERMINATION);
+        }
+        let reply = upstream_failed(error);
+        cluster.codes.record(reply.status);
+        self.reply(reply)
+    }
+
+    fn expired(&self, expired: Expired, cluster: &Cluster, host: &Host, progress: &Progress) -> After {
+        let stats = &self.conn.manager.stats;
+        let (flags, reply) = match expired {
+            Expired::Idle => {
+                stats.downstream_rq_idle_timeout.inc();
+                cluster.stats.upstream_rq_tx_reset.inc();
+                let status = if progress.request_complete.get() { 504 } else { 408 };
+                (
+                    Flags::STREAM_IDLE_TIMEOUT,
+                    Reply::new(status, "stream timeout").details("stream_idle_timeout"),
+                )
+            }
+            Expired::Request => {
+                stats.downstream_rq_timeout.inc();
+                cluster.stats.upstream_rq_tx_reset.inc();
+                (Flags::default(), Reply::new(408, "request timeout").details("request_overall_timeout"))
+            }
+            Expired::Route => {
+                cluster.stats.upstream_rq_timeout.inc();
+                host.stats(|stats| {
+                    stats.rq_error.inc();
+                    stats.rq_timeout.inc();
+                });
+                (
+                    Flags::UPSTREAM_REQUEST_TIMEOUT,
+                    Reply::new(504, "upstream request timeout").details("response_timeout"),
+                )
+            }
+        };
+        if progress.response_started.get() {
+            return self.cut_short(flags);
+        }
+        if expired == Expired::Route {
+            cluster.codes.record(504);
+        }
+        self.reply(reply.flag(flags))
     }
 
     fn client_gone(&self, cluster: &Cluster) {
@@ -486,13 +540,6 @@ impl Exchange<'_> {
         self.conn.manager.stats.rq_reset_after_downstream_response_started.inc();
         self.record.flags.set(self.record.flags.get() | flags);
         if self.record.framing.get() == Framing::UntilClose { After::Abort } else { After::Close }
-    }
-}
-
-fn arm(timer: &mut time::Timer, deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => timer.set(deadline),
-        None => timer.clear(),
     }
 }
 

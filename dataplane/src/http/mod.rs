@@ -6,6 +6,7 @@
 pub mod codec;
 pub mod connection;
 pub mod date;
+mod deadlines;
 mod exchange;
 mod format;
 mod forward;

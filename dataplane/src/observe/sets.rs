@@ -71,6 +71,7 @@ stat_set! {
         counter downstream_rq_redirected_with_normalized_path,
         counter downstream_rq_response_before_rq_complete,
         counter downstream_rq_rx_reset,
+        counter downstream_rq_timeout,
         counter downstream_rq_too_large,
         counter downstream_rq_ws_on_non_ws_route,
         counter no_cluster,

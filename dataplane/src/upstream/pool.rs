@@ -1,6 +1,7 @@
 //! Connections to upstream hosts: opened when needed, parked when idle, never shared between pods.
 
 use std::{
+    any::Any,
     cell::{Cell, RefCell},
     ffi::OsStr,
     future::poll_fn,
@@ -58,15 +59,20 @@ pub struct Lent {
 
 /// An upstream connection that became a tunnel.
 pub struct TunnelConn {
-    /// The connection.
-    pub conn: ClientConn,
-    _guard: Guard,
+    conn: ClientConn,
+    guard: Guard,
+    kept: Option<Box<dyn Any>>,
 }
 
 impl TunnelConn {
     /// The connection, and what keeps it counted until it is dropped.
     pub fn into_parts(self) -> (ClientConn, impl Sized) {
-        (self.conn, self._guard)
+        (self.conn, (self.guard, self.kept))
+    }
+
+    /// Holds `what` until the tunnel ends.
+    pub fn keep(&mut self, what: impl Any) {
+        self.kept = Some(Box::new(what));
     }
 }
 
@@ -135,6 +141,22 @@ impl Waiter {
     }
 }
 
+/// Keeps `upstream_rq_pending_active`.
+struct PendingRequest<'c>(&'c Cluster);
+
+impl<'c> PendingRequest<'c> {
+    fn new(cluster: &'c Cluster) -> Self {
+        cluster.stats.upstream_rq_pending_active.inc();
+        Self(cluster)
+    }
+}
+
+impl Drop for PendingRequest<'_> {
+    fn drop(&mut self) {
+        self.0.stats.upstream_rq_pending_active.dec();
+    }
+}
+
 /// All idle upstream connections of a worker.
 #[derive(Default)]
 pub struct IdleSet {
@@ -184,16 +206,14 @@ impl Cluster {
             return Err(AcquireError::Overflow);
         };
         self.stats.upstream_rq_pending_total.inc();
-        self.stats.upstream_rq_pending_active.inc();
-        let result = self.open_or_wait(host, key, via, breakers.max_connections).await;
-        self.stats.upstream_rq_pending_active.dec();
-        result
+        let _active = PendingRequest::new(self);
+        self.open_or_wait(worker, host, via, breakers.max_connections).await
     }
 
     async fn open_or_wait(
         self: &Rc<Self>,
+        worker: &Worker,
         host: &Rc<Host>,
-        key: PoolKey,
         via: &Via,
         max_connections: u32,
     ) -> Result<Lent, AcquireError> {
@@ -203,13 +223,16 @@ impl Cluster {
                 None if host.open.get() == 0 => Credit::force(&self.limits, Limit::Connections),
                 None => {
                     self.stats.upstream_cx_overflow.inc();
-                    match wait_turn(host, key).await {
+                    if evict_idle(worker, host) {
+                        continue;
+                    }
+                    match wait_turn(host, via.key()).await {
                         Given::Connection(lent) => return Ok(*lent),
                         Given::Permission | Given::Nothing => continue,
                     }
                 }
             };
-            return self.open(host, key, via, credit).await;
+            return self.open(host, via.key(), via, credit).await;
         }
     }
 
@@ -331,14 +354,15 @@ fn take_idle(worker: &Worker, host: &Host, key: PoolKey) -> Option<Lent> {
     }
 }
 
+/// Closes the idle connection of the host that was used longest ago, whoever it belonged to: its place is needed.
+fn evict_idle(worker: &Worker, host: &Host) -> bool {
+    let oldest = host.idle.borrow().first().copied();
+    oldest.map(|parked| discard(worker, parked.tag)).is_some()
+}
+
+/// Waits for a connection to be given back or closed. `Given::Nothing` after a while: a place may have become free on
+/// another host or worker, which nobody here is told of.
 async fn wait_turn(host: &Rc<Host>, key: PoolKey) -> Given {
-    struct Abandon<'a>(&'a Rc<Host>, Rc<Waiter>);
-    impl Drop for Abandon<'_> {
-        fn drop(&mut self) {
-            self.1.abandoned.set(true);
-            self.0.waiters.borrow_mut().retain(|waiter| !Rc::ptr_eq(waiter, &self.1));
-        }
-    }
     let waiter = Rc::new(Waiter {
         key,
         given: RefCell::new(Given::Nothing),
@@ -346,15 +370,39 @@ async fn wait_turn(host: &Rc<Host>, key: PoolKey) -> Given {
         abandoned: Cell::new(false),
     });
     host.waiters.borrow_mut().push_back(waiter.clone());
-    let guard = Abandon(host, waiter);
-    poll_fn(|cx| match guard.1.given.replace(Given::Nothing) {
+    let waiting = Waiting { host, waiter };
+    let mut again = time::Timer::new();
+    again.set(time::now() + WAIT_AGAIN);
+    poll_fn(|cx| match waiting.waiter.given.replace(Given::Nothing) {
         Given::Nothing => {
-            *guard.1.waker.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
+            *waiting.waiter.waker.borrow_mut() = Some(cx.waker().clone());
+            again.poll_expired(cx).map(|()| Given::Nothing)
         }
         given => Poll::Ready(given),
     })
     .await
+}
+
+/// How often a waiting request looks for a place by itself.
+const WAIT_AGAIN: Duration = Duration::from_millis(50);
+
+/// A request in the queue; it leaves the queue when dropped.
+struct Waiting<'h> {
+    host: &'h Rc<Host>,
+    waiter: Rc<Waiter>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.waiter.abandoned.set(true);
+        self.host.waiters.borrow_mut().retain(|waiter| !Rc::ptr_eq(waiter, &self.waiter));
+        // What it was given and did not take is the next one's. A connection passes its place on by being closed.
+        if matches!(self.waiter.given.replace(Given::Nothing), Given::Permission)
+            && let Some(next) = self.host.waiters.borrow_mut().pop_front()
+        {
+            next.give(Given::Permission);
+        }
+    }
 }
 
 impl Lent {
@@ -365,7 +413,7 @@ impl Lent {
 
     /// The connection as a tunnel; its accounting lasts as long as the tunnel.
     pub fn into_tunnel(self) -> TunnelConn {
-        TunnelConn { conn: self.conn, _guard: self.guard }
+        TunnelConn { conn: self.conn, guard: self.guard, kept: None }
     }
 
     /// Gives the connection back after a complete exchange, to be used again. Drop it instead to close it.
@@ -387,6 +435,10 @@ impl Lent {
         if let Some(waiter) = waiter {
             let lent = Self { reused: true, ..self };
             waiter.give(Given::Connection(Box::new(lent)));
+            return;
+        }
+        if !self.host.waiters.borrow().is_empty() {
+            // Only requests of other pools wait: closing it makes room for one of them.
             return;
         }
         let key = self.key;
@@ -412,7 +464,11 @@ pub async fn janitor(worker: Rc<Worker>) {
         })
         .await;
         match tag {
-            Some(tag) => discard(&worker, tag, true),
+            Some(tag) => {
+                if let Some(cluster) = discard(&worker, tag) {
+                    cluster.stats.upstream_cx_destroy_remote.inc();
+                }
+            }
             None => {
                 sweep_expired(&worker);
                 sweep.set(time::now() + SWEEP);
@@ -429,14 +485,16 @@ fn sweep_expired(worker: &Worker) {
     let expired: Vec<u64> = {
         let idle = worker.idle.borrow();
         let over = |entry: &Idle| {
-            entry.lent.host.removed.get()
-                || entry.lent.guard.cluster.config().idle_timeout.is_some_and(|max| now - entry.since >= max)
+            entry.lent.guard.cluster.config().idle_timeout.is_some_and(|max| now - entry.since >= max)
         };
         let tag = |index: usize, entry: &Idle| (u64::from(entry.generation) << 32) | index as u64;
         idle.entries.iter().filter(|(_, entry)| over(entry)).map(|(index, entry)| tag(index, entry)).collect()
     };
     for tag in expired {
-        discard(worker, tag, false);
+        if let Some(cluster) = discard(worker, tag) {
+            cluster.stats.upstream_cx_idle_timeout.inc();
+            cluster.stats.upstream_cx_destroy_local.inc();
+        }
     }
 }
 
@@ -452,19 +510,17 @@ pub fn discard_where(worker: &Worker, which: impl Fn(&PoolKey, &Host) -> bool) {
             .collect()
     };
     for tag in tags {
-        discard(worker, tag, false);
+        if let Some(cluster) = discard(worker, tag) {
+            cluster.stats.upstream_cx_destroy_local.inc();
+        }
     }
 }
 
-fn discard(worker: &Worker, tag: u64, by_peer: bool) {
-    let Some(lent) = worker.idle.borrow_mut().remove(tag) else { return };
+/// Closes one idle connection. Its cluster, if it was still there.
+fn discard(worker: &Worker, tag: u64) -> Option<Rc<Cluster>> {
+    let lent = worker.idle.borrow_mut().remove(tag)?;
     lent.host.idle.borrow_mut().retain(|parked| parked.tag != tag);
-    if by_peer {
-        lent.guard.cluster.stats.upstream_cx_destroy_remote.inc();
-    } else {
-        lent.guard.cluster.stats.upstream_cx_idle_timeout.inc();
-        lent.guard.cluster.stats.upstream_cx_destroy_local.inc();
-    }
+    Some(lent.guard.cluster.clone())
 }
 
 fn millis(duration: Duration) -> u64 {

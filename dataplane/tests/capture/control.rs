@@ -9,7 +9,7 @@ use std::{
 
 use crate::support::{
     load::{Load, between},
-    mesh::{Bootstrap, Mesh, Variant, enrolled, is_proxied},
+    mesh::{Bootstrap, Mesh, Variant, enrolled, is_proxied, wait_for},
     netns::{App, Pod, Seen},
 };
 
@@ -170,7 +170,8 @@ fn what_was_broken_is_repaired(variant: Variant) {
             client.run(&[program, "-t", "nat", "-F", "OUTPUT"]);
         }
     }
-    assert_direct(&client, app.v4);
+    // What was pinned is detached a moment after its pin is gone.
+    wait_for("the damage", || !is_proxied(&client.get(app.v4)));
     // What is missing of the pod, then of all that pods share.
     if !variant.is_ebpf() {
         mesh.pod(&["repair", "client"]).unwrap();

@@ -4,9 +4,13 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    ops::Range,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -24,11 +28,20 @@ pub struct Culvert {
     log: Arc<Mutex<String>>,
 }
 
-/// A port nobody listens on.
+/// A port nobody uses, and that the kernel gives to nobody: of those it gives to connections, one that is free now may be
+/// taken in the next moment. Each test process begins at a place of its own.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(7_919);
+    (0..FREE_PORTS.len())
+        .map(|_| begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % FREE_PORTS.len() as u32)
+        .map(|place| FREE_PORTS.start + place as u16)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
+
+/// Below `net.ipv4.ip_local_port_range`.
+const FREE_PORTS: Range<u16> = 16_000..32_000;
 
 /// The bootstrap of most tests: one listener on `port` with these routes (a YAML list), these clusters (a YAML list).
 pub fn bootstrap(admin: u16, port: u16, manager: &str, routes: &str, clusters: &str) -> String {
@@ -193,6 +206,18 @@ impl Culvert {
         let stats = self.get("/stats").expect("stats");
         let found = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.parse().ok());
         found.unwrap_or(0)
+    }
+
+    /// Its resident memory in KB.
+    pub fn resident_kb(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("resident memory");
+        line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("its descriptors").count()
     }
 
     /// Waits until `condition` holds.

@@ -382,7 +382,7 @@ fn listeners_come_before_traffic_and_go_after_it() {
         ];
         assert_eq!(site.workers.events(), expected.map(|event| format!("{event} (direct)")));
         manager.remove("pod").unwrap();
-        assert_eq!(site.workers.events(), ["remove 0 (direct)"]);
+        assert_eq!(site.workers.events(), ["remove 1 (direct)"]);
     });
 }
 
@@ -504,7 +504,7 @@ fn a_pods_file_is_followed() {
         }]);
         let events = site.workers.events();
         assert_eq!(events.first().unwrap(), "add 0 outbound 127.0.0.1:16001 out");
-        assert_eq!(events.last().unwrap(), "remove 1");
+        assert_eq!(events.last().unwrap(), "remove 2");
         assert_eq!(manager.list()[0].inbound, None);
         site.kill(manager);
         // The next start has another file: what is not in it is undone, what was added by command stays.
@@ -604,7 +604,7 @@ fn listeners_that_come_later_are_used() {
     site.workers.events();
     manager
         .set_listeners(listeners(&[("out", TrafficDirection::Outbound), ("in2", TrafficDirection::Inbound)]));
-    assert_eq!(site.workers.events(), ["retarget 0 inbound in2"]);
+    assert_eq!(site.workers.events(), ["retarget 1 inbound in2"]);
     manager.set_listeners(listeners(&[("in2", TrafficDirection::Inbound)]));
     assert_eq!(site.workers.events(), Vec::<String>::new(), "a pod whose listener is gone stays captured");
 }

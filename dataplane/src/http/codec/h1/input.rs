@@ -40,6 +40,8 @@ impl Input {
             self.lease = Lease::default();
             self.at = 0;
         }
+        // The consumed part goes first, or a client that always sends one byte too many would make this grow for ever.
+        self.joined.drain(..std::mem::take(&mut self.at));
         self.joined.extend_from_slice(&lease);
     }
 

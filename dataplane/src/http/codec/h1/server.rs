@@ -130,6 +130,19 @@ impl ServerConn {
         self.sender.poll_ready(&self.stream, cx)
     }
 
+    /// Bytes the kernel has not taken yet.
+    pub fn queued(&self) -> usize {
+        self.stream.queued()
+    }
+
+    /// Ready when the kernel has taken everything.
+    ///
+    /// # Errors
+    /// The connection failed.
+    pub fn poll_flushed(&self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.stream.poll_drained(cx, 0)
+    }
+
     /// Sends FIN once everything written has left.
     pub fn shutdown(&self) {
         self.stream.shutdown_write();
@@ -153,9 +166,9 @@ impl ServerConn {
         self.stream.abort();
     }
 
-    /// Whether the client sent FIN.
-    pub fn is_half_closed(&self) -> bool {
-        self.receiver.is_closed()
+    /// Whether the client sent FIN and everything before it has been consumed: there will be no further request.
+    pub fn is_finished(&self) -> bool {
+        self.receiver.is_closed() && !self.receiver.has_input()
     }
 
     /// The stream, and the bytes that were received and belong to what comes after HTTP.
