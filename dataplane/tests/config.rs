@@ -200,6 +200,30 @@ fn a_listener_comes_and_goes_with_its_file() {
 }
 
 #[test]
+fn a_drained_listener_stays_closed() {
+    let upstream = named("v1");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_owned();
+    let (admin, port) = (free_port(), free_port());
+    fs::write(path.join("lds.yaml"), lds(&path, port)).unwrap();
+    fs::write(path.join("cds.yaml"), cds(&path)).unwrap();
+    fs::write(path.join("eds-v1.yaml"), eds("v1", upstream.address.port())).unwrap();
+    fs::write(path.join("eds-v2.yaml"), eds("v2", upstream.address.port())).unwrap();
+    fs::write(path.join("rds.yaml"), rds(1, 1)).unwrap();
+    let culvert = Culvert::start_in(dir, "auto", admin, &file_bootstrap(&path, admin), &[]);
+    let mut open = Client::connect(port);
+    assert_eq!(open.get("/").status, 200);
+    culvert.post("/drain_listeners").expect("an answer");
+    let closed = |_: &Culvert| std::net::TcpStream::connect(("127.0.0.1", port)).is_err();
+    culvert.wait_until("the port closed", closed);
+    let updates = culvert.stat("http.ingress.rds.local.update_success");
+    put(&path.join("rds.yaml"), &rds(1, 3));
+    culvert.wait_until("the update", |c| c.stat("http.ingress.rds.local.update_success") > updates);
+    assert!(closed(&culvert), "an update must not open it again");
+    assert_eq!(open.get("/").header("connection"), Some("close"));
+}
+
+#[test]
 fn validation_accepts_what_can_be_served_and_names_what_cannot() {
     let upstream = cluster("up", &["127.0.0.1:1".parse().unwrap()]);
     let good = bootstrap(1, 2, "", "- {match: {prefix: /}, route: {cluster: up}}", &upstream);

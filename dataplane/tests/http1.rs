@@ -555,3 +555,109 @@ fn a_response_head_that_stops_in_its_middle_is_502() {
     });
     on_each(upstream.address, "", |_, port| assert_eq!(Client::connect(port).get("/").status, 502));
 }
+
+#[test]
+fn a_client_that_always_sends_one_byte_too_many_costs_no_memory() {
+    let upstream = Upstream::mirror();
+    on_each(upstream.address, "", |culvert, port| {
+        let mut client = Client::connect(port);
+        let request = b"GET /some/path HTTP/1.1\r\nhost: t\r\nfiller: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n\r\n";
+        let padded = request.len() + 4_000;
+        let mut big = request.to_vec();
+        big.splice(25..25, format!("pad: {}\r\n", "y".repeat(padded - request.len() - 7)).into_bytes());
+        client.send(&big[..1]);
+        let mut before = 0;
+        for n in 0..4_000 {
+            client.send(&big[1..]);
+            client.send(&big[..1]);
+            assert_eq!(client.response("GET").status, 200);
+            if n == 500 {
+                before = culvert.resident_kb();
+            }
+        }
+        let grown = culvert.resident_kb().saturating_sub(before);
+        assert!(grown < 4 << 10, "{grown} KB more after 14 MB of requests on one connection");
+    });
+}
+
+#[test]
+fn a_stray_line_end_before_a_half_close_does_not_cost_the_response() {
+    let upstream = Upstream::answering(|_| {
+        thread::sleep(Duration::from_millis(100));
+        ok(b"answer")
+    });
+    on_each(upstream.address, "", |_, port| {
+        let mut client = Client::connect(port);
+        client.send("GET / HTTP/1.1\r\nhost: t\r\n\r\n\r\n");
+        client.finish();
+        assert_eq!(client.response("GET").text(), "answer");
+    });
+}
+
+#[test]
+fn a_slow_reader_gets_the_end_of_the_last_response() {
+    let upstream = Upstream::answering(|_| ok(&vec![b'x'; 8 << 20]));
+    on_each(upstream.address, "", |_, port| {
+        let mut client = Client::connect(port);
+        client.send("GET / HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n");
+        client.finish();
+        // Longer than any linger of a socket.
+        thread::sleep(Duration::from_secs(4));
+        assert_eq!(client.response("GET").body.len(), 8 << 20);
+    });
+}
+
+#[test]
+fn a_status_without_a_body_has_none_whatever_is_configured() {
+    let upstream = Upstream::mirror();
+    let routes = "- {match: {path: /none}, direct_response: {status: 204, body: {inline_string: surplus}}}\n\
+                  - {match: {prefix: /}, route: {cluster: up}}";
+    on_each_with_routes(upstream.address, "", routes, |_, port| {
+        let mut client = Client::connect(port);
+        assert_eq!(client.get("/none").status, 204);
+        assert_eq!(client.get("/next").status, 200);
+    });
+}
+
+#[test]
+fn a_request_that_waits_for_a_connection_keeps_its_timeout() {
+    let upstream = Upstream::start(|mut stream| {
+        while read_request(&mut stream).is_some() {
+            thread::sleep(Duration::from_secs(20));
+        }
+    });
+    for driver in DRIVERS {
+        let (admin, port) = (free_port(), free_port());
+        let limited = cluster("up", &[upstream.address]).replace(
+            "  connect_timeout",
+            "  circuit_breakers: {thresholds: [{max_connections: 1}]}\n  connect_timeout",
+        );
+        let routes = "- {match: {prefix: /}, route: {cluster: up, timeout: 0.5s}}";
+        // One worker, so that both requests want the same connection.
+        let config = bootstrap(admin, port, "", routes, &limited);
+        let culvert = Culvert::start_with(driver, admin, &config, &["--concurrency", "1"]);
+        let mut first = Client::connect(port);
+        first.send("GET /1 HTTP/1.1\r\nhost: t\r\n\r\n");
+        culvert.wait_until("the first request", |culvert| culvert.stat("cluster.up.upstream_cx_active") == 1);
+        let mut second = Client::connect(port);
+        second.send("GET /2 HTTP/1.1\r\nhost: t\r\n\r\n");
+        assert_eq!(first.response("GET").status, 504);
+        assert_eq!(second.response("GET").status, 504);
+        culvert.wait_until("nothing pending", |culvert| {
+            culvert.stat("cluster.up.upstream_rq_pending_active") == 0
+                && culvert.stat("cluster.up.upstream_rq_active") == 0
+        });
+        assert!(culvert.stat("cluster.up.upstream_cx_overflow") > 0, "{driver}");
+    }
+}
+
+#[test]
+fn a_request_that_never_ends_is_408() {
+    let upstream = Upstream::mirror();
+    on_each(upstream.address, "request_timeout: 0.5s", |culvert, port| {
+        let mut client = Client::connect(port);
+        client.send("POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 1000\r\n\r\nabc");
+        assert_eq!(client.response("POST").status, 408);
+        assert_eq!(culvert.stat("http.ingress.downstream_rq_timeout"), 1);
+    });
+}

@@ -134,7 +134,8 @@ impl Culvert {
         let path = dir.path().join("bootstrap.yaml");
         fs::write(&path, bootstrap).expect("bootstrap written");
         let mut child = command(&path)
-            .args(["--io", driver, "--concurrency", "2"])
+            .args(["--io", driver])
+            .args(if flags.contains(&"--concurrency") { &[][..] } else { &["--concurrency", "2"][..] })
             .args(flags)
             .stderr(Stdio::piped())
             .spawn()
