@@ -134,7 +134,7 @@ impl ConfigStream {
         }
         for note in store.take_notes() {
             match note.kind {
-                NoteKind::NoEffect => log::info!("{}: {note}", path.display()),
+                NoteKind::NoEffect => log::debug!("{}: {note}", path.display()),
                 NoteKind::UnknownField | NoteKind::Warning => log::warn!("{}: {note}", path.display()),
             }
         }

@@ -205,7 +205,7 @@ fn filters(at: &At<'_>, filters: &[pb::HttpFilter]) -> Option<Router> {
             Some((index, name)) => {
                 at.index(index).error(format!("non-terminal filter {name:?} is the last HTTP filter"))
             }
-            None => at.error("the router filter is missing: requests could not be answered"),
+            None => at.unsupported("a connection manager without the router filter is not supported"),
         };
     }
     router
