@@ -88,6 +88,17 @@ pub trait WorkerPort: Send {
     fn remove_listeners(&self, pod: u32);
 }
 
+impl Origin {
+    /// Whether both learn from the same source.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Bpf(own), Self::Bpf(other)) => own.is_same(other),
+            (Self::Iptables, Self::Iptables) => true,
+            _ => false,
+        }
+    }
+}
+
 impl PodHandle {
     /// Where the client of an accepted connection meant to go. To be called once, right after accept: the record of an
     /// outbound connection is taken out of its table.

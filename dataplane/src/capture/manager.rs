@@ -60,10 +60,13 @@ enum State {
     Pending(String),
 }
 
+#[derive(Clone)]
 struct Captured {
     handle: Arc<PodHandle>,
     netns_id: NetnsId,
     targets: Targets,
+    /// One of its inbound listeners, for the kernel to be told again.
+    inbound: Option<Arc<OwnedFd>>,
 }
 
 impl CaptureManager {
@@ -276,12 +279,20 @@ impl CaptureManager {
         if let Some(previous) = previous {
             (record.plan, record.fwmark_accept) = (previous.record.plan, previous.record.fwmark_accept);
         }
+        if let Some(Pod { record: known, state: State::Captured(previous) }) = previous
+            && known.pod == record.pod
+            && self.is_current(previous, netns.id, &targets, &addresses)
+        {
+            let kept = previous.clone();
+            self.turn(&mut record, &kept.handle, &targets, kept.inbound.as_deref().map(AsFd::as_fd))?;
+            return Ok(Pod { record, state: State::Captured(kept) });
+        }
         let sockets = self.listen(&record.pod, &targets, &netns, previous.is_some())?;
-        let inbound = duplicate_inbound(&record.pod.name, &sockets)?;
+        let inbound = duplicate_inbound(&record.pod.name, &sockets)?.map(Arc::new);
         let handle = Arc::new(self.handle_of(&record, netns.fd, addresses));
         let id = handle.id;
         self.hand_over(&handle, sockets, &targets);
-        let turned = self.turn(&mut record, &handle, &targets, inbound.as_ref().map(AsFd::as_fd));
+        let turned = self.turn(&mut record, &handle, &targets, inbound.as_deref().map(AsFd::as_fd));
         if let Err(error) = turned {
             self.workers.remove_listeners(id);
             if previous.is_none() {
@@ -293,7 +304,15 @@ impl CaptureManager {
         if let Some(Pod { state: State::Captured(previous), .. }) = previous {
             self.workers.remove_listeners(previous.handle.id);
         }
-        Ok(Pod { record, state: State::Captured(Captured { handle, netns_id: netns.id, targets }) })
+        Ok(Pod { record, state: State::Captured(Captured { handle, netns_id: netns.id, targets, inbound }) })
+    }
+
+    /// Whether the listeners of a pod can stay, and with them the connections that wait in their queues.
+    fn is_current(&self, pod: &Captured, netns: NetnsId, targets: &Targets, addresses: &[IpAddr]) -> bool {
+        pod.netns_id == netns
+            && pod.targets == *targets
+            && pod.handle.addresses == addresses
+            && pod.handle.origin.is_same(&self.backend.origin())
     }
 
     fn remove_by(&mut self, name: Option<String>, netns: Option<PathBuf>) -> Result<String, CaptureError> {

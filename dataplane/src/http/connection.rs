@@ -34,6 +34,7 @@ pub struct Connection {
     pub(super) codec: ServerConn,
     started: Instant,
     requests: Cell<u32>,
+    _open: Open,
 }
 
 /// The timers of a connection. Re-armed lazily: moving a deadline further away costs nothing, so two serve every wait.
@@ -57,24 +58,35 @@ enum Next {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, stream: Stream, downstream: Downstream, manager: Rc<HttpManager>) {
+///
+/// What an idle connection costs is the size of this future and of [`Connection`]: the state of everything that is not
+/// waiting for a request is boxed when it is needed, and nothing is kept twice.
+pub fn serve(
+    worker: Rc<Worker>,
+    stream: Stream,
+    downstream: Downstream,
+    manager: Rc<HttpManager>,
+) -> impl Future<Output = ()> {
     let config = &manager.spec.config;
     let limit = downstream.listener.spec.config.buffer_limit_bytes;
     let codec = ServerConn::new(stream, config.http1.header_case, limit, manager.stats.clone());
-    let _open = Open::new(&manager, &downstream);
-    let connection = Connection {
-        worker,
-        codec,
-        started: time::now(),
-        requests: Cell::new(0),
-        manager: manager.clone(),
-        downstream,
-    };
-    connection.run().await;
+    let open = Open::new(&manager, &downstream);
+    let (started, requests) = (time::now(), Cell::new(0));
+    let connection =
+        Box::new(Connection { worker, manager, downstream, codec, started, requests, _open: open });
+    let serving = connection.run();
+    debug_assert!(
+        size_of_val(&serving) + size_of::<Connection>() <= IDLE_BYTES_MAX,
+        "an idle connection grew"
+    );
+    serving
 }
 
+/// Most bytes of an idle connection here; the driver's slot and the kernel's socket come on top.
+const IDLE_BYTES_MAX: usize = 1_024;
+
 impl Connection {
-    async fn run(self) {
+    async fn run(self: Box<Self>) {
         let mut timers = Timers { wait: Timer::new(), route: Timer::new() };
         loop {
             match self.next(&mut timers.wait).await {
@@ -82,25 +94,24 @@ impl Connection {
                 Next::Closed => {
                     // It may only have stopped sending: the last response still goes out.
                     self.manager.stats.downstream_cx_destroy_remote.inc();
-                    self.flush(&mut timers.wait).await;
+                    Box::pin(self.flush(&mut timers.wait)).await;
                     return;
                 }
                 Next::Idle => return self.manager.stats.downstream_cx_idle_timeout.inc(),
                 Next::Expired => {
-                    self.flush(&mut timers.wait).await;
+                    Box::pin(self.flush(&mut timers.wait)).await;
                     return;
                 }
             }
             self.requests.set(self.requests.get() + 1);
-            // Boxed so that an idle connection does not carry the space of a request.
             match Box::pin(self.request(&mut timers)).await {
                 After::Abort => return self.codec.abort(),
-                After::Close => return self.close(timers.wait).await,
+                After::Close => return Box::pin(self.close(timers.wait)).await,
                 After::KeepAlive => {}
                 After::Tunnel(upstream) => {
                     let idle = self.manager.spec.config.stream_idle_timeout;
-                    let downstream = self.codec.into_tunnel();
-                    return tcp::tunnel(downstream, *upstream, idle).await;
+                    let (downstream, _open) = (self.codec.into_tunnel(), self._open);
+                    return Box::pin(tcp::tunnel(downstream, *upstream, idle)).await;
                 }
             }
         }
@@ -205,7 +216,7 @@ impl Connection {
 
     /// Closes without losing what was written: everything leaves first, then FIN, then whatever the client still sends is
     /// read and dropped, because a close with unread bytes would reset the connection under the response.
-    async fn close(self, mut timer: Timer) {
+    async fn close(self: Box<Self>, mut timer: Timer) {
         self.manager.stats.downstream_cx_destroy_local.inc();
         if !self.flush(&mut timer).await {
             // A response that ends with the connection must not look complete.

@@ -14,6 +14,7 @@ use crate::support::{
 };
 
 tests!(ebpf, iptables: pods_come_and_go, connections_under_way_are_left_alone, what_is_wrong_with_a_pod_is_said, what_was_broken_is_repaired,
+    repairing_what_works_disturbs_nothing,
     stopping_leaves_strict_pods_closed, nothing_is_left_behind);
 tests!(ebpf: stopping_leaves_permissive_pods_direct);
 
@@ -182,6 +183,31 @@ fn what_was_broken_is_repaired(variant: Variant) {
         assert_proxied(&client, app.v4);
         assert_proxied(&client, app.v6);
     }
+}
+
+fn repairing_what_works_disturbs_nothing(variant: Variant) {
+    let (mut mesh, client, server, app) = setup(variant);
+    let outsider = mesh.world.pod("outsider");
+    let pods = [&client, &server].map(|pod| enrolled(pod, "policy: strict"));
+    let _culvert = mesh.start(&Bootstrap::of_service(&app), &pods);
+    let start = Instant::now();
+    let loads = [&client, &outsider].map(|pod| Load::start(2, pod, app.v4));
+    for arguments in [&["repair"][..], &["repair", "client"], &["repair", "server"], &["repair"]] {
+        loads.iter().for_each(|load| load.wait_for(10));
+        mesh.pod(arguments).unwrap();
+    }
+    loads.iter().for_each(|load| load.wait_for(30));
+    let end = Instant::now();
+    for load in loads {
+        for attempt in between(&load.stop(), start, end) {
+            assert!(attempt.result.as_ref().is_ok_and(is_proxied), "{:?}", attempt.result);
+        }
+    }
+    assert!(
+        mesh.counters(&client).captured >= 70,
+        "counted since it was enrolled: {:?}",
+        mesh.counters(&client)
+    );
 }
 
 fn stopping_leaves_permissive_pods_direct(variant: Variant) {

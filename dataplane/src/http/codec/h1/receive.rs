@@ -25,7 +25,7 @@ struct State {
     input: Input,
     /// Prefix of `input` in which no head ends; scanning starts behind it.
     scanned: usize,
-    decoder: Option<BodyDecoder>,
+    decoder: Option<Box<BodyDecoder>>,
     /// The peer sent FIN.
     closed: bool,
 }
@@ -102,7 +102,8 @@ impl Receiver {
 
     /// Starts the body of the head just parsed.
     pub(super) fn start_body(&self, framing: Framing) {
-        let decoder = (!framing.is_empty()).then(|| BodyDecoder::new(framing, BodyLimits::default()));
+        let decoder =
+            (!framing.is_empty()).then(|| Box::new(BodyDecoder::new(framing, BodyLimits::default())));
         self.state.borrow_mut().decoder = decoder;
     }
 
