@@ -16,7 +16,7 @@ use crate::support::{
 tests!(ebpf, iptables: pods_come_and_go, connections_under_way_are_left_alone, what_is_wrong_with_a_pod_is_said, what_was_broken_is_repaired,
     repairing_what_works_disturbs_nothing,
     stopping_leaves_strict_pods_closed, nothing_is_left_behind);
-tests!(ebpf: stopping_leaves_permissive_pods_direct);
+tests!(ebpf: coming_and_going_loses_no_request, stopping_leaves_permissive_pods_direct);
 
 fn setup(variant: Variant) -> (Mesh, Pod, Pod, App) {
     let mut mesh = Mesh::new(variant);
@@ -81,6 +81,38 @@ fn pods_come_and_go(variant: Variant) {
     assert!(mesh.pod(&[&add[..], &["--outbound", "opaque"]].concat()).unwrap().contains("outbound opaque"));
     assert_direct(&client, app.v4);
     assert_eq!((mesh.counters(&client).captured, culvert.stat("tcp.opaque.downstream_cx_total")), (1, 1));
+}
+
+fn coming_and_going_loses_no_request(variant: Variant) {
+    let (mut mesh, client, server, app) = setup(variant);
+    let outsider = mesh.world.pod("outsider");
+    let _culvert = mesh.start_with(&Bootstrap::of_service(&app), &[]);
+    let start = Instant::now();
+    let loads = [&client, &outsider].map(|pod| Load::start(2, pod, app.v4));
+    for policy in ["strict", "permissive", "strict"] {
+        for pod in [&client, &server] {
+            let netns = pod.path().display().to_string();
+            mesh.pod(&["add", "--netns", &netns, "--name", &pod.name, "--policy", policy]).unwrap();
+            loads.iter().for_each(|load| load.wait_for(10));
+        }
+        for pod in [&client, &server] {
+            mesh.pod(&["remove", &pod.name]).unwrap();
+            loads.iter().for_each(|load| load.wait_for(10));
+        }
+    }
+    let end = Instant::now();
+    for load in loads {
+        let attempts = load.stop();
+        let of_load = between(&attempts, start, end);
+        assert!(of_load.iter().any(|attempt| attempt.result.as_ref().is_ok_and(is_proxied)));
+        for attempt in of_load {
+            assert!(
+                attempt.result.as_ref().is_ok_and(|response| response.status == 200),
+                "{:?}",
+                attempt.result
+            );
+        }
+    }
 }
 
 fn connections_under_way_are_left_alone(variant: Variant) {

@@ -43,6 +43,12 @@ impl OrigDstTable {
         }
     }
 
+    /// Whether both are the same table of the kernel's.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let id = |table: &Self| sys::map_id(table.map.as_fd()).ok();
+        id(self).is_some_and(|own| id(other) == Some(own))
+    }
+
     fn take_entry(&self, key: &OrigDstKey) -> io::Result<Option<OrigDst>> {
         let map = self.map.as_fd();
         match sys::lookup_and_delete(map, key) {

@@ -12,7 +12,9 @@ use std::{
 };
 
 use aya::Pod;
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_prog_type};
+use aya_obj::generated::{
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_info, bpf_prog_type,
+};
 
 /// Opens a pinned map or link.
 pub(crate) fn obj_get(path: &Path) -> io::Result<OwnedFd> {
@@ -89,6 +91,18 @@ pub(crate) fn link_target(link: BorrowedFd<'_>, attach_type: bpf_attach_type) ->
         _ if cgroup.cgroup_id != 0 => LinkTarget::Cgroup(cgroup.cgroup_id),
         _ => LinkTarget::Gone,
     })
+}
+
+/// Tells one map from another for as long as either exists.
+pub(crate) fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: plain integers, for which zero is a value.
+    let mut info: bpf_map_info = unsafe { mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = map.as_raw_fd() as u32;
+    attr.info.info = (&raw mut info) as u64;
+    attr.info.info_len = size_of_val(&info) as u32;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info.id)
 }
 
 /// Loads a program. On refusal the error's text is the last of what the verifier said.
