@@ -89,6 +89,7 @@ pub fn load_bootstrap(options: &LoadOptions) -> Result<Loaded, Errors> {
         node_cluster: node("cluster"),
         admin: settings.admin,
         config: Config { listeners, clusters, ..Config::default() },
+        ads: None,
         lds: settings.lds,
         cds: settings.cds,
         capture: settings.capture,

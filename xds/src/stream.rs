@@ -194,9 +194,9 @@ impl ConfigStream {
 fn in_order(store: &Store, paths: BTreeSet<PathBuf>) -> Vec<PathBuf> {
     let mut ordered = Vec::with_capacity(paths.len());
     for (_, subscription) in store.subscriptions() {
-        let path = &subscription.config.path;
-        if paths.contains(path) && !ordered.contains(path) {
-            ordered.push(path.clone());
+        let Some(path) = subscription.config.file() else { continue };
+        if paths.contains(path) && !ordered.iter().any(|known| known == path) {
+            ordered.push(path.to_owned());
         }
     }
     ordered

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use culvert_model::{Action, ClusterSpecifier, NetworkFilter, RouteSource};
+use culvert_model::{Action, ClusterSpecifier, RouteSource, TerminalFilter};
 use culvert_xds::{
     Changes, ConfigStream, DumpQuery, LoadOptions, SourceCounters, Update, config_dump, load_bootstrap,
 };
@@ -350,7 +350,7 @@ async fn new_resources_wait_for_what_they_need() {
     let update = f.next().await;
     assert_eq!(names(&update.changed), [vec!["a"], vec![], vec!["other", "routes"], vec![]]);
     assert!(!Arc::ptr_eq(&first.config.listeners[0], &update.config.listeners[0]));
-    let NetworkFilter::Http(manager) = &update.config.listeners[0].filter_chain.filter else {
+    let Some(TerminalFilter::Http(manager)) = &update.config.listeners[0].filter_chains[0].terminal else {
         panic!("not HTTP")
     };
     assert!(matches!(&manager.routes, RouteSource::Rds { name, .. } if name == "other"));

@@ -6,8 +6,8 @@ use std::{
 };
 
 use culvert_model::{
-    Cluster, Config, Discovery, Endpoint, Health, Listener, LoadAssignment, NetworkFilter,
-    RouteConfiguration, RouteSource,
+    Cluster, Config, Discovery, Endpoint, Health, Listener, LoadAssignment, RouteConfiguration, RouteSource,
+    TerminalFilter,
 };
 use culvert_proto::route::Table;
 
@@ -180,15 +180,16 @@ fn count_members(stats: &ClusterControlStats, endpoints: &LoadAssignment) {
 }
 
 fn compile_listener(listener: &Arc<Listener>) -> ListenerSpec {
-    let chain = match &listener.filter_chain.filter {
-        NetworkFilter::Http(http) => {
+    let terminal = listener.filter_chains.first().and_then(|chain| chain.terminal.as_ref());
+    let chain = match terminal.expect("a chain with a terminal filter") {
+        TerminalFilter::Http(http) => {
             let routes = match &http.routes {
                 RouteSource::Inline(config) => RouteSpec::Inline(Arc::new(Table::compile(config))),
                 RouteSource::Rds { name, .. } => RouteSpec::Rds(name.as_str().into()),
             };
             ChainSpec::Http(Arc::new(HttpSpec { config: http.clone(), routes }))
         }
-        NetworkFilter::Tcp(tcp) => ChainSpec::Tcp(tcp.clone()),
+        TerminalFilter::Tcp(tcp) => ChainSpec::Tcp(tcp.clone()),
     };
     ListenerSpec { config: listener.clone(), chain }
 }

@@ -15,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+const ADMIN_ADDRESS: &str = "admin-address";
+
 /// How long anything may take before a test gives up. A guard against hanging, not a measure.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -112,7 +114,7 @@ pub fn indent(text: &str, by: usize) -> String {
 }
 
 impl Culvert {
-    /// Starts the binary under test with a bootstrap and waits until it is live.
+    /// Starts the binary under test with a bootstrap and waits until it is live. `admin`: as in the bootstrap.
     pub fn start(driver: &str, admin: u16, bootstrap: &str) -> Self {
         Self::start_with(driver, admin, bootstrap, &[])
     }
@@ -135,6 +137,8 @@ impl Culvert {
         fs::write(&path, bootstrap).expect("bootstrap written");
         let mut child = command(&path)
             .args(["--io", driver])
+            .arg("--admin-address-path")
+            .arg(dir.path().join(ADMIN_ADDRESS))
             .args(if flags.contains(&"--concurrency") { &[][..] } else { &["--concurrency", "2"][..] })
             .args(flags)
             .stderr(Stdio::piped())
@@ -161,12 +165,21 @@ impl Culvert {
                 thread::sleep(Duration::from_millis(100));
                 panic!("culvert ended with {status}:\n{}", self.log());
             }
+            self.learn_admin();
             if self.get("/ready").is_some_and(|answer| answer.contains("LIVE")) {
                 return;
             }
             thread::sleep(Duration::from_millis(20));
         }
         panic!("culvert did not become live:\n{}", self.log());
+    }
+
+    /// With port 0 in the bootstrap culvert chooses its own, which nobody else can have meanwhile.
+    fn learn_admin(&mut self) {
+        let written = fs::read_to_string(self.dir.path().join(ADMIN_ADDRESS)).ok();
+        if let Some(address) = written.and_then(|address| address.trim().parse().ok()) {
+            self.admin = address;
+        }
     }
 
     /// What it has logged.

@@ -13,7 +13,7 @@ use culvert::capture::{PodCounters, PodReport};
 
 use super::{
     client::Response,
-    culvert::{Culvert, PATIENCE, binary, cluster, free_port, indent},
+    culvert::{Culvert, PATIENCE, binary, cluster, indent},
     netns::{App, Pod, World},
 };
 
@@ -36,7 +36,6 @@ impl Variant {
 pub struct Mesh {
     pub variant: Variant,
     pub world: World,
-    admin: u16,
 }
 
 /// A bootstrap in the making. Its listeners exist for captured traffic only.
@@ -112,7 +111,7 @@ typed_config:
         self
     }
 
-    fn text(&self, admin: u16) -> String {
+    fn text(&self) -> String {
         let extensions = self.exclusions.as_ref().map_or_else(String::new, |fields| {
             format!(
                 "bootstrap_extensions:\n- name: culvert.capture\n  typed_config:\n    \"@type\": \
@@ -122,7 +121,7 @@ typed_config:
         });
         format!(
             "node: {{id: test, cluster: tests}}\nadmin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: \
-             {admin}}}}}}}\n{extensions}static_resources:\n  listeners:\n{}  clusters:\n{}",
+             0}}}}}}\n{extensions}static_resources:\n  listeners:\n{}  clusters:\n{}",
             indent(&self.listeners, 2),
             indent(&self.clusters, 2)
         )
@@ -165,7 +164,7 @@ pub fn is_proxied(response: &Response) -> bool {
 
 impl Mesh {
     pub fn new(variant: Variant) -> Self {
-        Self { variant, world: World::new(), admin: free_port() }
+        Self { variant, world: World::new() }
     }
 
     pub fn control_socket(&self) -> PathBuf {
@@ -185,7 +184,7 @@ impl Mesh {
             (self.control_socket().display().to_string(), self.world.bpf_dir.display().to_string());
         let common = ["--capture", self.variant.mode, "--control-socket", &socket, "--bpf-dir", &bpf_dir];
         let flags = [&common[..], flags].concat();
-        Culvert::start_with(self.variant.driver, self.admin, &bootstrap.text(self.admin), &flags)
+        Culvert::start_with(self.variant.driver, 0, &bootstrap.text(), &flags)
     }
 
     /// `culvert pod` with these words: what it prints, or what it complains of.

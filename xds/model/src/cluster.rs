@@ -31,6 +31,19 @@ pub struct Cluster {
     pub buffer_limit_bytes: usize,
     /// `max_response_headers_kb` in bytes: 60 KiB.
     pub max_response_headers_bytes: usize,
+    /// `transport_socket`; `None` for bytes as they are.
+    pub tls: Option<Arc<crate::UpstreamTls>>,
+    /// Whether connections speak HTTP/2 (`http2_protocol_options`, `explicit_http_config.http2_protocol_options`).
+    pub http2: Option<Http2Options>,
+}
+
+/// `config.core.v3.Http2ProtocolOptions`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Http2Options {
+    /// `connection_keepalive.interval`: off.
+    pub keepalive_interval: Option<Duration>,
+    /// `connection_keepalive.timeout`: how long an answer may take.
+    pub keepalive_timeout: Option<Duration>,
 }
 
 /// `Cluster.type` with what belongs to it.

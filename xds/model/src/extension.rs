@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ipnet::IpNet;
 
-use crate::{Address, Cluster, ConfigSource, Listener, LoadAssignment, RouteConfiguration};
+use crate::{
+    Address, ApiSource, Cluster, ConfigSource, Listener, LoadAssignment, RouteConfiguration, Secret,
+};
 
 /// `culvert.v1.Capture` under `bootstrap_extensions`: what capture leaves alone, for every pod.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -29,6 +31,10 @@ pub struct Config {
     pub routes: BTreeMap<String, Arc<RouteConfiguration>>,
     /// Load assignments of EDS clusters by *service name*.
     pub assignments: BTreeMap<String, Arc<LoadAssignment>>,
+    /// Secrets by name: static ones, and those from SDS.
+    pub secrets: BTreeMap<String, Arc<Secret>>,
+    /// Runtime values, all layers merged, for `/runtime` and runtime keys.
+    pub runtime: Arc<BTreeMap<String, String>>,
 }
 
 /// What a bootstrap says besides its resources (`config.bootstrap.v3.Bootstrap`).
@@ -42,6 +48,8 @@ pub struct Bootstrap {
     pub admin: Option<Address>,
     /// `static_resources`
     pub config: Config,
+    /// `dynamic_resources.ads_config`
+    pub ads: Option<Arc<ApiSource>>,
     /// `dynamic_resources.lds_config`
     pub lds: Option<ConfigSource>,
     /// `dynamic_resources.cds_config`

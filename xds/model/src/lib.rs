@@ -13,11 +13,17 @@ mod extension;
 mod http;
 mod listener;
 mod matcher;
+mod network;
 mod route;
+mod source;
+mod tls;
 
 pub use cluster::*;
 pub use extension::*;
 pub use http::*;
 pub use listener::*;
 pub use matcher::*;
+pub use network::*;
 pub use route::*;
+pub use source::*;
+pub use tls::*;

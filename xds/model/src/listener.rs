@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::HttpConnectionManager;
+use ipnet::IpNet;
+
+use crate::{DownstreamTls, HttpConnectionManager, NetworkFilter, TcpProxy};
 
 /// `config.listener.v3.Listener`.
 #[derive(Clone, Debug)]
@@ -17,8 +19,22 @@ pub struct Listener {
     pub bind_to_port: bool,
     /// `traffic_direction`
     pub direction: TrafficDirection,
-    /// `filter_chains` has exactly one chain without `filter_chain_match` until chain matching arrives; it stands here.
-    pub filter_chain: Arc<FilterChain>,
+    /// `filter_chains`, in configuration order.
+    pub filter_chains: Vec<Arc<FilterChain>>,
+    /// `default_filter_chain`: for connections that no other chain matches.
+    pub default_filter_chain: Option<Arc<FilterChain>>,
+    /// `filter_chain_matcher`: chooses a chain by name, instead of the chains' own matches.
+    pub filter_chain_matcher: Option<Arc<crate::ConnectionMatcher>>,
+    /// `listener_filters`, in order.
+    pub listener_filters: Vec<ListenerFilter>,
+    /// `listener_filters_timeout`: 15 s; `None` when 0 (wait for ever).
+    pub listener_filters_timeout: Option<Duration>,
+    /// `continue_on_listener_filters_timeout`: false, the connection is closed.
+    pub continue_on_timeout: bool,
+    /// `use_original_dst`: false.
+    pub use_original_dst: bool,
+    /// `access_log`: of connections.
+    pub access_log: Vec<crate::AccessLog>,
     /// `stat_prefix`, empty when not given.
     pub stat_prefix: String,
     /// `per_connection_buffer_limit_bytes`: 1 MiB. Bounds what is held per direction of a stream.
@@ -29,33 +45,109 @@ pub struct Listener {
     pub reuse_port: bool,
 }
 
+/// `config.listener.v3.ListenerFilter`.
+#[derive(Clone, Debug)]
+pub struct ListenerFilter {
+    /// What it does.
+    pub kind: ListenerFilterKind,
+    /// `filter_disabled`: it is passed over where this holds.
+    pub disabled: Option<ListenerPredicate>,
+}
+
+/// Listener filters, which look at a connection before its filter chain is chosen.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ListenerFilterKind {
+    /// `extensions.filters.listener.http_inspector.v3.HttpInspector`
+    HttpInspector,
+    /// `extensions.filters.listener.original_dst.v3.OriginalDst`
+    OriginalDst,
+    /// `extensions.filters.listener.proxy_protocol.v3.ProxyProtocol`
+    ProxyProtocol {
+        /// `allow_requests_without_proxy_protocol`: false.
+        optional: bool,
+        /// Whether `disallowed_versions` leaves version 1 out.
+        v1: bool,
+        /// Whether `disallowed_versions` leaves version 2 out.
+        v2: bool,
+    },
+    /// `extensions.filters.listener.tls_inspector.v3.TlsInspector`
+    TlsInspector,
+}
+
+/// `config.listener.v3.ListenerFilterChainMatchPredicate`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ListenerPredicate {
+    /// `any_match`
+    Always,
+    /// `and_match`
+    And(Vec<Self>),
+    /// `destination_port_range`: from the first up to and without the second.
+    DestinationPort(u32, u32),
+    /// `not_match`
+    Not(Box<Self>),
+    /// `or_match`
+    Or(Vec<Self>),
+}
+
 /// `config.listener.v3.FilterChain`.
 #[derive(Clone, Debug)]
 pub struct FilterChain {
-    /// `name`
+    /// `name`; unique in its listener or empty.
     pub name: String,
-    /// The terminal network filter.
-    pub filter: NetworkFilter,
+    /// `filter_chain_match`; not looked at when the listener has a `filter_chain_matcher`.
+    pub matches: FilterChainMatch,
+    /// `filters` before the terminal one, in order.
+    pub filters: Vec<NetworkFilter>,
+    /// The terminal filter. `None` closes every connection.
+    pub terminal: Option<TerminalFilter>,
+    /// `transport_socket`; `None` for bytes as they are.
+    pub tls: Option<Arc<DownstreamTls>>,
+    /// `transport_socket_connect_timeout`: the handshake's; `None` is off.
+    pub handshake_timeout: Option<Duration>,
+}
+
+/// `config.listener.v3.FilterChainMatch`. An empty part matches everything.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct FilterChainMatch {
+    /// `destination_port`
+    pub destination_port: Option<u16>,
+    /// `prefix_ranges`
+    pub destination_prefixes: Vec<IpNet>,
+    /// `server_names`, lower case: `a.b` or `*.b`.
+    pub server_names: Vec<String>,
+    /// `transport_protocol`: `tls`, `raw_buffer`, or empty.
+    pub transport_protocol: String,
+    /// `application_protocols`
+    pub application_protocols: Vec<String>,
+    /// `direct_source_prefix_ranges`
+    pub direct_source_prefixes: Vec<IpNet>,
+    /// `source_type`
+    pub source_type: SourceType,
+    /// `source_prefix_ranges`
+    pub source_prefixes: Vec<IpNet>,
+    /// `source_ports`
+    pub source_ports: Vec<u16>,
+}
+
+/// `FilterChainMatch.ConnectionSourceType`.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum SourceType {
+    /// `ANY`
+    #[default]
+    Any,
+    /// `EXTERNAL`
+    External,
+    /// `SAME_IP_OR_LOOPBACK`
+    Local,
 }
 
 /// The terminal network filter of a chain.
 #[derive(Clone, Debug)]
-pub enum NetworkFilter {
+pub enum TerminalFilter {
     /// `extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`
     Http(Arc<HttpConnectionManager>),
     /// `extensions.filters.network.tcp_proxy.v3.TcpProxy`
     Tcp(Arc<TcpProxy>),
-}
-
-/// `extensions.filters.network.tcp_proxy.v3.TcpProxy`.
-#[derive(Clone, Debug)]
-pub struct TcpProxy {
-    /// `stat_prefix`
-    pub stat_prefix: String,
-    /// `cluster` or `weighted_clusters`.
-    pub cluster: crate::ClusterSpecifier,
-    /// `idle_timeout`: 1 h; `None` when 0.
-    pub idle_timeout: Option<Duration>,
 }
 
 /// `core.v3.TrafficDirection`.
@@ -91,15 +183,4 @@ impl std::fmt::Display for Address {
             Self::Ip(address) => write!(f, "{address}"),
         }
     }
-}
-
-/// `config.core.v3.ConfigSource`, as far as files go.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ConfigSource {
-    /// `path_config_source.path`, or the deprecated `path`.
-    pub path: PathBuf,
-    /// `path_config_source.watched_directory`
-    pub watched_directory: Option<PathBuf>,
-    /// `initial_fetch_timeout`: 15 s; `None` when 0 (wait for ever).
-    pub initial_fetch_timeout: Option<Duration>,
 }

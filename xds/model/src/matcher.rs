@@ -1,7 +1,7 @@
 //! String and value matchers (`type.matcher.v3`).
 
 /// `type.matcher.v3.StringMatcher`. Regular expressions match the whole value, as RE2 `FullMatch` does.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum StringMatcher {
     /// `exact`
     Exact {
@@ -41,6 +41,14 @@ pub struct FullRegex {
     source: String,
     compiled: regex::bytes::Regex,
 }
+
+impl PartialEq for FullRegex {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for FullRegex {}
 
 impl FullRegex {
     /// Compiles `source`.

@@ -76,6 +76,8 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         enable_trailers: protocol.enable_trailers,
         buffer_limit_bytes: buffer_limit_bytes?,
         max_response_headers_bytes: protocol.max_response_headers_bytes,
+        tls: None,
+        http2: None,
     };
     Some(Cluster { model, localities })
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use culvert_model::{Address, ConfigSource};
+use culvert_model::{Address, ConfigSource, SourceSpecifier};
 use envoy_types::pb::{
     envoy::{
         config::core::v3::{
@@ -144,17 +144,21 @@ pub(super) fn config_source(at: &At<'_>, source: Option<&pb::ConfigSource>) -> O
     let initial = at.field("initial_fetch_timeout");
     let initial_fetch_timeout =
         timeout(&initial, source.initial_fetch_timeout.as_ref(), Some(Duration::from_secs(15)));
-    let (path, watched_directory) = match source.config_source_specifier.as_ref() {
+    let specifier = match source.config_source_specifier.as_ref() {
         Some(ConfigSourceSpecifier::PathConfigSource(source)) => {
-            (&source.path, source.watched_directory.as_ref().map(|directory| PathBuf::from(&directory.path)))
+            let watched_directory =
+                source.watched_directory.as_ref().map(|directory| PathBuf::from(&directory.path));
+            SourceSpecifier::File { path: PathBuf::from(&source.path), watched_directory }
         }
         Some(ConfigSourceSpecifier::Path(path)) if path.is_empty() => {
             return at.field("path").error("value length must be at least 1 characters");
         }
-        Some(ConfigSourceSpecifier::Path(path)) => (path, None),
+        Some(ConfigSourceSpecifier::Path(path)) => {
+            SourceSpecifier::File { path: PathBuf::from(path), watched_directory: None }
+        }
         _ => return at.unsupported("only files are supported"),
     };
-    Some(ConfigSource { path: path.into(), watched_directory, initial_fetch_timeout: initial_fetch_timeout? })
+    Some(ConfigSource { specifier, initial_fetch_timeout: initial_fetch_timeout? })
 }
 
 /// The bytes of a data source. A file is read once.

@@ -1,8 +1,8 @@
 //! `config.listener.v3`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use culvert_model::{Address, FilterChain, Listener, NetworkFilter, TrafficDirection};
+use culvert_model::{Address, FilterChain, FilterChainMatch, Listener, TerminalFilter, TrafficDirection};
 use envoy_types::pb::envoy::{
     config::{
         core::v3::TrafficDirection as Direction,
@@ -44,7 +44,14 @@ pub(crate) fn listener(at: &At<'_>, message: &pb::Listener, clusters: &Clusters<
             Direction::Outbound => TrafficDirection::Outbound,
             Direction::Unspecified => TrafficDirection::Unspecified,
         },
-        filter_chain: Arc::new(filter_chain?),
+        filter_chains: vec![Arc::new(filter_chain?)],
+        default_filter_chain: None,
+        filter_chain_matcher: None,
+        listener_filters: Vec::new(),
+        listener_filters_timeout: Some(Duration::from_secs(15)),
+        continue_on_timeout: false,
+        use_original_dst: false,
+        access_log: Vec::new(),
         stat_prefix: message.stat_prefix.clone(),
         buffer_limit_bytes: buffer_limit_bytes?,
         backlog: message.tcp_backlog_size.as_ref().map(|size| size.value),
@@ -126,11 +133,18 @@ fn filter_chain(at: &At<'_>, chain: &pb::FilterChain, clusters: &Clusters<'_>) -
         return at.error("value is required");
     };
     let filter = if let Some(manager) = unpack::<HttpConnectionManager>(any) {
-        NetworkFilter::Http(Arc::new(http::connection_manager(&at, &manager, clusters)?))
+        TerminalFilter::Http(Arc::new(http::connection_manager(&at, &manager, clusters)?))
     } else if let Some(proxy) = unpack::<TcpProxy>(any) {
-        NetworkFilter::Tcp(Arc::new(tcp::tcp_proxy(&at, &proxy)?))
+        TerminalFilter::Tcp(Arc::new(tcp::tcp_proxy(&at, &proxy)?))
     } else {
         return at.unsupported(format!("{} is not a supported network filter", extension_name(Some(any))));
     };
-    Some(FilterChain { name: chain.name.clone(), filter })
+    Some(FilterChain {
+        name: chain.name.clone(),
+        matches: FilterChainMatch::default(),
+        filters: Vec::new(),
+        terminal: Some(filter),
+        tls: None,
+        handshake_timeout: None,
+    })
 }

@@ -34,5 +34,11 @@ pub(super) fn tcp_proxy(at: &At<'_>, proxy: &pb::TcpProxy) -> Option<TcpProxy> {
             ClusterSpecifier::Weighted(WeightedClusters { clusters, total })
         }
     };
-    Some(TcpProxy { stat_prefix: proxy.stat_prefix.clone(), cluster, idle_timeout: idle_timeout? })
+    Some(TcpProxy {
+        stat_prefix: proxy.stat_prefix.clone(),
+        cluster,
+        idle_timeout: idle_timeout?,
+        max_connect_attempts: 1,
+        access_log: Vec::new(),
+    })
 }

@@ -14,6 +14,8 @@ use crate::Changes;
 pub(super) fn compose(store: &Store) -> (Config, Changes) {
     let active = |entry: &Dynamic<super::Cluster>| entry.active.as_ref().map(|held| held.value.model.clone());
     let config = Config {
+        runtime: store.fixed.runtime.clone(),
+        secrets: store.fixed.secrets.clone(),
         listeners: store.fixed.listeners.iter().cloned().chain(serving(&store.listeners)).collect(),
         clusters: store
             .fixed

@@ -105,12 +105,17 @@ impl Store {
     /// Files that are watched, with their `watched_directory`.
     pub(crate) fn files(&self) -> BTreeMap<PathBuf, Option<PathBuf>> {
         let started = self.subscriptions.values().filter(|subscription| subscription.is_started());
-        started.map(|s| (s.config.path.clone(), s.config.watched_directory.clone())).collect()
+        let watched = |s: &Subscription| {
+            let directory = s.config.watched_directory().map(Path::to_owned);
+            s.config.file().map(|path| (path.to_owned(), directory))
+        };
+        started.filter_map(watched).collect()
     }
 
     /// Files of subscriptions that were started and have not been given what is in them.
     pub(crate) fn unread(&self) -> BTreeSet<PathBuf> {
-        self.subscriptions.values().filter(|s| s.is_unread()).map(|s| s.config.path.clone()).collect()
+        let unread = self.subscriptions.values().filter(|s| s.is_unread());
+        unread.filter_map(|s| s.config.file().map(Path::to_owned)).collect()
     }
 
     /// Subscriptions, by what they bring.
@@ -146,7 +151,9 @@ impl Store {
         let concerned: Vec<Source> = self
             .subscriptions
             .iter()
-            .filter(|(_, s)| s.config.path == path && s.is_started() && (!only_unread || s.is_unread()))
+            .filter(|(_, s)| {
+                s.config.file() == Some(path) && s.is_started() && (!only_unread || s.is_unread())
+            })
             .map(|(source, _)| source.clone())
             .collect();
         let index = |kind, wanted: fn(&Source) -> bool| {
@@ -171,7 +178,7 @@ impl Store {
         for (source, subscription) in &mut self.subscriptions {
             if subscription.deadline().is_some_and(|deadline| deadline <= now) {
                 subscription.time_out();
-                log::warn!("{source}: {} was not there in time", subscription.config.path.display());
+                log::warn!("{source}: nothing came in time");
             }
         }
         self.settle(now);
@@ -243,8 +250,12 @@ impl Store {
     }
 
     fn file_error(&self, source: &Source, reason: String) -> Error {
-        let path =
-            self.subscriptions.get(source).map(|s| s.config.path.display().to_string()).unwrap_or_default();
+        let path = self
+            .subscriptions
+            .get(source)
+            .and_then(|s| s.config.file())
+            .map(|path| path.display().to_string());
+        let path = path.unwrap_or_default();
         Error::invalid(source.to_string(), "", format!("{path}: {reason}"))
     }
 

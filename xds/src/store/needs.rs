@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use culvert_model::{ConfigSource, Discovery, Listener, NetworkFilter, RouteSource};
+use culvert_model::{ConfigSource, Discovery, Listener, RouteSource, TerminalFilter};
 
 use super::{Source, Store, Subscription, assignment};
 use crate::convert::Localities;
@@ -178,7 +178,7 @@ fn need(
 
 /// Name, source and stat prefix of routes that come from elsewhere.
 fn routes_of(listener: &Listener) -> Option<(&str, &ConfigSource, &str)> {
-    let NetworkFilter::Http(manager) = &listener.filter_chain.filter else { return None };
+    let Some(TerminalFilter::Http(manager)) = &listener.filter_chains.first()?.terminal else { return None };
     match &manager.routes {
         RouteSource::Rds { source, name } => Some((name, source, &manager.stat_prefix)),
         RouteSource::Inline(_) => None,

@@ -1,6 +1,6 @@
 //! Clusters and endpoints.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use culvert_model::{Cluster, Discovery, DnsFamily, HeaderCase, Health, LbPolicy};
 
@@ -74,7 +74,7 @@ fn eds() {
     let cluster = of("type: EDS\n    eds_cluster_config: {eds_config: {path: /e}, service_name: s}");
     let Discovery::Eds { service_name, source } = &cluster.discovery else { panic!("not EDS") };
     assert_eq!(
-        (service_name.as_str(), source.path.to_str(), source.initial_fetch_timeout),
+        (service_name.as_str(), source.file().and_then(Path::to_str), source.initial_fetch_timeout),
         ("s", Some("/e"), seconds(15))
     );
 }

@@ -1,8 +1,8 @@
 //! Listeners and TCP proxies.
 
-use culvert_model::{Address, ClusterSpecifier, NetworkFilter, TrafficDirection};
+use culvert_model::{Address, ClusterSpecifier, TerminalFilter, TrafficDirection};
 
-use crate::{good, http, listener, seconds};
+use crate::{good, http, listener, seconds, terminal};
 
 #[test]
 fn listeners() {
@@ -64,9 +64,9 @@ fn tcp_proxies() {
              {cluster}}}}}]}}}}]}}"
         )
     };
-    let proxy = |cluster: &str| match &listener(&good(&text(cluster))).filter_chain.filter {
-        NetworkFilter::Tcp(proxy) => proxy.clone(),
-        NetworkFilter::Http(_) => panic!("not TCP"),
+    let proxy = |cluster: &str| match terminal(&good(&text(cluster))) {
+        TerminalFilter::Tcp(proxy) => proxy.clone(),
+        TerminalFilter::Http(_) => panic!("not TCP"),
     };
     let one = proxy("cluster: a");
     assert!(matches!(&one.cluster, ClusterSpecifier::Name(name) if &**name == "a"));

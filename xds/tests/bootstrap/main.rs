@@ -10,7 +10,7 @@ mod settings;
 use std::time::Duration;
 
 use culvert_model::{
-    Action, HttpConnectionManager, Listener, NetworkFilter, RouteAction, RouteConfiguration, RouteSource,
+    Action, HttpConnectionManager, Listener, RouteAction, RouteConfiguration, RouteSource, TerminalFilter,
 };
 use culvert_xds::{Errors, LoadOptions, Loaded, load_bootstrap};
 
@@ -78,10 +78,14 @@ fn listener(loaded: &Loaded) -> &Listener {
     &loaded.bootstrap.config.listeners[0]
 }
 
+fn terminal(loaded: &Loaded) -> &TerminalFilter {
+    listener(loaded).filter_chains[0].terminal.as_ref().unwrap()
+}
+
 fn manager(loaded: &Loaded) -> &HttpConnectionManager {
-    match &listener(loaded).filter_chain.filter {
-        NetworkFilter::Http(manager) => manager,
-        NetworkFilter::Tcp(_) => panic!("not HTTP"),
+    match terminal(loaded) {
+        TerminalFilter::Http(manager) => manager,
+        TerminalFilter::Tcp(_) => panic!("not HTTP"),
     }
 }
 

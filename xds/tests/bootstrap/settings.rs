@@ -30,7 +30,7 @@ bootstrap_extensions:
     assert_eq!((bootstrap.node_id.as_str(), bootstrap.node_cluster.as_str()), ("n", "c"));
     assert_eq!(bootstrap.admin, Some(Address::Pipe { path: "/run/admin".into(), mode: 0 }));
     let lds = bootstrap.lds.as_ref().unwrap();
-    assert_eq!((lds.watched_directory.as_deref(), lds.initial_fetch_timeout), (Some("/w".as_ref()), None));
+    assert_eq!((lds.watched_directory(), lds.initial_fetch_timeout), (Some("/w".as_ref()), None));
     assert_eq!(bootstrap.cds.as_ref().unwrap().initial_fetch_timeout, seconds(15));
     assert_eq!(bootstrap.max_downstream_connections, Some(7));
     let cidrs: Vec<_> = bootstrap.capture.exclude_outbound_cidrs.iter().map(ToString::to_string).collect();
