@@ -9,7 +9,7 @@ use std::{
 };
 
 use culvert_proto::h1::Fault;
-use culvert_ring::{Stream, time, time::Timer};
+use culvert_ring::{time, time::Timer};
 
 use crate::{
     http::{
@@ -23,6 +23,7 @@ use crate::{
     },
     listener::{Downstream, OpenConnection},
     tcp,
+    tls::Transport,
     worker::Worker,
 };
 
@@ -63,7 +64,7 @@ enum Next {
 /// waiting for a request is boxed when it is needed, and nothing is kept twice.
 pub fn serve(
     worker: Rc<Worker>,
-    stream: Stream,
+    stream: Transport,
     downstream: Downstream,
     manager: Rc<HttpManager>,
 ) -> impl Future<Output = ()> {

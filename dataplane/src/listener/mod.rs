@@ -18,6 +18,7 @@ use crate::{
     capture::{Direction, PodHandle},
     http::connection::serve,
     tcp,
+    tls::Transport,
     worker::{Admission, Origin, Worker},
 };
 
@@ -128,6 +129,7 @@ fn admit(worker: &Rc<Worker>, stream: Stream, name: &str, origin: &Origin) {
         },
     };
     let downstream = Downstream { remote, local, pod, preserved_source, listener, _admission: admission };
+    let stream = Transport::from(stream);
     match &downstream.listener.chain {
         Chain::Http(manager) => {
             let manager = manager.clone();

@@ -6,13 +6,14 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use culvert_model::{ClusterSpecifier, TcpProxy};
 use culvert_proto::route::pick_cluster;
-use culvert_ring::{Chunk, Stream};
+use culvert_ring::Chunk;
 
 use relay::{Ended, relay};
 
 use crate::{
     listener::Downstream,
     observe::stats::TcpStats,
+    tls::Transport,
     upstream::{Cluster, TunnelConn, Via},
     worker::Worker,
 };
@@ -45,7 +46,7 @@ impl TcpManager {
 }
 
 /// Proxies one connection to its end.
-pub async fn proxy(worker: Rc<Worker>, stream: Stream, downstream: Downstream, manager: Rc<TcpManager>) {
+pub async fn proxy(worker: Rc<Worker>, stream: Transport, downstream: Downstream, manager: Rc<TcpManager>) {
     let stats = &manager.stats;
     stats.downstream_cx_total.inc();
     let listener = downstream.listener.clone();
@@ -84,7 +85,7 @@ pub async fn proxy(worker: Rc<Worker>, stream: Stream, downstream: Downstream, m
 }
 
 /// Connects a client and an upstream that have switched protocols, until both are done.
-pub async fn tunnel(downstream: (Stream, Option<Chunk>), upstream: TunnelConn, idle: Option<Duration>) {
+pub async fn tunnel(downstream: (Transport, Option<Chunk>), upstream: TunnelConn, idle: Option<Duration>) {
     let (client, from_client) = downstream;
     let (conn, _guard) = upstream.into_parts();
     let (server, from_server) = conn.into_tunnel();

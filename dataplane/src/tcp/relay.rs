@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use culvert_ring::{Chunk, Stream, time, time::Timer};
+use culvert_ring::{Chunk, time, time::Timer};
+
+use crate::tls::Transport;
 
 /// What a relay did.
 pub(super) struct Moved {
@@ -34,8 +36,8 @@ pub(super) enum Ended {
 /// Moves bytes until both directions have ended. A FIN is passed on in its direction while the other goes on. At most
 /// `limit` bytes (256 KiB at the most) wait in each direction; then its source is not read.
 pub(super) async fn relay(
-    a: &Stream,
-    b: &Stream,
+    a: &Transport,
+    b: &Transport,
     from_a: Option<Chunk>,
     from_b: Option<Chunk>,
     idle: Option<Duration>,
@@ -81,8 +83,8 @@ pub(super) async fn relay(
 const QUEUE_MAX: usize = 256 * 1024;
 
 async fn one_way(
-    from: &Stream,
-    to: &Stream,
+    from: &Transport,
+    to: &Transport,
     first: Option<Chunk>,
     limit: usize,
     sent: &Cell<u64>,

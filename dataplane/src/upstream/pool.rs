@@ -19,6 +19,7 @@ use socket2::SockAddr;
 use crate::{
     capture,
     http::codec::h1::ClientConn,
+    tls::Transport,
     upstream::{
         Cluster, Host, PoolKey, Via,
         limit::{Credit, Limit},
@@ -79,7 +80,7 @@ impl TunnelConn {
 /// An upstream connection for opaque bytes.
 pub struct TcpConn {
     /// The connection.
-    pub stream: Stream,
+    pub stream: Transport,
     _guard: Guard,
 }
 
@@ -272,7 +273,7 @@ impl Cluster {
         Ok(TcpConn { stream, _guard: guard })
     }
 
-    async fn connect_counted(&self, host: &Host, via: &Via) -> Result<Stream, AcquireError> {
+    async fn connect_counted(&self, host: &Host, via: &Via) -> Result<Transport, AcquireError> {
         let started = time::now();
         match self.connect(host, via).await {
             Ok(stream) => {
@@ -294,7 +295,7 @@ impl Cluster {
     ///
     /// # Errors
     /// The kernel's reason, or the cluster's `connect_timeout` passed.
-    pub async fn connect(&self, host: &Host, via: &Via) -> Result<Stream, AcquireError> {
+    pub async fn connect(&self, host: &Host, via: &Via) -> Result<Transport, AcquireError> {
         let address = host.spec().endpoint.address.clone();
         let (socket, address) =
             socket_for(&address, via).map_err(|error| AcquireError::Connect(error.to_string()))?;
@@ -303,6 +304,7 @@ impl Cluster {
         let mut connecting = std::pin::pin!(Stream::connect(socket, &address));
         poll_fn(|cx| {
             if let Poll::Ready(result) = connecting.as_mut().poll(cx) {
+                let result = result.map(Transport::from);
                 return Poll::Ready(result.map_err(|error| AcquireError::Connect(error.to_string())));
             }
             deadline.poll_expired(cx).map(|()| Err(AcquireError::Timeout))

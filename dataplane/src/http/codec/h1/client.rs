@@ -9,19 +9,20 @@ use culvert_proto::{
     Headers, Method, RequestHead, ResponseHead,
     h1::{Framing, ResponseOptions, encode_request, parse_response},
 };
-use culvert_ring::{Chunk, Stream};
+use culvert_ring::Chunk;
 
 use crate::{
     http::codec::{
         Body, ReceiveError,
         h1::{receive::Receiver, send::Sender},
     },
+    tls::Transport,
     upstream::Cluster,
 };
 
 /// An upstream connection.
 pub struct ClientConn {
-    stream: Stream,
+    stream: Transport,
     receiver: Receiver,
     sender: Sender,
     options: ResponseOptions,
@@ -30,7 +31,7 @@ pub struct ClientConn {
 
 impl ClientConn {
     /// Takes a connected stream over.
-    pub fn new(stream: Stream, cluster: Rc<Cluster>) -> Self {
+    pub fn new(stream: Transport, cluster: Rc<Cluster>) -> Self {
         let config = cluster.config();
         let options = ResponseOptions {
             max_bytes: config.max_response_headers_bytes,
@@ -106,7 +107,7 @@ impl ClientConn {
         !self.receiver.has_input() && !self.receiver.is_closed() && self.stream.queued() == 0
     }
 
-    /// Watches the idle connection; see [`Stream::park`].
+    /// Watches the idle connection; see [`Transport::park`].
     pub fn park(&self, tag: u64) {
         self.stream.park(tag);
     }
@@ -117,7 +118,7 @@ impl ClientConn {
     }
 
     /// The stream, and the bytes that were received and belong to what comes after HTTP.
-    pub fn into_tunnel(self) -> (Stream, Option<Chunk>) {
+    pub fn into_tunnel(self) -> (Transport, Option<Chunk>) {
         let rest = self.receiver.take_input();
         (self.stream, rest)
     }

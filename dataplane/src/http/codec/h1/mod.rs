@@ -1,4 +1,4 @@
-//! HTTP/1.1 over a [`culvert_ring::Stream`].
+//! HTTP/1.1 over a [`crate::tls::Transport`].
 
 mod client;
 mod input;

@@ -9,11 +9,12 @@ use culvert_proto::{
     Headers,
     h1::{BodyDecoder, BodyLimits, Fault, Framing, Step},
 };
-use culvert_ring::{Chunk, Stream};
+use culvert_ring::Chunk;
 
 use crate::{
     http::codec::{Body, ReceiveError, h1::input::Input},
     observe::stats::Counter,
+    tls::Transport,
 };
 
 /// What has been received and how far it has been understood.
@@ -57,7 +58,7 @@ impl Receiver {
     /// makes of it.
     pub(super) fn poll_head<T>(
         &self,
-        stream: &Stream,
+        stream: &Transport,
         received: &Counter,
         cx: &mut Context<'_>,
         mut parse: impl FnMut(&[u8]) -> Result<Option<(usize, T)>, Fault>,
@@ -85,7 +86,7 @@ impl Receiver {
     /// Receives once, whatever it is. True when there is something to parse or the peer closed.
     pub(super) fn poll_fill(
         &self,
-        stream: &Stream,
+        stream: &Transport,
         received: &Counter,
         cx: &mut Context<'_>,
     ) -> Poll<std::io::Result<()>> {
@@ -110,7 +111,7 @@ impl Receiver {
     /// The next piece of the body.
     pub(super) fn poll_body(
         &self,
-        stream: &Stream,
+        stream: &Transport,
         received: &Counter,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Body, ReceiveError>> {
@@ -151,7 +152,7 @@ impl Receiver {
     /// pipelines more is held back. A FIN is not an end: the client may have half-closed and still wait.
     pub(super) fn poll_watch(
         &self,
-        stream: &Stream,
+        stream: &Transport,
         received: &Counter,
         cx: &mut Context<'_>,
     ) -> Poll<Watched> {

@@ -10,7 +10,9 @@ use culvert_proto::{
     Headers,
     h1::{CHUNK_FOOTER, Framing, encode_chunk_header, encode_last_chunk},
 };
-use culvert_ring::{Chunk, Stream};
+use culvert_ring::Chunk;
+
+use crate::tls::Transport;
 
 /// How much of a body may wait for the peer before its source is held back, in bytes.
 const QUEUE_MAX: usize = 256 * 1024;
@@ -36,7 +38,7 @@ impl Sender {
     }
 
     /// Sends a piece of the body in the framing the head announced.
-    pub(super) fn send_data(&self, stream: &Stream, chunk: Chunk) {
+    pub(super) fn send_data(&self, stream: &Transport, chunk: Chunk) {
         if self.framing.get() != Framing::Chunked {
             stream.send(chunk);
             return;
@@ -47,7 +49,7 @@ impl Sender {
     }
 
     /// Ends the body.
-    pub(super) fn finish(&self, stream: &Stream, trailers: Option<&Headers>) {
+    pub(super) fn finish(&self, stream: &Transport, trailers: Option<&Headers>) {
         if self.framing.get() != Framing::Chunked {
             return;
         }
@@ -58,7 +60,7 @@ impl Sender {
     }
 
     /// Ready while there is room for more.
-    pub(super) fn poll_ready(&self, stream: &Stream, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    pub(super) fn poll_ready(&self, stream: &Transport, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         stream.poll_drained(cx, self.queue_max)
     }
 }

@@ -10,7 +10,7 @@ use culvert_proto::{
     Headers, RequestHead, ResponseHead,
     h1::{Framing, RequestOptions, encode_continue, encode_response, parse_request},
 };
-use culvert_ring::{Chunk, Stream};
+use culvert_ring::Chunk;
 
 use crate::{
     http::codec::{
@@ -18,11 +18,12 @@ use crate::{
         h1::{receive::Receiver, send::Sender},
     },
     observe::stats::HttpStats,
+    tls::Transport,
 };
 
 /// A downstream connection.
 pub struct ServerConn {
-    stream: Stream,
+    stream: Transport,
     receiver: Receiver,
     sender: Sender,
     stats: Arc<HttpStats>,
@@ -39,7 +40,12 @@ pub enum RequestStart {
 
 impl ServerConn {
     /// Takes a stream over.
-    pub fn new(stream: Stream, case: HeaderCase, buffer_limit_bytes: usize, stats: Arc<HttpStats>) -> Self {
+    pub fn new(
+        stream: Transport,
+        case: HeaderCase,
+        buffer_limit_bytes: usize,
+        stats: Arc<HttpStats>,
+    ) -> Self {
         Self { stream, receiver: Receiver::new(), sender: Sender::new(case, buffer_limit_bytes), stats }
     }
 
@@ -172,7 +178,7 @@ impl ServerConn {
     }
 
     /// The stream, and the bytes that were received and belong to what comes after HTTP.
-    pub fn into_tunnel(self) -> (Stream, Option<Chunk>) {
+    pub fn into_tunnel(self) -> (Transport, Option<Chunk>) {
         let rest = self.receiver.take_input();
         (self.stream, rest)
     }
