@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::config::{
 };
 
 use crate::{
-    Error, Errors, LoadOptions, Note,
+    Error, ErrorKind, Errors, LoadOptions, Note,
     convert::{self, Clusters, Localities},
     decode::{self, Syntax, UnknownFields},
     load_bootstrap,
@@ -71,6 +71,11 @@ fn convert(resource: &Resource) -> Result<Vec<Note>, Vec<Error>> {
                 convert::route_configuration(at, message, &clusters)
             });
             converted.map(|(_, notes)| notes)
+        }
+        kind => {
+            let reason = format!("a {kind} is not supported");
+            let error = Error::invalid(kind.title(&resource.name), "", reason);
+            Err(vec![Error { kind: ErrorKind::Unsupported, ..error }])
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Resources: listeners, clusters, route configurations, load assignments.
+//! Resources: what control planes and files deliver.
 
 use std::fmt;
 
@@ -11,20 +11,43 @@ use crate::{
     decode, descriptor, walk,
 };
 
-/// Types of resources.
+/// Types of resources, in the order in which changes of them are applied: what is referred to comes first.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Kind {
-    /// `config.cluster.v3.Cluster`
+    /// RTDS: `service.runtime.v3.Runtime`
+    Runtime,
+    /// CDS: `config.cluster.v3.Cluster`
     Cluster,
-    /// `config.endpoint.v3.ClusterLoadAssignment`
+    /// EDS: `config.endpoint.v3.ClusterLoadAssignment`
     LoadAssignment,
-    /// `config.listener.v3.Listener`
+    /// SDS: `extensions.transport_sockets.tls.v3.Secret`
+    Secret,
+    /// LDS: `config.listener.v3.Listener`
     Listener,
-    /// `config.route.v3.RouteConfiguration`
+    /// ECDS: `config.core.v3.TypedExtensionConfig`
+    ExtensionConfig,
+    /// SRDS: `config.route.v3.ScopedRouteConfiguration`
+    ScopedRoute,
+    /// RDS: `config.route.v3.RouteConfiguration`
     RouteConfiguration,
+    /// VHDS: `config.route.v3.VirtualHost`
+    VirtualHost,
 }
 
 impl Kind {
+    /// All of them.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Runtime,
+        Self::Cluster,
+        Self::LoadAssignment,
+        Self::Secret,
+        Self::Listener,
+        Self::ExtensionConfig,
+        Self::ScopedRoute,
+        Self::RouteConfiguration,
+        Self::VirtualHost,
+    ];
+
     /// Full name of the message.
     pub(crate) fn message_name(self) -> &'static str {
         match self {
@@ -32,14 +55,17 @@ impl Kind {
             Self::LoadAssignment => "envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "envoy.config.listener.v3.Listener",
             Self::RouteConfiguration => "envoy.config.route.v3.RouteConfiguration",
+            Self::ExtensionConfig => "envoy.config.core.v3.TypedExtensionConfig",
+            Self::Runtime => "envoy.service.runtime.v3.Runtime",
+            Self::ScopedRoute => "envoy.config.route.v3.ScopedRouteConfiguration",
+            Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
+            Self::VirtualHost => "envoy.config.route.v3.VirtualHost",
         }
     }
 
     /// The type of the message called `name`.
     pub(crate) fn of(name: &str) -> Option<Self> {
-        [Self::Cluster, Self::LoadAssignment, Self::Listener, Self::RouteConfiguration]
-            .into_iter()
-            .find(|kind| kind.message_name() == name)
+        Self::ALL.into_iter().find(|kind| kind.message_name() == name)
     }
 
     pub(crate) fn descriptor(self) -> Option<MessageDescriptor> {
@@ -50,7 +76,7 @@ impl Kind {
     fn name_field(self) -> &'static str {
         match self {
             Self::LoadAssignment => "cluster_name",
-            Self::Cluster | Self::Listener | Self::RouteConfiguration => "name",
+            _ => "name",
         }
     }
 
@@ -67,6 +93,11 @@ impl fmt::Display for Kind {
             Self::LoadAssignment => "load assignment",
             Self::Listener => "listener",
             Self::RouteConfiguration => "route configuration",
+            Self::ExtensionConfig => "extension configuration",
+            Self::Runtime => "runtime layer",
+            Self::ScopedRoute => "scoped route configuration",
+            Self::Secret => "secret",
+            Self::VirtualHost => "virtual host",
         })
     }
 }

@@ -319,7 +319,7 @@ impl Control {
     fn count_listeners(&self, next: &Config) {
         let stats = &self.listener_stats;
         let current = self.shared.config.borrow();
-        for listener in &next.listeners {
+        for listener in next.listeners.iter() {
             match current.listeners.iter().find(|known| known.name == listener.name) {
                 Some(known) if Arc::ptr_eq(known, listener) => {}
                 Some(_) => stats.listener_modified.inc(),

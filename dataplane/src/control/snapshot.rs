@@ -1,13 +1,10 @@
 //! Building snapshots: from the resources in force to what workers run on.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use culvert_model::{
-    Cluster, Config, Discovery, Endpoint, Health, Listener, LoadAssignment, RouteConfiguration, RouteSource,
-    TerminalFilter,
+    Cluster, Config, Discovered, Discovery, Endpoint, Health, Listener, LoadAssignment, ResourceKey,
+    RouteConfiguration, RouteSource, SourceSpecifier, TerminalFilter,
 };
 use culvert_proto::route::Table;
 
@@ -81,10 +78,10 @@ impl Builder {
         }
     }
 
-    fn update_routes(&mut self, routes: &BTreeMap<String, Arc<RouteConfiguration>>) {
+    fn update_routes(&mut self, routes: &Discovered<RouteConfiguration>) {
         let mut old = std::mem::take(&mut self.routes);
-        for (name, config) in routes {
-            let name: Arc<str> = name.as_str().into();
+        for (key, config) in routes.iter() {
+            let name = route_id(key);
             let kept = old.remove(&name).filter(|(known, _)| Arc::ptr_eq(known, config));
             let entry = kept.unwrap_or_else(|| (config.clone(), Arc::new(Table::compile(config))));
             self.routes.insert(name, entry);
@@ -95,9 +92,11 @@ impl Builder {
         let mut old = std::mem::take(&mut self.clusters);
         let before = old.len() as u64;
         let none = Arc::new(LoadAssignment::default());
-        for cluster in &config.clusters {
+        for cluster in config.clusters.iter() {
             let endpoints = match &cluster.discovery {
-                Discovery::Eds { service_name, .. } => config.assignments.get(service_name),
+                Discovery::Eds { service_name, source } => {
+                    config.assignments.get(&ResourceKey::new(source, service_name))
+                }
                 Discovery::Static(assignment) => Some(assignment),
                 Discovery::StrictDns { .. } => resolved.get(&cluster.name),
             };
@@ -179,13 +178,25 @@ fn count_members(stats: &ClusterControlStats, endpoints: &LoadAssignment) {
     stats.membership_change.inc();
 }
 
+/// What workers call a route configuration: two sources may have different ones of one name.
+fn route_id(key: &ResourceKey) -> Arc<str> {
+    match &key.source {
+        None | Some(SourceSpecifier::Ads) => key.name.as_str().into(),
+        Some(source) => format!("{}\0{source:?}", key.name).into(),
+    }
+}
+
 fn compile_listener(listener: &Arc<Listener>) -> ListenerSpec {
     let terminal = listener.filter_chains.first().and_then(|chain| chain.terminal.as_ref());
     let chain = match terminal.expect("a chain with a terminal filter") {
         TerminalFilter::Http(http) => {
             let routes = match &http.routes {
                 RouteSource::Inline(config) => RouteSpec::Inline(Arc::new(Table::compile(config))),
-                RouteSource::Rds { name, .. } => RouteSpec::Rds(name.as_str().into()),
+                RouteSource::Rds { source, name } => {
+                    RouteSpec::Rds(route_id(&ResourceKey::new(source, name)))
+                }
+                // Refused where the configuration is read.
+                RouteSource::Scoped(_) => RouteSpec::Rds("".into()),
             };
             ChainSpec::Http(Arc::new(HttpSpec { config: http.clone(), routes }))
         }

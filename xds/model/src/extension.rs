@@ -1,11 +1,15 @@
 //! Culvert's own settings (`culvert.v1`, published in `xds/proto`).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
 use crate::{
-    Address, ApiSource, Cluster, ConfigSource, Listener, LoadAssignment, RouteConfiguration, Secret,
+    Address, ApiSource, Cluster, ConfigSource, Listener, LoadAssignment, ResourceKey, RouteConfiguration,
+    RuntimeLayer, ScopedRoute, Secret, TypedExtension, VirtualHost,
 };
 
 /// `culvert.v1.Capture` under `bootstrap_extensions`: what capture leaves alone, for every pod.
@@ -19,20 +23,29 @@ pub struct CaptureSettings {
     pub exclude_inbound_ports: Vec<u16>,
 }
 
-/// The resources in force: static ones and those that came from files, merged. Immutable; a change makes a new one
-/// that shares what did not change.
+/// Resources that others name, by where they come from and their name. A copy shares them all.
+pub type Discovered<T> = Arc<HashMap<Arc<ResourceKey>, Arc<T>>>;
+
+/// The resources in force: static ones and those that were discovered, merged. Immutable; a change makes a new one
+/// that shares what did not change, down to whole collections.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     /// By name, in configuration order: static ones first.
-    pub listeners: Vec<Arc<Listener>>,
+    pub listeners: Arc<Vec<Arc<Listener>>>,
     /// By name, in configuration order: static ones first.
-    pub clusters: Vec<Arc<Cluster>>,
-    /// Route configurations from RDS sources by name. A connection manager whose name is missing here answers 404.
-    pub routes: BTreeMap<String, Arc<RouteConfiguration>>,
+    pub clusters: Arc<Vec<Arc<Cluster>>>,
+    /// Route configurations from RDS sources. A connection manager whose routes are missing here answers 404.
+    pub routes: Discovered<RouteConfiguration>,
+    /// Scoped route configurations: by the source of `scoped_rds` and their name.
+    pub scopes: Discovered<ScopedRoute>,
+    /// Virtual hosts from VHDS: the name begins with that of their route configuration and a slash.
+    pub virtual_hosts: Discovered<VirtualHost>,
     /// Load assignments of EDS clusters by *service name*.
-    pub assignments: BTreeMap<String, Arc<LoadAssignment>>,
-    /// Secrets by name: static ones, and those from SDS.
-    pub secrets: BTreeMap<String, Arc<Secret>>,
+    pub assignments: Discovered<LoadAssignment>,
+    /// Secrets: static ones, which have no source, and those from SDS.
+    pub secrets: Discovered<Secret>,
+    /// Extension configurations from ECDS. One that is missing here has not come, or was removed.
+    pub extensions: Discovered<TypedExtension>,
     /// Runtime values, all layers merged, for `/runtime` and runtime keys.
     pub runtime: Arc<BTreeMap<String, String>>,
 }
@@ -54,6 +67,8 @@ pub struct Bootstrap {
     pub lds: Option<ConfigSource>,
     /// `dynamic_resources.cds_config`
     pub cds: Option<ConfigSource>,
+    /// `layered_runtime.layers`: later ones win.
+    pub runtime: Vec<RuntimeLayer>,
     /// `culvert.v1.Capture`
     pub capture: CaptureSettings,
     /// `overload.global_downstream_max_connections` of the static runtime layer, if set.

@@ -88,13 +88,110 @@ pub enum RouteSource {
         /// `route_config_name`
         name: String,
     },
+    /// `scoped_routes`
+    Scoped(Arc<ScopedRoutes>),
+}
+
+/// `ScopedRoutes`: a request's route configuration is chosen by a key made of it.
+#[derive(Clone, Debug)]
+pub struct ScopedRoutes {
+    /// `name`
+    pub name: String,
+    /// `scope_key_builder.fragments`; all of them have to be found in a request.
+    pub key: Vec<ScopeFragment>,
+    /// `rds_config_source`, where the scopes' route configurations come from. `None` when they are all inline.
+    pub routes: Option<ConfigSource>,
+    /// `config_specifier`
+    pub scopes: ScopeSource,
+}
+
+/// `ScopeKeyBuilder.FragmentBuilder.HeaderValueExtractor`: a part of a scope's key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ScopeFragment {
+    /// `name`, lower case.
+    pub header: String,
+    /// `element_separator`; empty takes the whole value.
+    pub separator: String,
+    /// `extract_type`
+    pub extract: ScopeExtract,
+}
+
+/// Which element of a header is meant.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ScopeExtract {
+    /// `index`: counted from 0.
+    Index(u32),
+    /// `element`: the value of the first element with this key.
+    Key {
+        /// `separator`, between key and value.
+        separator: String,
+        /// `key`
+        key: String,
+    },
+}
+
+/// Where scopes come from.
+#[derive(Clone, Debug)]
+pub enum ScopeSource {
+    /// `scoped_route_configurations_list`
+    Inline(Vec<Arc<ScopedRoute>>),
+    /// `scoped_rds.scoped_rds_config_source`
+    Srds(ConfigSource),
+}
+
+/// `config.route.v3.ScopedRouteConfiguration`
+#[derive(Clone, Debug)]
+pub struct ScopedRoute {
+    /// `name`
+    pub name: String,
+    /// `on_demand`
+    pub on_demand: bool,
+    /// `route_configuration_name` or `route_configuration`
+    pub routes: ScopeRoutes,
+    /// `key.fragments`
+    pub key: Vec<String>,
+}
+
+/// The routes of a scope.
+#[derive(Clone, Debug)]
+pub enum ScopeRoutes {
+    /// `route_configuration`
+    Inline(Arc<RouteConfiguration>),
+    /// `route_configuration_name`: from [`ScopedRoutes::routes`].
+    Name(String),
+}
+
+/// `config.core.v3.TypedExtensionConfig` of an HTTP filter, from ECDS.
+#[derive(Clone, Debug)]
+pub struct TypedExtension {
+    /// `name`
+    pub name: String,
+    /// `typed_config`
+    pub filter: HttpFilter,
 }
 
 /// One entry of `http_filters`.
 #[derive(Clone, Debug)]
 pub enum HttpFilter {
+    /// `config_discovery`
+    Discovered(Arc<DiscoveredFilter>),
     /// `extensions.filters.http.router.v3.Router`
     Router,
+}
+
+/// `config.core.v3.ExtensionConfigSource`: a filter whose configuration comes from ECDS.
+#[derive(Clone, Debug)]
+pub struct DiscoveredFilter {
+    /// `name` of the filter, which is that of the resource.
+    pub name: String,
+    /// `config_source`
+    pub source: ConfigSource,
+    /// `default_config`: until the first configuration comes, or where that is refused.
+    pub default: Option<HttpFilter>,
+    /// `apply_default_config_without_warming`: false.
+    pub apply_default_without_warming: bool,
+    /// `type_urls`: what may come, as full names of messages.
+    pub types: Vec<String>,
 }
 
 /// `extensions.access_loggers.file.v3.FileAccessLog` and the stdout and stderr loggers.

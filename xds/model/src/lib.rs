@@ -15,6 +15,7 @@ mod listener;
 mod matcher;
 mod network;
 mod route;
+mod runtime;
 mod source;
 mod tls;
 
@@ -25,5 +26,6 @@ pub use listener::*;
 pub use matcher::*;
 pub use network::*;
 pub use route::*;
+pub use runtime::*;
 pub use source::*;
 pub use tls::*;

@@ -17,6 +17,8 @@ pub struct RouteConfiguration {
     pub ignore_port: bool,
     /// `most_specific_header_mutations_wins`
     pub most_specific_wins: bool,
+    /// `vhds.config_source`: further virtual hosts come from there.
+    pub vhds: Option<crate::ConfigSource>,
 }
 
 /// `config.route.v3.VirtualHost`.

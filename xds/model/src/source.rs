@@ -36,7 +36,7 @@ impl ConfigSource {
 }
 
 /// `ConfigSource.config_source_specifier`.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum SourceSpecifier {
     /// `ads`: the stream of [`crate::Bootstrap::ads`].
     Ads,
@@ -52,7 +52,7 @@ pub enum SourceSpecifier {
 }
 
 /// `config.core.v3.ApiConfigSource`.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ApiSource {
     /// `api_type`
     pub kind: ApiKind,
@@ -69,7 +69,7 @@ pub struct ApiSource {
 }
 
 /// `ApiConfigSource.ApiType`.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum ApiKind {
     /// `DELTA_GRPC`
     DeltaGrpc,
@@ -80,7 +80,7 @@ pub enum ApiKind {
 }
 
 /// `RateLimitSettings`: how many requests may be sent to a control plane.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct RateLimit {
     /// `max_tokens`: 100.
     pub max_tokens: u32,
@@ -89,7 +89,7 @@ pub struct RateLimit {
 }
 
 /// `config.core.v3.GrpcService` with `envoy_grpc`.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct GrpcService {
     /// `envoy_grpc.cluster_name`: an ordinary cluster.
     pub cluster: String,
@@ -101,6 +101,23 @@ pub struct GrpcService {
     pub metadata: Vec<(String, String)>,
 }
 
+/// A resource by where it comes from and its name: two sources may have different resources of one name.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ResourceKey {
+    /// `None` for what is part of the bootstrap.
+    pub source: Option<SourceSpecifier>,
+    /// Its name.
+    pub name: String,
+}
+
+impl ResourceKey {
+    /// The resource called `name` that `source` delivers.
+    #[must_use]
+    pub fn new(source: &ConfigSource, name: &str) -> Self {
+        Self { source: Some(source.specifier.clone()), name: name.to_owned() }
+    }
+}
+
 /// `transport_sockets.tls.v3.SdsSecretConfig`: a secret by its name.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct SecretRef {
@@ -108,4 +125,13 @@ pub struct SecretRef {
     pub name: String,
     /// `sds_config`; `None` names one of the bootstrap's static secrets.
     pub source: Option<ConfigSource>,
+}
+
+impl SecretRef {
+    /// Where the secret is in [`crate::Config::secrets`].
+    #[must_use]
+    pub fn key(&self) -> ResourceKey {
+        let source = self.source.as_ref().map(|source| source.specifier.clone());
+        ResourceKey { source, name: self.name.clone() }
+    }
 }

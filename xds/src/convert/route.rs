@@ -66,6 +66,7 @@ pub(crate) fn route_configuration(
         headers: headers?,
         ignore_port: routes.ignore_port_in_host_matching,
         most_specific_wins: routes.most_specific_header_mutations_wins,
+        vhds: None,
     })
 }
 

@@ -5,27 +5,39 @@ use std::{
     sync::Arc,
 };
 
-use culvert_model::Config;
+use culvert_model::{Config, Discovered, ResourceKey};
 
-use super::{Dynamic, Store};
+use super::{Dynamic, Source, Store};
 use crate::Changes;
 
 /// The configuration, and what is different from the one composed before. What is the same shares its memory.
 pub(super) fn compose(store: &Store) -> (Config, Changes) {
     let active = |entry: &Dynamic<super::Cluster>| entry.active.as_ref().map(|held| held.value.model.clone());
     let config = Config {
-        runtime: store.fixed.runtime.clone(),
-        secrets: store.fixed.secrets.clone(),
-        listeners: store.fixed.listeners.iter().cloned().chain(serving(&store.listeners)).collect(),
+        listeners: store
+            .fixed
+            .listeners
+            .iter()
+            .cloned()
+            .chain(serving(&store.listeners))
+            .collect::<Vec<_>>()
+            .into(),
         clusters: store
             .fixed
             .clusters
             .iter()
             .cloned()
             .chain(store.clusters.iter().filter_map(active))
-            .collect(),
-        routes: by_name(&store.routes, Arc::clone),
-        assignments: by_name(&store.assignments, |assignment| assignment.model.clone()),
+            .collect::<Vec<_>>()
+            .into(),
+        routes: discovered(store, &store.routes, |name| Source::Rds(name.to_owned()), Arc::clone),
+        assignments: discovered(
+            store,
+            &store.assignments,
+            |name| Source::Eds(name.to_owned()),
+            |assignment| assignment.model.clone(),
+        ),
+        ..store.fixed.clone()
     };
     let before = &store.config;
     let changes = Changes {
@@ -38,12 +50,12 @@ pub(super) fn compose(store: &Store) -> (Config, Changes) {
             config.clusters.iter().map(|cluster| (&*cluster.name, cluster)),
         ),
         routes: changed(
-            before.routes.iter().map(|(name, routes)| (name.as_str(), routes)),
-            config.routes.iter().map(|(name, routes)| (name.as_str(), routes)),
+            before.routes.iter().map(|(key, routes)| (key.name.as_str(), routes)),
+            config.routes.iter().map(|(key, routes)| (key.name.as_str(), routes)),
         ),
         assignments: changed(
-            before.assignments.iter().map(|(name, assignment)| (name.as_str(), assignment)),
-            config.assignments.iter().map(|(name, assignment)| (name.as_str(), assignment)),
+            before.assignments.iter().map(|(key, assignment)| (key.name.as_str(), assignment)),
+            config.assignments.iter().map(|(key, assignment)| (key.name.as_str(), assignment)),
         ),
     };
     (config, changes)
@@ -53,12 +65,18 @@ fn serving<T>(entries: &[Dynamic<Arc<T>>]) -> impl Iterator<Item = Arc<T>> {
     entries.iter().filter_map(|entry| entry.active.as_ref().map(|held| held.value.clone()))
 }
 
-fn by_name<T, M>(
+fn discovered<T, M>(
+    store: &Store,
     entries: &BTreeMap<String, Dynamic<T>>,
+    source: impl Fn(&str) -> Source,
     model: impl Fn(&T) -> Arc<M>,
-) -> BTreeMap<String, Arc<M>> {
-    let active = |entry: &Dynamic<T>| entry.active.as_ref().map(|held| model(&held.value));
-    entries.iter().filter_map(|(name, entry)| Some((name.clone(), active(entry)?))).collect()
+) -> Discovered<M> {
+    let active = |name: &str, entry: &Dynamic<T>| {
+        let config = &store.subscriptions.get(&source(name))?.config;
+        let held = entry.active.as_ref()?;
+        Some((Arc::new(ResourceKey::new(config, name)), model(&held.value)))
+    };
+    Arc::new(entries.iter().filter_map(|(name, entry)| active(name, entry)).collect())
 }
 
 /// Names that are on one side only, or lead to another place in memory. New and changed ones first.
@@ -73,6 +91,7 @@ fn changed<'a, T: 'a>(
             names.push(name.to_owned());
         }
     }
+    names.sort_unstable();
     let mut removed: Vec<_> = old.into_keys().map(str::to_owned).collect();
     removed.sort_unstable();
     names.extend(removed);

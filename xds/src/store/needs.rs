@@ -83,7 +83,7 @@ impl Store {
 
     fn needs(&self) -> BTreeMap<Source, Need> {
         let mut needs = BTreeMap::new();
-        for cluster in &self.fixed.clusters {
+        for cluster in self.fixed.clusters.iter() {
             let localities = match &cluster.discovery {
                 Discovery::Eds { service_name, .. } => {
                     let known = self.fixed_localities.iter().find(|(name, _)| name == service_name);
@@ -181,6 +181,6 @@ fn routes_of(listener: &Listener) -> Option<(&str, &ConfigSource, &str)> {
     let Some(TerminalFilter::Http(manager)) = &listener.filter_chains.first()?.terminal else { return None };
     match &manager.routes {
         RouteSource::Rds { source, name } => Some((name, source, &manager.stat_prefix)),
-        RouteSource::Inline(_) => None,
+        RouteSource::Inline(_) | RouteSource::Scoped(_) => None,
     }
 }

@@ -92,7 +92,7 @@ fn manager(loaded: &Loaded) -> &HttpConnectionManager {
 fn routes(loaded: &Loaded) -> &RouteConfiguration {
     match &manager(loaded).routes {
         RouteSource::Inline(routes) => routes,
-        RouteSource::Rds { .. } => panic!("not inline"),
+        RouteSource::Rds { .. } | RouteSource::Scoped(_) => panic!("not inline"),
     }
 }
 
