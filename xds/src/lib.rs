@@ -23,6 +23,7 @@ mod format;
 mod hash;
 mod load;
 mod re2;
+pub mod remote;
 mod resource;
 mod rules;
 mod schema;

@@ -19,7 +19,7 @@ use crate::{
     at::Sink,
     convert::{self, Clusters, Localities},
     decode::{self, Syntax, UnknownFields},
-    descriptor,
+    descriptor, remote,
     resource::{Kind, Resource},
     walk,
 };
@@ -56,6 +56,14 @@ pub struct Loaded {
     pub(crate) localities: Vec<(String, Localities)>,
     /// `--reject-unknown-dynamic-fields`.
     pub(crate) reject_unknown_dynamic_fields: bool,
+}
+
+impl Loaded {
+    /// `node`, after the command line, as control planes are told it: with what Culvert says about itself.
+    #[must_use]
+    pub fn node(&self) -> envoy_types::pb::envoy::config::core::v3::Node {
+        remote::of_bootstrap(&self.raw.bootstrap)
+    }
 }
 
 /// A bootstrap as it came.
