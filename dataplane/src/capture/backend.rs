@@ -115,6 +115,16 @@ impl Backend {
         record: &Record,
         netns: Option<BorrowedFd<'_>>,
     ) -> Result<(), CaptureError> {
+        self.turn_back(record, netns)?;
+        netns.map_or(Ok(()), |netns| self.clear(record, netns))
+    }
+
+    /// The first half of [`Backend::release`]: new connections are no longer turned; those that were go on.
+    pub(super) fn turn_back(
+        &mut self,
+        record: &Record,
+        netns: Option<BorrowedFd<'_>>,
+    ) -> Result<(), CaptureError> {
         let name = || record.pod.name.clone();
         match (record.mode, &mut *self) {
             (CaptureMode::Ebpf, Self::Ebpf(capture)) => match capture.remove(record.netns_cookie) {
@@ -128,14 +138,23 @@ impl Backend {
             (CaptureMode::Iptables, _) => {
                 if let Some(netns) = netns {
                     let removed = match &record.plan {
-                        Some(plan) => iptables::remove(netns, plan),
+                        Some(plan) => iptables::unhook(netns, plan),
                         None => iptables::purge(netns).map(drop),
                     };
                     removed.map_err(|source| CaptureError::Iptables { pod: name(), source })?;
                 }
             }
         }
-        if let (Some(netns), Some(fwmark_accept)) = (netns, record.fwmark_accept) {
+        Ok(())
+    }
+
+    /// The second half: takes away what carries connections that were turned.
+    pub(super) fn clear(&self, record: &Record, netns: BorrowedFd<'_>) -> Result<(), CaptureError> {
+        let name = || record.pod.name.clone();
+        if let Some(plan) = &record.plan {
+            iptables::remove(netns, plan).map_err(|source| CaptureError::Iptables { pod: name(), source })?;
+        }
+        if let Some(fwmark_accept) = record.fwmark_accept {
             culvert_bpf::restore_netns(netns, NetnsState { fwmark_accept })
                 .map_err(|source| CaptureError::Kernel { pod: name(), source })?;
         }

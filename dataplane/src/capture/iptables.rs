@@ -134,6 +134,23 @@ pub fn install(netns: BorrowedFd<'_>, plan: &Plan, rules: &Rules) -> Result<(), 
     result
 }
 
+/// Ends the turning of new connections. The chains stay until [`remove`]: with the last rule that translates addresses
+/// the kernel stops translating those of open connections too.
+///
+/// # Errors
+/// Of the programs. Rules that are not there are no error.
+pub fn unhook(netns: BorrowedFd<'_>, plan: &Plan) -> Result<(), IptablesError> {
+    enter(netns, || {
+        for family in plan.families() {
+            let present = save(plan.variant, family, &["-t", "nat"])?;
+            let jumps = [("OUTPUT", OUTPUT_CHAIN), ("PREROUTING", INBOUND_CHAIN)]
+                .map(|(hook, chain)| removed_jumps(hook, chain, &present));
+            commit(plan.variant, family, &jumps.concat())?;
+        }
+        Ok(())
+    })
+}
+
 /// Removes the rules and chains, and the table if it came with them and holds nothing else.
 ///
 /// # Errors
@@ -277,12 +294,18 @@ fn inbound_rules(port: u16, rules: &Rules) -> Vec<String> {
     lines
 }
 
+/// Changes the `nat` table by these lines, if there are any.
+fn commit(variant: Variant, family: Family, lines: &str) -> Result<(), IptablesError> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    restore(variant, family, &["--noflush"], &format!("*nat\n{lines}COMMIT\n"))
+}
+
 fn remove_family(variant: Variant, family: Family, is_fresh: bool) -> Result<(), IptablesError> {
     let present = save(variant, family, &["-t", "nat"])?;
     let lines = removal("OUTPUT", OUTPUT_CHAIN, &present) + &removal("PREROUTING", INBOUND_CHAIN, &present);
-    if !lines.is_empty() {
-        restore(variant, family, &["--noflush"], &format!("*nat\n{lines}COMMIT\n"))?;
-    }
+    commit(variant, family, &lines)?;
     if is_fresh && is_bare(&save(variant, family, &[])?) {
         // Nothing depends on it any more. A table that somebody deleted meanwhile is what was wanted.
         let family = if family == Family::V4 { NftFamily::Ip } else { NftFamily::Ip6 };
@@ -295,15 +318,17 @@ fn remove_family(variant: Variant, family: Family, is_fresh: bool) -> Result<(),
 
 /// The lines that remove a chain and the jumps to it, as far as they are present.
 fn removal(hook: &str, chain: &str, present: &str) -> String {
-    let mut script = String::new();
-    for line in present.lines().filter(|line| is_jump(line, hook, chain)) {
-        script.push_str(&line.replacen("-A ", "-D ", 1));
-        script.push('\n');
-    }
+    let mut script = removed_jumps(hook, chain, present);
     if present.lines().any(|line| line.starts_with(&format!(":{chain} "))) {
         script.push_str(&format!("-F {chain}\n-X {chain}\n"));
     }
     script
+}
+
+/// The lines that remove the jumps to a chain, as far as they are present.
+fn removed_jumps(hook: &str, chain: &str, present: &str) -> String {
+    let jumps = present.lines().filter(|line| is_jump(line, hook, chain));
+    jumps.map(|line| line.replacen("-A ", "-D ", 1) + "\n").collect()
 }
 
 fn is_jump(line: &str, hook: &str, chain: &str) -> bool {

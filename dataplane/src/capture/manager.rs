@@ -20,11 +20,13 @@ use crate::capture::{
     PodSpec, Policy, Request, Response, WorkerPort,
     backend::{Backend, Turn},
     inpod::{self, InPodSockets},
+    manager::leaving::Leaving,
     pods::{Netns, NetnsId},
     record::{Record, RecordStore, Source},
     targets::{Targets, resolve},
 };
 
+mod leaving;
 mod takeover;
 
 /// Read and changed by the kernel in the network namespace of the thread that opens it.
@@ -46,6 +48,8 @@ pub struct CaptureManager {
     pods: BTreeMap<String, Pod>,
     /// Namespaces in which listeners of removed pods, or of a process that was just killed, may still be open: until when.
     closing: Vec<(NetnsId, Instant)>,
+    /// Removed pods that still have open connections.
+    leaving: Vec<Leaving>,
     next_id: u32,
 }
 
@@ -78,8 +82,17 @@ impl CaptureManager {
     pub fn new(config: CaptureConfig, workers: Box<dyn WorkerPort>) -> Result<Self, CaptureError> {
         let store = RecordStore::open(&config.state_dir)?;
         let backend = Backend::open(&config, &store)?;
-        let (listeners, pods, closing) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Ok(Self { config, workers, backend, store, listeners, pods, closing, next_id: FIRST_ID })
+        Ok(Self {
+            config,
+            workers,
+            backend,
+            store,
+            listeners: Vec::new(),
+            pods: BTreeMap::new(),
+            closing: Vec::new(),
+            leaving: Vec::new(),
+            next_id: FIRST_ID,
+        })
     }
 
     /// Tells which listeners are configured. Pods whose choice now means another listener are retargeted, and pending
@@ -121,7 +134,8 @@ impl CaptureManager {
         self.report_of(&name)
     }
 
-    /// Gives a pod its traffic back and forgets it. Its connections go on.
+    /// Gives a pod its traffic back and forgets it. Its connections go on, and what carries them stays until the last
+    /// one has ended, which [`CaptureManager::reap`] notices.
     ///
     /// # Errors
     /// [`CaptureError::Unknown`], or the kernel would not; then the pod stays enrolled.
@@ -131,15 +145,19 @@ impl CaptureManager {
         };
         match &pod.state {
             State::Captured(captured) => {
-                self.backend.release(&pod.record, Some(captured.handle.netns.as_fd()))?;
+                self.backend.turn_back(&pod.record, Some(captured.handle.netns.as_fd()))?;
                 self.workers.remove_listeners(captured.handle.id);
                 let netns_id = captured.netns_id;
                 self.expect_closing(netns_id);
             }
-            State::Pending(_) => release_at_path(&mut self.backend, &pod.record)?,
+            State::Pending(_) => {
+                release_at_path(&mut self.backend, &pod.record)?;
+                self.store.remove(name)?;
+            }
         }
-        self.store.remove(name)?;
-        self.pods.remove(name);
+        if let Some(Pod { record, state: State::Captured(captured) }) = self.pods.remove(name) {
+            self.see_off(record, captured)?;
+        }
         log::info!("pod {name}: removed");
         Ok(())
     }
@@ -175,8 +193,10 @@ impl CaptureManager {
     }
 
     /// Lets go of pods whose network namespace is gone. To be called every second or so: a namespace, with its
-    /// interfaces and addresses, lives for as long as culvert has it open. Returns what was done, a line each.
+    /// interfaces and addresses, lives for as long as culvert has it open. Clears removed pods whose last connection has
+    /// ended. Returns what was done, a line each.
     pub fn reap(&mut self) -> Vec<String> {
+        self.clear_left();
         let is_gone = |pod: &&Pod| match &pod.state {
             State::Captured(captured) => {
                 !NetnsId::at(&pod.record.pod.netns).is_ok_and(|id| id == captured.netns_id)
@@ -222,6 +242,7 @@ impl CaptureManager {
             self.workers.remove_listeners(captured.handle.id);
         }
         self.pods.clear();
+        self.clear_leaving(|_| true);
     }
 
     /// Sets up a pod again, in place of its present listeners if it has any.
@@ -288,6 +309,7 @@ impl CaptureManager {
             return Ok(Pod { record, state: State::Captured(kept) });
         }
         let sockets = self.listen(&record.pod, &targets, &netns, previous.is_some())?;
+        self.welcome_back(&mut record);
         let inbound = duplicate_inbound(&record.pod.name, &sockets)?.map(Arc::new);
         let handle = Arc::new(self.handle_of(&record, netns.fd, addresses));
         let id = handle.id;

@@ -40,6 +40,9 @@ pub struct Record {
     pub applied: bool,
     /// Of its network namespace. The same path with another cookie is another pod.
     pub netns_cookie: u64,
+    /// It was removed, and what carries its open connections is still there: to be cleared, never to be captured again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
     /// How iptables rules were installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
@@ -81,6 +84,7 @@ impl Record {
             source,
             mode,
             applied: true,
+            leaving: false,
             netns_cookie,
             plan: None,
             fwmark_accept: None,

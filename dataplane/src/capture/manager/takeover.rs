@@ -78,7 +78,8 @@ impl CaptureManager {
         let name = old.pod.name.clone();
         let netns = netns_of(&old);
         let in_file = wanted.get(&name).is_some_and(|new| new.netns_cookie == old.netns_cookie);
-        let is_wanted = in_file || (old.source == Source::Socket && !wanted.contains_key(&name));
+        let is_wanted =
+            in_file || (old.source == Source::Socket && !old.leaving && !wanted.contains_key(&name));
         if let Some(netns) = netns.as_ref().filter(|_| old.applied) {
             self.expect_closing(netns.id);
         }
