@@ -157,6 +157,7 @@ impl CaptureManager {
         }
         if let Some(Pod { record, state: State::Captured(captured) }) = self.pods.remove(name) {
             self.see_off(record, captured)?;
+            self.clear_left();
         }
         log::info!("pod {name}: removed");
         Ok(())
