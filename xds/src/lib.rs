@@ -7,6 +7,7 @@
 //!
 //! - [`load_bootstrap`] reads the bootstrap.
 //! - [`ConfigStream`] follows the files it names and yields a new configuration when one changes in meaning.
+//! - [`encode_message`] writes what a control plane sends.
 //! - [`ConfigView`] is what the admin server reads: counters of the sources and `/config_dump`.
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,7 @@ mod counters;
 mod decode;
 mod descriptor;
 mod dump;
+mod encode;
 mod error;
 mod format;
 mod hash;
@@ -35,6 +37,7 @@ mod walk;
 
 pub use check::check;
 pub use counters::SourceCounters;
+pub use encode::encode_message;
 pub use error::{Error, ErrorKind, Errors, Note, NoteKind};
 pub use load::{LoadOptions, Loaded, load_bootstrap};
 pub use stream::{Changes, ConfigStream, ConfigView, DumpQuery, Update, config_dump};

@@ -278,7 +278,8 @@ pub fn command(bootstrap: &Path) -> Command {
     command
 }
 
-/// The binary under test.
+/// The binary under test, or another one that takes the same flags, from `CULVERT_TEST_BINARY`.
 pub fn binary() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_culvert"))
+    std::env::var_os("CULVERT_TEST_BINARY")
+        .map_or_else(|| env!("CARGO_BIN_EXE_culvert").into(), PathBuf::from)
 }

@@ -1,0 +1,897 @@
+//! A control plane that does as it is told: every service of xDS, state of the world and delta, aggregated and a stream
+//! per type, and REST. It records every request it gets.
+//!
+//! Left alone it behaves: it answers with what [`ControlPlane::publish`] put in force, all resources of a type that were
+//! asked for in one response, clusters first. A test makes it misbehave with [`ControlPlane::hold`],
+//! [`ControlPlane::manners`] and [`ControlPlane::say`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    convert::Infallible,
+    future::{Ready, ready},
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+    task::{Context, Poll},
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use envoy_types::pb::{
+    envoy::{
+        config::core::v3::Node,
+        service::discovery::v3::{
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+            Resource as DeltaResource,
+        },
+    },
+    google::protobuf::{Any, Duration},
+};
+use http_body_util::BodyExt as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Request, Response, Status, Streaming, body::Body, server::Grpc};
+use tonic_prost::ProstCodec;
+use tower::{Service, service_fn};
+
+use crate::support::culvert::PATIENCE;
+
+/// Types of resources, in the order in which changes are sent.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Kind {
+    Cluster,
+    Endpoints,
+    Secret,
+    Extension,
+    Listener,
+    ScopedRoute,
+    Route,
+    VirtualHost,
+    Runtime,
+}
+
+const KINDS: [Kind; 9] = [
+    Kind::Cluster,
+    Kind::Endpoints,
+    Kind::Secret,
+    Kind::Extension,
+    Kind::Listener,
+    Kind::ScopedRoute,
+    Kind::Route,
+    Kind::VirtualHost,
+    Kind::Runtime,
+];
+
+impl Kind {
+    /// Full name of the message.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::Cluster => "envoy.config.cluster.v3.Cluster",
+            Self::Endpoints => "envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
+            Self::Extension => "envoy.config.core.v3.TypedExtensionConfig",
+            Self::Listener => "envoy.config.listener.v3.Listener",
+            Self::ScopedRoute => "envoy.config.route.v3.ScopedRouteConfiguration",
+            Self::Route => "envoy.config.route.v3.RouteConfiguration",
+            Self::VirtualHost => "envoy.config.route.v3.VirtualHost",
+            Self::Runtime => "envoy.service.runtime.v3.Runtime",
+        }
+    }
+
+    /// `type.googleapis.com/...`
+    pub fn url(self) -> String {
+        format!("type.googleapis.com/{}", self.message())
+    }
+
+    fn of(url: &str) -> Option<Self> {
+        KINDS.into_iter().find(|kind| kind.url() == url)
+    }
+}
+
+/// A resource with its name.
+#[derive(Clone, Debug)]
+pub struct Resource {
+    pub kind: Kind,
+    pub name: String,
+    pub any: Any,
+    /// `ttl`, which only delta and wrapped resources carry.
+    pub ttl: Option<Duration>,
+}
+
+impl Resource {
+    /// From YAML.
+    pub fn new(kind: Kind, name: &str, yaml: &str) -> Self {
+        let value = culvert_xds::encode_message(kind.message(), yaml)
+            .unwrap_or_else(|e| panic!("{name} is not a {kind:?}: {e}\n{yaml}"));
+        Self { kind, name: name.to_owned(), any: Any { type_url: kind.url(), value }, ttl: None }
+    }
+
+    /// Bytes that are said to be a resource.
+    pub fn raw(kind: Kind, name: &str, type_url: &str, value: Vec<u8>) -> Self {
+        let any = Any { type_url: type_url.to_owned(), value };
+        Self { kind, name: name.to_owned(), any, ttl: None }
+    }
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Counted from 0 in the order in which streams were opened.
+    pub stream: usize,
+    /// `/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources`
+    pub path: String,
+    pub delta: bool,
+    pub kind: Option<Kind>,
+    pub node: Option<Node>,
+    /// `version_info`
+    pub version: String,
+    pub nonce: String,
+    /// Whether the nonce is none or that of the response of its type that was sent last.
+    pub current: bool,
+    /// `resource_names`, or `resource_names_subscribe`.
+    pub names: Vec<String>,
+    /// `resource_names_unsubscribe`
+    pub unsubscribed: Vec<String>,
+    /// `initial_resource_versions`
+    pub known: BTreeMap<String, String>,
+    /// `error_detail.message`
+    pub error: Option<String>,
+}
+
+/// How it behaves on its streams.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Manners {
+    /// As it should.
+    #[default]
+    Good,
+    /// Every stream ends after one response, with status `OK`.
+    CloseAfterResponse,
+    /// Every stream ends with an error as soon as anything is received on it.
+    ResetOnRequest,
+    /// Every response names each of its resources twice.
+    Duplicates,
+}
+
+/// A response as it goes out, whatever it says.
+#[derive(Clone, Debug)]
+pub enum Say {
+    Delta(DeltaDiscoveryResponse),
+    World(DiscoveryResponse),
+}
+
+/// What is in force.
+#[derive(Default)]
+pub struct World {
+    resources: HashMap<Kind, BTreeMap<String, (u64, Resource)>>,
+    /// Of each type: the last change.
+    versions: HashMap<Kind, u64>,
+    generation: u64,
+}
+
+impl World {
+    /// Adds or replaces a resource.
+    pub fn put(&mut self, resource: Resource) {
+        self.changed(resource.kind);
+        let entries = self.resources.entry(resource.kind).or_default();
+        entries.insert(resource.name.clone(), (self.generation, resource));
+    }
+
+    /// Takes a resource away.
+    pub fn remove(&mut self, kind: Kind, name: &str) {
+        self.changed(kind);
+        if let Some(entries) = self.resources.get_mut(&kind) {
+            entries.remove(name);
+        }
+    }
+
+    fn changed(&mut self, kind: Kind) {
+        self.generation += 1;
+        self.versions.insert(kind, self.generation);
+    }
+
+    fn version(&self, kind: Kind) -> u64 {
+        self.versions.get(&kind).copied().unwrap_or_default()
+    }
+
+    fn of(&self, kind: Kind) -> impl Iterator<Item = (&String, &(u64, Resource))> {
+        self.resources.get(&kind).into_iter().flatten()
+    }
+}
+
+#[derive(Default)]
+struct State {
+    world: World,
+    held: BTreeSet<Kind>,
+    manners: Manners,
+    seen: Vec<Seen>,
+    streams: usize,
+    open: Vec<mpsc::UnboundedSender<Event>>,
+    rest: HashMap<String, (u16, String)>,
+}
+
+#[derive(Clone)]
+enum Event {
+    Changed,
+    End(Status),
+    Say(Say),
+}
+
+type Shared = Arc<Mutex<State>>;
+
+fn lock(shared: &Shared) -> MutexGuard<'_, State> {
+    shared.lock().expect("the control plane's state")
+}
+
+/// A running control plane. Stopped when dropped.
+pub struct ControlPlane {
+    /// Where it listens; meaningless for one on a Unix socket.
+    pub address: SocketAddr,
+    shared: Shared,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ControlPlane {
+    /// Starts one on a free port of the loopback address.
+    pub fn start() -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").expect("bound"), Shared::default())
+    }
+
+    /// Starts one on a Unix socket.
+    pub fn start_on_path(path: &Path) -> Self {
+        let listener = std::os::unix::net::UnixListener::bind(path).expect("bound");
+        listener.set_nonblocking(true).expect("non-blocking");
+        let shared = Shared::default();
+        let (stop, stopped) = oneshot::channel();
+        let state = shared.clone();
+        let thread = thread::spawn(move || {
+            run(stopped, async move {
+                let listener = tokio::net::UnixListener::from_std(listener).expect("listens");
+                let (accepted, incoming) = mpsc::unbounded_channel();
+                tokio::spawn(async move {
+                    while let Ok((stream, _)) = listener.accept().await {
+                        let _ = accepted.send(Ok::<_, std::io::Error>(stream));
+                    }
+                });
+                serve(UnboundedReceiverStream::new(incoming), state).await;
+            });
+        });
+        let address = SocketAddr::from(([0, 0, 0, 0], 0));
+        Self { address, shared, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn on(listener: TcpListener, shared: Shared) -> Self {
+        let address = listener.local_addr().expect("address");
+        listener.set_nonblocking(true).expect("non-blocking");
+        let (stop, stopped) = oneshot::channel();
+        let state = shared.clone();
+        let thread = thread::spawn(move || {
+            run(stopped, async move {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("listens");
+                let (accepted, incoming) = mpsc::unbounded_channel();
+                tokio::spawn(async move {
+                    while let Ok((stream, _)) = listener.accept().await {
+                        let _ = stream.set_nodelay(true);
+                        let _ = accepted.send(Ok::<_, std::io::Error>(stream));
+                    }
+                });
+                serve(UnboundedReceiverStream::new(incoming), state).await;
+            });
+        });
+        Self { address, shared, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Closes every connection and its port.
+    pub fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the control plane");
+        }
+        lock(&self.shared).open.clear();
+    }
+
+    /// Starts again on the same port, with the same resources.
+    pub fn restart(&mut self) {
+        self.stop();
+        let until = Instant::now() + PATIENCE;
+        let listener = loop {
+            match TcpListener::bind(self.address) {
+                Ok(listener) => break listener,
+                Err(e) => assert!(Instant::now() < until, "{}: {e}", self.address),
+            }
+            thread::sleep(std::time::Duration::from_millis(20));
+        };
+        *self = Self::on(listener, self.shared.clone());
+    }
+
+    /// Changes what is in force, in one step.
+    pub fn publish(&self, change: impl FnOnce(&mut World)) {
+        let mut state = lock(&self.shared);
+        change(&mut state.world);
+        state.tell(&Event::Changed);
+    }
+
+    /// Adds or replaces resources, in one step.
+    pub fn put(&self, resources: impl IntoIterator<Item = Resource>) {
+        self.publish(|world| resources.into_iter().for_each(|resource| world.put(resource)));
+    }
+
+    /// Says nothing about resources of this type from now on.
+    pub fn hold(&self, kind: Kind) {
+        lock(&self.shared).held.insert(kind);
+    }
+
+    /// Makes up for what was held back.
+    pub fn release(&self, kind: Kind) {
+        let mut state = lock(&self.shared);
+        state.held.remove(&kind);
+        state.tell(&Event::Changed);
+    }
+
+    /// How it behaves from now on.
+    pub fn manners(&self, manners: Manners) {
+        lock(&self.shared).manners = manners;
+    }
+
+    /// Sends this on every stream that has asked for its type.
+    pub fn say(&self, response: Say) {
+        lock(&self.shared).tell(&Event::Say(response));
+    }
+
+    /// Ends every stream with this status.
+    pub fn end_streams(&self, status: &Status) {
+        lock(&self.shared).tell(&Event::End(status.clone()));
+    }
+
+    /// What a REST path (`/v3/discovery:clusters`) answers.
+    pub fn rest(&self, path: &str, status: u16, body: &str) {
+        lock(&self.shared).rest.insert(path.to_owned(), (status, body.to_owned()));
+    }
+
+    /// Every request so far.
+    pub fn seen(&self) -> Vec<Seen> {
+        lock(&self.shared).seen.clone()
+    }
+
+    /// The version of a resource in force; empty when there is none.
+    pub fn version(&self, kind: Kind, name: &str) -> String {
+        let state = lock(&self.shared);
+        state
+            .world
+            .of(kind)
+            .find(|(known, _)| *known == name)
+            .map(|(_, (version, _))| version.to_string())
+            .unwrap_or_default()
+    }
+
+    /// How many requests there were.
+    pub fn count(&self) -> usize {
+        lock(&self.shared).seen.len()
+    }
+
+    /// How many streams were opened.
+    pub fn streams(&self) -> usize {
+        lock(&self.shared).streams
+    }
+
+    /// Waits for a request after the first `from`.
+    pub fn wait_for(&self, what: &str, from: usize, wanted: impl Fn(&Seen) -> bool) -> Seen {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let seen = self.seen();
+            if let Some(found) = seen.iter().skip(from).find(|seen| wanted(seen)) {
+                return found.clone();
+            }
+            assert!(Instant::now() < until, "no request with {what}: {:#?}", &seen[seen.len().min(from)..]);
+            thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
+    /// Waits for an error that names resources of this type.
+    pub fn wait_for_nack(&self, kind: Kind, from: usize) -> Seen {
+        self.wait_for("an error", from, |seen| seen.kind == Some(kind) && seen.error.is_some())
+    }
+
+    /// Waits until the response of this type that was sent last was accepted.
+    pub fn wait_for_ack(&self, kind: Kind, from: usize) -> Seen {
+        self.wait_for("an acknowledgement", from, |seen| {
+            seen.kind == Some(kind) && seen.error.is_none() && !seen.nonce.is_empty()
+        })
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl State {
+    fn tell(&mut self, event: &Event) {
+        self.open.retain(|stream| stream.send(event.clone()).is_ok());
+    }
+}
+
+/// Runs the future until it is stopped; what it has spawned ends with it.
+fn run(stopped: oneshot::Receiver<()>, serving: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        tokio::select! {
+            _ = stopped => {}
+            () = serving => {}
+        }
+    });
+}
+
+async fn serve<IO>(incoming: UnboundedReceiverStream<std::io::Result<IO>>, shared: Shared)
+where
+    IO: tokio::io::AsyncRead
+        + tokio::io::AsyncWrite
+        + tonic::transport::server::Connected
+        + Unpin
+        + Send
+        + 'static,
+{
+    let server = tonic::transport::Server::builder().accept_http1(true).max_frame_size(1 << 20);
+    server.serve_with_incoming(Services { shared }, incoming).await.expect("serves");
+}
+
+/// Every service at its path.
+#[derive(Clone)]
+struct Services {
+    shared: Shared,
+}
+
+type Answer = std::pin::Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+impl Service<http::Request<Body>> for Services {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Answer {
+        let shared = self.shared.clone();
+        let path = request.uri().path().to_owned();
+        Box::pin(async move {
+            let method = path.rsplit('/').next().unwrap_or_default();
+            Ok(if path.starts_with("/v3/") {
+                rest(shared, &path, request).await
+            } else if method.starts_with("Delta") {
+                let mut grpc =
+                    Grpc::new(ProstCodec::<DeltaDiscoveryResponse, DeltaDiscoveryRequest>::default())
+                        .max_decoding_message_size(usize::MAX);
+                grpc.streaming(service_fn(|r| delta_stream(&shared, &path, r)), request).await
+            } else if method.starts_with("Stream") {
+                let mut grpc = Grpc::new(ProstCodec::<DiscoveryResponse, DiscoveryRequest>::default())
+                    .max_decoding_message_size(usize::MAX);
+                grpc.streaming(service_fn(|r| world_stream(&shared, &path, r)), request).await
+            } else {
+                http::Response::builder().status(404).body(Body::empty()).expect("a response")
+            })
+        })
+    }
+}
+
+async fn rest(shared: Shared, path: &str, request: http::Request<Body>) -> http::Response<Body> {
+    let body =
+        request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+    let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+    let field =
+        |camel, snake| Some(text(camel)).filter(|text| !text.is_empty()).unwrap_or_else(|| text(snake));
+    let names = json.get("resourceNames").or_else(|| json.get("resource_names"));
+    let mut state = lock(&shared);
+    state.seen.push(Seen {
+        stream: usize::MAX,
+        path: path.to_owned(),
+        delta: false,
+        kind: Kind::of(&field("typeUrl", "type_url")),
+        node: json["node"]["id"].as_str().map(|id| Node { id: id.to_owned(), ..Node::default() }),
+        version: field("versionInfo", "version_info"),
+        nonce: field("responseNonce", "response_nonce"),
+        current: true,
+        names: names
+            .and_then(serde_json::Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|name| name.as_str().map(str::to_owned))
+            .collect(),
+        unsubscribed: Vec::new(),
+        known: BTreeMap::new(),
+        error: None,
+    });
+    let (status, body) = state.rest.get(path).cloned().unwrap_or((404, String::new()));
+    let response = http::Response::builder().status(status).header("content-type", "application/json");
+    response.body(Body::new(http_body_util::Full::from(body))).expect("a response")
+}
+
+type Outgoing<T> = UnboundedReceiverStream<Result<T, Status>>;
+
+fn open(shared: &Shared) -> (usize, mpsc::UnboundedReceiver<Event>) {
+    let mut state = lock(shared);
+    let (events, receive) = mpsc::unbounded_channel();
+    state.open.push(events);
+    state.streams += 1;
+    (state.streams - 1, receive)
+}
+
+fn world_stream(
+    shared: &Shared,
+    path: &str,
+    request: Request<Streaming<DiscoveryRequest>>,
+) -> Ready<Result<Response<Outgoing<DiscoveryResponse>>, Status>> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let (stream, mut events) = open(shared);
+    let mut requests = request.into_inner();
+    let mut talk = WorldTalk {
+        shared: shared.clone(),
+        stream,
+        path: path.to_owned(),
+        subjects: BTreeMap::new(),
+        sender,
+    };
+    tokio::spawn(async move {
+        loop {
+            let going = tokio::select! {
+                message = requests.message() => match message {
+                    Ok(Some(request)) => talk.received(&request),
+                    Ok(None) | Err(_) => return,
+                },
+                event = events.recv() => match event {
+                    Some(Event::Changed) => KINDS.into_iter().all(|kind| talk.answer(kind, false)),
+                    Some(Event::End(status)) => { let _ = talk.sender.send(Err(status)); false }
+                    Some(Event::Say(Say::World(response))) => talk.say(response),
+                    Some(Event::Say(Say::Delta(_))) => true,
+                    None => false,
+                },
+            };
+            if !going {
+                return;
+            }
+        }
+    });
+    ready(Ok(Response::new(UnboundedReceiverStream::new(receiver))))
+}
+
+/// State of the world on one stream.
+struct WorldTalk {
+    shared: Shared,
+    stream: usize,
+    path: String,
+    subjects: BTreeMap<Kind, WorldSubject>,
+    sender: mpsc::UnboundedSender<Result<DiscoveryResponse, Status>>,
+}
+
+/// One type on one stream.
+#[derive(Default)]
+struct WorldSubject {
+    names: BTreeSet<String>,
+    wildcard: bool,
+    nonces: usize,
+    nonce: String,
+    sent: Option<BTreeMap<String, u64>>,
+}
+
+impl WorldTalk {
+    /// Whether the stream goes on.
+    fn received(&mut self, request: &DiscoveryRequest) -> bool {
+        let kind = Kind::of(&request.type_url);
+        let subject = kind.map(|kind| (kind, self.subjects.contains_key(&kind)));
+        let current = request.response_nonce.is_empty()
+            || kind
+                .and_then(|kind| self.subjects.get(&kind))
+                .is_some_and(|it| it.nonce == request.response_nonce);
+        let manners = {
+            let mut state = lock(&self.shared);
+            state.seen.push(Seen {
+                stream: self.stream,
+                path: self.path.clone(),
+                delta: false,
+                kind,
+                node: request.node.clone(),
+                version: request.version_info.clone(),
+                nonce: request.response_nonce.clone(),
+                current,
+                names: request.resource_names.clone(),
+                unsubscribed: Vec::new(),
+                known: BTreeMap::new(),
+                error: request.error_detail.as_ref().map(|error| error.message.clone()),
+            });
+            state.manners
+        };
+        if manners == Manners::ResetOnRequest {
+            let _ = self.sender.send(Err(Status::unavailable("go away")));
+            return false;
+        }
+        let Some((kind, known)) = subject else { return true };
+        if !current {
+            return true;
+        }
+        let subject = self.subjects.entry(kind).or_default();
+        let names: BTreeSet<_> = request.resource_names.iter().filter(|name| *name != "*").cloned().collect();
+        let wildcard = (names.is_empty() && (!known || subject.wildcard))
+            || request.resource_names.iter().any(|name| name == "*");
+        let changed = names != subject.names;
+        subject.names = names;
+        subject.wildcard = wildcard;
+        // What the other side has from an earlier stream is not sent again. Names may have changed meanwhile, so that they
+        // are answered, unless nothing else would ever be.
+        if !known && (wildcard || manners == Manners::CloseAfterResponse) {
+            let state = lock(&self.shared);
+            if request.version_info == state.world.version(kind).to_string() {
+                let wanted =
+                    state.world.of(kind).filter(|(name, _)| wildcard || subject.names.contains(*name));
+                subject.sent = Some(wanted.map(|(name, (version, _))| (name.clone(), *version)).collect());
+                return true;
+            }
+        }
+        self.answer(kind, !known || changed)
+    }
+
+    fn answer(&mut self, kind: Kind, asked: bool) -> bool {
+        let Some(subject) = self.subjects.get_mut(&kind) else { return true };
+        let (resources, version, manners) = {
+            let state = lock(&self.shared);
+            if state.held.contains(&kind) {
+                return true;
+            }
+            let wanted =
+                state.world.of(kind).filter(|(name, _)| subject.wildcard || subject.names.contains(*name));
+            let resources: Vec<_> = wanted.map(|(name, held)| (name.clone(), held.clone())).collect();
+            (resources, state.world.version(kind), state.manners)
+        };
+        let sending: BTreeMap<_, _> =
+            resources.iter().map(|(name, (version, _))| (name.clone(), *version)).collect();
+        let news = subject.sent.as_ref() != Some(&sending);
+        if !(asked || news) || (sending.is_empty() && !subject.wildcard) {
+            return true;
+        }
+        subject.sent = Some(sending);
+        let mut resources: Vec<_> =
+            resources.into_iter().map(|(_, (_, resource))| wrapped(resource)).collect();
+        if manners == Manners::Duplicates {
+            resources.extend(resources.clone());
+        }
+        let response = DiscoveryResponse {
+            version_info: version.to_string(),
+            resources,
+            type_url: kind.url(),
+            ..DiscoveryResponse::default()
+        };
+        self.send(kind, response, manners)
+    }
+
+    fn say(&mut self, response: DiscoveryResponse) -> bool {
+        match Kind::of(&response.type_url).filter(|kind| self.subjects.contains_key(kind)) {
+            Some(kind) => self.send(kind, response, Manners::Good),
+            None => {
+                let _ = self.sender.send(Ok(response));
+                true
+            }
+        }
+    }
+
+    fn send(&mut self, kind: Kind, mut response: DiscoveryResponse, manners: Manners) -> bool {
+        let subject = self.subjects.entry(kind).or_default();
+        subject.nonces += 1;
+        if response.nonce.is_empty() {
+            response.nonce = format!("{}.{}", self.stream, subject.nonces);
+        }
+        subject.nonce.clone_from(&response.nonce);
+        let sent = self.sender.send(Ok(response)).is_ok();
+        sent && manners != Manners::CloseAfterResponse
+    }
+}
+
+/// A resource with a TTL travels in a `Resource`.
+fn wrapped(resource: Resource) -> Any {
+    if resource.ttl.is_none() {
+        return resource.any;
+    }
+    envoy_types::util::pack_any(DeltaResource {
+        name: resource.name,
+        resource: Some(resource.any),
+        ttl: resource.ttl,
+        ..DeltaResource::default()
+    })
+}
+
+fn delta_stream(
+    shared: &Shared,
+    path: &str,
+    request: Request<Streaming<DeltaDiscoveryRequest>>,
+) -> Ready<Result<Response<Outgoing<DeltaDiscoveryResponse>>, Status>> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let (stream, mut events) = open(shared);
+    let mut requests = request.into_inner();
+    let mut talk = DeltaTalk {
+        shared: shared.clone(),
+        stream,
+        path: path.to_owned(),
+        subjects: BTreeMap::new(),
+        sender,
+    };
+    tokio::spawn(async move {
+        loop {
+            let going = tokio::select! {
+                message = requests.message() => match message {
+                    Ok(Some(request)) => talk.received(&request),
+                    Ok(None) | Err(_) => return,
+                },
+                event = events.recv() => match event {
+                    Some(Event::Changed) => KINDS.into_iter().all(|kind| talk.answer(kind, false)),
+                    Some(Event::End(status)) => { let _ = talk.sender.send(Err(status)); false }
+                    Some(Event::Say(Say::Delta(response))) => talk.say(response),
+                    Some(Event::Say(Say::World(_))) => true,
+                    None => false,
+                },
+            };
+            if !going {
+                return;
+            }
+        }
+    });
+    ready(Ok(Response::new(UnboundedReceiverStream::new(receiver))))
+}
+
+/// Deltas on one stream.
+struct DeltaTalk {
+    shared: Shared,
+    stream: usize,
+    path: String,
+    subjects: BTreeMap<Kind, DeltaSubject>,
+    sender: mpsc::UnboundedSender<Result<DeltaDiscoveryResponse, Status>>,
+}
+
+/// One type on one stream.
+#[derive(Default)]
+struct DeltaSubject {
+    names: BTreeSet<String>,
+    wildcard: bool,
+    nonces: usize,
+    nonce: String,
+    /// What the other side has, by version.
+    sent: BTreeMap<String, String>,
+    /// Names that were asked for since the last response.
+    asked: BTreeSet<String>,
+    answered: bool,
+}
+
+impl DeltaTalk {
+    fn received(&mut self, request: &DeltaDiscoveryRequest) -> bool {
+        let kind = Kind::of(&request.type_url);
+        let manners = {
+            let current = request.response_nonce.is_empty()
+                || kind
+                    .and_then(|kind| self.subjects.get(&kind))
+                    .is_some_and(|it| it.nonce == request.response_nonce);
+            let mut state = lock(&self.shared);
+            state.seen.push(Seen {
+                stream: self.stream,
+                path: self.path.clone(),
+                delta: true,
+                kind,
+                node: request.node.clone(),
+                version: String::new(),
+                nonce: request.response_nonce.clone(),
+                current,
+                names: request.resource_names_subscribe.clone(),
+                unsubscribed: request.resource_names_unsubscribe.clone(),
+                known: request.initial_resource_versions.clone().into_iter().collect(),
+                error: request.error_detail.as_ref().map(|error| error.message.clone()),
+            });
+            state.manners
+        };
+        if manners == Manners::ResetOnRequest {
+            let _ = self.sender.send(Err(Status::unavailable("go away")));
+            return false;
+        }
+        let Some(kind) = kind else { return true };
+        let first = !self.subjects.contains_key(&kind);
+        let subject = self.subjects.entry(kind).or_default();
+        if first {
+            subject.wildcard = request.resource_names_subscribe.is_empty();
+            subject.sent = request.initial_resource_versions.clone().into_iter().collect();
+        }
+        for name in &request.resource_names_subscribe {
+            if name == "*" {
+                subject.wildcard = true;
+            } else {
+                subject.names.insert(name.clone());
+                // A name asked for is answered, also when the other side has it.
+                if !first {
+                    subject.sent.remove(name);
+                }
+                subject.asked.insert(name.clone());
+            }
+        }
+        for name in &request.resource_names_unsubscribe {
+            if name == "*" {
+                subject.wildcard = false;
+            }
+            subject.names.remove(name);
+            subject.sent.remove(name);
+        }
+        self.answer(kind, first)
+    }
+
+    fn answer(&mut self, kind: Kind, first: bool) -> bool {
+        let Some(subject) = self.subjects.get_mut(&kind) else { return true };
+        let (resources, removed, version, manners) = {
+            let state = lock(&self.shared);
+            if state.held.contains(&kind) {
+                return true;
+            }
+            let there: BTreeMap<&String, &(u64, Resource)> = state
+                .world
+                .of(kind)
+                .filter(|(name, _)| subject.wildcard || subject.names.contains(*name))
+                .collect();
+            let news = there
+                .iter()
+                .filter(|(name, (version, _))| subject.sent.get(**name) != Some(&version.to_string()));
+            let news: Vec<_> = news.map(|(_, held)| (*held).clone()).collect();
+            let gone = subject.sent.keys().chain(&subject.asked).filter(|name| !there.contains_key(name));
+            let gone: BTreeSet<String> = gone.cloned().collect();
+            (news, gone, state.world.version(kind), state.manners)
+        };
+        let nothing = resources.is_empty() && removed.is_empty();
+        if nothing && !(subject.wildcard && (first || !subject.answered)) {
+            return true;
+        }
+        subject.answered = true;
+        subject.asked.clear();
+        for name in &removed {
+            subject.sent.remove(name);
+        }
+        let mut resources: Vec<_> = resources
+            .into_iter()
+            .map(|(version, resource)| {
+                subject.sent.insert(resource.name.clone(), version.to_string());
+                DeltaResource {
+                    name: resource.name,
+                    version: version.to_string(),
+                    resource: Some(resource.any),
+                    ttl: resource.ttl,
+                    ..DeltaResource::default()
+                }
+            })
+            .collect();
+        if manners == Manners::Duplicates {
+            resources.extend(resources.clone());
+        }
+        let response = DeltaDiscoveryResponse {
+            system_version_info: version.to_string(),
+            resources,
+            removed_resources: removed.into_iter().collect(),
+            type_url: kind.url(),
+            ..DeltaDiscoveryResponse::default()
+        };
+        self.send(kind, response, manners)
+    }
+
+    fn say(&mut self, response: DeltaDiscoveryResponse) -> bool {
+        match Kind::of(&response.type_url).filter(|kind| self.subjects.contains_key(kind)) {
+            Some(kind) => self.send(kind, response, Manners::Good),
+            None => {
+                let _ = self.sender.send(Ok(response));
+                true
+            }
+        }
+    }
+
+    fn send(&mut self, kind: Kind, mut response: DeltaDiscoveryResponse, manners: Manners) -> bool {
+        let subject = self.subjects.entry(kind).or_default();
+        subject.nonces += 1;
+        if response.nonce.is_empty() {
+            response.nonce = format!("{}.{}", self.stream, subject.nonces);
+        }
+        subject.nonce.clone_from(&response.nonce);
+        let sent = self.sender.send(Ok(response)).is_ok();
+        sent && manners != Manners::CloseAfterResponse
+    }
+}

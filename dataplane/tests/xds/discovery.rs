@@ -1,0 +1,1 @@
+//! The other discovery services: SRDS, VHDS, ECDS, RTDS.
