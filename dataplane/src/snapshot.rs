@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::AtomicU32},
+    time::Instant,
 };
 
 use culvert_model::{Cluster, Endpoint, HttpConnectionManager, Listener, TcpProxy};
@@ -13,17 +14,21 @@ use culvert_proto::route::Table;
 
 use crate::stat_set;
 
-/// One generation of the configuration.
-#[derive(Default)]
+/// One generation of the configuration. Maps that did not change are shared with the generation before.
+#[derive(Clone, Default)]
 pub struct Snapshot {
     /// Increases by one with every snapshot.
     pub generation: u64,
     /// By listener name.
-    pub listeners: HashMap<Arc<str>, Arc<ListenerSpec>>,
+    pub listeners: Arc<HashMap<Arc<str>, Arc<ListenerSpec>>>,
     /// Route tables of RDS sources, by route configuration name.
-    pub routes: HashMap<Arc<str>, Arc<Table>>,
+    pub routes: Arc<HashMap<Arc<str>, Arc<Table>>>,
     /// By cluster name.
-    pub clusters: HashMap<Arc<str>, Arc<ClusterSpec>>,
+    pub clusters: Arc<HashMap<Arc<str>, Arc<ClusterSpec>>>,
+    /// Clusters that were added, changed or removed since the generation before.
+    pub changed_clusters: Vec<Arc<str>>,
+    /// When what is new in it arrived in the process, if it came from a control plane or file.
+    pub arrived: Option<Instant>,
 }
 
 /// A listener and what its connections meet.

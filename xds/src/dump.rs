@@ -8,9 +8,9 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::{
     DumpQuery, clock, decode, descriptor,
-    resource::Resource,
+    resource::{Kind as ResourceKind, Resource},
     schema::Schema,
-    store::{Dynamic, Failure, Held, Source, Store},
+    store::{Entry, Failure, Held, Store},
 };
 
 const REDACTED: &str = "[redacted]";
@@ -21,12 +21,7 @@ pub(crate) fn config_dump(store: &Store, query: &DumpQuery) -> Json {
     if query.include_eds {
         sections.push(endpoints(store));
     }
-    sections.extend([
-        listeners(store),
-        section("ScopedRoutesConfigDump"),
-        routes(store),
-        section("SecretsConfigDump"),
-    ]);
+    sections.extend([listeners(store), section("ScopedRoutesConfigDump"), routes(store), secrets(store)]);
     if let Some(pattern) = &query.name_regex {
         let pattern = regex::Regex::new(pattern).ok();
         let keep = |name: &str| pattern.as_ref().is_some_and(|pattern| pattern.is_match(name));
@@ -57,13 +52,14 @@ fn bootstrap(store: &Store) -> Map<String, Json> {
 
 fn clusters(store: &Store) -> Map<String, Json> {
     let mut section = section("ClustersConfigDump");
-    version(&mut section, store, &Source::Cds);
+    version(&mut section, store, ResourceKind::Cluster);
     insert(&mut section, "static_clusters", fixed("cluster", &store.raw.clusters, store.started));
-    let state = |held: &Option<Held<_>>| held.as_ref().map(|held| Json::Object(state_of("cluster", held)));
+    let clusters = store.dynamic(ResourceKind::Cluster);
+    let state = |held: &Option<Held>| held.as_ref().map(|held| Json::Object(state_of("cluster", held)));
     insert(
         &mut section,
         "dynamic_active_clusters",
-        store.clusters.iter().filter_map(|entry| {
+        clusters.iter().filter_map(|entry| {
             let mut shown = entry.active.as_ref().map(|held| state_of("cluster", held));
             if let Some(failure) = &entry.failure {
                 shown.get_or_insert_default().insert("error_state".to_owned(), failure_of(failure));
@@ -74,21 +70,21 @@ fn clusters(store: &Store) -> Map<String, Json> {
     insert(
         &mut section,
         "dynamic_warming_clusters",
-        store.clusters.iter().filter_map(|entry| state(&entry.warming)),
+        clusters.iter().filter_map(|entry| state(&entry.warming)),
     );
     section
 }
 
 fn listeners(store: &Store) -> Map<String, Json> {
     let mut section = section("ListenersConfigDump");
-    version(&mut section, store, &Source::Lds);
+    version(&mut section, store, ResourceKind::Listener);
     insert(&mut section, "static_listeners", fixed("listener", &store.raw.listeners, store.started));
     insert(
         &mut section,
         "dynamic_listeners",
-        store.listeners.iter().map(|entry| {
+        store.dynamic(ResourceKind::Listener).iter().map(|entry| {
             let mut shown = Map::new();
-            shown.insert("name".to_owned(), entry.name.clone().into());
+            shown.insert("name".to_owned(), entry.name().into());
             for (key, held) in [("active_state", &entry.active), ("warming_state", &entry.warming)] {
                 if let Some(held) = held {
                     shown.insert(key.to_owned(), Json::Object(state_of("listener", held)));
@@ -107,7 +103,8 @@ fn routes(store: &Store) -> Map<String, Json> {
     let mut section = section("RoutesConfigDump");
     let inline =
         |resource: &Resource| resource.message().map(|listener| inline_routes(&listener)).unwrap_or_default();
-    let active = store.listeners.iter().filter_map(|entry| entry.active.as_ref());
+    let listeners = store.dynamic(ResourceKind::Listener);
+    let active = listeners.iter().filter_map(|entry| entry.active.as_ref());
     let of_static = store.raw.listeners.iter().flat_map(|listener| {
         inline(listener).into_iter().map(|routes| (routes, store.started)).collect::<Vec<_>>()
     });
@@ -126,7 +123,10 @@ fn routes(store: &Store) -> Map<String, Json> {
     insert(
         &mut section,
         "dynamic_route_configs",
-        store.routes.values().filter_map(|e| single("route_config", e)),
+        store
+            .dynamic(ResourceKind::RouteConfiguration)
+            .into_iter()
+            .filter_map(|entry| single("route_config", entry)),
     );
     section
 }
@@ -141,15 +141,36 @@ fn endpoints(store: &Store) -> Map<String, Json> {
         set.then(|| json!({ "endpoint_config": shown, "last_updated": clock::rfc3339(store.started) }))
     });
     insert(&mut section, "static_endpoint_configs", assignments);
-    let dynamic = store.assignments.values().filter_map(|entry| single("endpoint_config", entry));
+    let dynamic = store.dynamic(ResourceKind::LoadAssignment);
+    let dynamic = dynamic.into_iter().filter_map(|entry| single("endpoint_config", entry));
     insert(&mut section, "dynamic_endpoint_configs", dynamic);
     section
 }
 
+fn secrets(store: &Store) -> Map<String, Json> {
+    let mut section = section("SecretsConfigDump");
+    let entries = store.dynamic(ResourceKind::Secret);
+    let active = entries.iter().filter_map(|entry| {
+        let mut shown = entry.active.as_ref().map(|held| state_of("secret", held));
+        if let Some(failure) = &entry.failure {
+            shown.get_or_insert_default().insert("error_state".to_owned(), failure_of(failure));
+        }
+        shown.as_mut()?.insert("name".to_owned(), entry.name().into());
+        shown.map(Json::Object)
+    });
+    insert(&mut section, "dynamic_active_secrets", active);
+    let waiting = entries.iter().filter(|entry| entry.active.is_none() && entry.failure.is_none());
+    insert(
+        &mut section,
+        "dynamic_warming_secrets",
+        waiting.map(|entry| json!({ "name": entry.name(), "version_info": "uninitialized" })),
+    );
+    section
+}
+
 /// `version_info` of a source, if it has one.
-fn version(section: &mut Map<String, Json>, store: &Store, source: &Source) {
-    let version = store.subscriptions().find(|(other, _)| *other == source).map(|(_, s)| s.version.as_str());
-    if let Some(version) = version.filter(|version| !version.is_empty()) {
+fn version(section: &mut Map<String, Json>, store: &Store, kind: ResourceKind) {
+    if let Some(version) = store.version(kind) {
         section.insert("version_info".to_owned(), version.into());
     }
 }
@@ -172,7 +193,7 @@ fn fixed(key: &str, resources: &[Resource], started: SystemTime) -> impl Iterato
 }
 
 /// A resource of which there is one version.
-fn single<T>(key: &str, entry: &Dynamic<T>) -> Option<Json> {
+fn single(key: &str, entry: &Entry) -> Option<Json> {
     let mut shown = entry.active.as_ref().map(|held| state_of(key, held));
     if let Some(failure) = &entry.failure {
         shown.get_or_insert_default().insert("error_state".to_owned(), failure_of(failure));
@@ -180,10 +201,10 @@ fn single<T>(key: &str, entry: &Dynamic<T>) -> Option<Json> {
     shown.map(Json::Object)
 }
 
-fn state_of<T>(key: &str, held: &Held<T>) -> Map<String, Json> {
+fn state_of(key: &str, held: &Held) -> Map<String, Json> {
     let mut state = Map::new();
     if !held.version.is_empty() {
-        state.insert("version_info".to_owned(), held.version.clone().into());
+        state.insert("version_info".to_owned(), (&*held.version).into());
     }
     if let Some(resource) = show_resource(&held.resource) {
         state.insert(key.to_owned(), resource);
@@ -200,7 +221,7 @@ fn failure_of(failure: &Failure) -> Json {
     state.insert("last_update_attempt".to_owned(), clock::rfc3339(failure.attempted).into());
     state.insert("details".to_owned(), failure.details.clone().into());
     if !failure.version.is_empty() {
-        state.insert("version_info".to_owned(), failure.version.clone().into());
+        state.insert("version_info".to_owned(), (&*failure.version).into());
     }
     Json::Object(state)
 }
@@ -337,6 +358,7 @@ fn entries_of(sections: &[Map<String, Json>], resource: &str) -> Vec<Json> {
         "dynamic_route_configs" => "RoutesConfigDump.DynamicRouteConfig",
         "static_endpoint_configs" => "EndpointsConfigDump.StaticEndpointConfig",
         "dynamic_endpoint_configs" => "EndpointsConfigDump.DynamicEndpointConfig",
+        "dynamic_active_secrets" | "dynamic_warming_secrets" => "SecretsConfigDump.DynamicSecret",
         _ => return Vec::new(),
     };
     let entries = sections.iter().filter_map(|section| section.get(resource)?.as_array()).flatten();

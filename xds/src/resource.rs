@@ -2,13 +2,18 @@
 
 use std::fmt;
 
-use prost::bytes::Bytes;
+use prost::{
+    bytes::Bytes,
+    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
+};
 use prost_reflect::{DynamicMessage, MessageDescriptor};
 
 use crate::{
     Error, Note,
     at::{At, Sink},
-    decode, descriptor, walk,
+    decode, descriptor,
+    remote::ResourceType,
+    walk,
 };
 
 /// Types of resources, in the order in which changes of them are applied: what is referred to comes first.
@@ -47,6 +52,21 @@ impl Kind {
         Self::RouteConfiguration,
         Self::VirtualHost,
     ];
+
+    /// The discovery service, as people and Envoy's `/init_dump` call it.
+    pub(crate) fn service(self) -> &'static str {
+        match self {
+            Self::Cluster => "CDS",
+            Self::ExtensionConfig => "ECDS",
+            Self::Listener => "LDS",
+            Self::LoadAssignment => "EDS",
+            Self::RouteConfiguration => "RDS",
+            Self::Runtime => "RTDS",
+            Self::ScopedRoute => "SRDS",
+            Self::Secret => "SDS",
+            Self::VirtualHost => "VHDS",
+        }
+    }
 
     /// Full name of the message.
     pub(crate) fn message_name(self) -> &'static str {
@@ -102,6 +122,38 @@ impl fmt::Display for Kind {
     }
 }
 
+impl From<Kind> for ResourceType {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Cluster => Self::Cluster,
+            Kind::ExtensionConfig => Self::ExtensionConfig,
+            Kind::Listener => Self::Listener,
+            Kind::LoadAssignment => Self::LoadAssignment,
+            Kind::RouteConfiguration => Self::RouteConfiguration,
+            Kind::Runtime => Self::Runtime,
+            Kind::ScopedRoute => Self::ScopedRoute,
+            Kind::Secret => Self::Secret,
+            Kind::VirtualHost => Self::VirtualHost,
+        }
+    }
+}
+
+impl From<ResourceType> for Kind {
+    fn from(resource_type: ResourceType) -> Self {
+        match resource_type {
+            ResourceType::Cluster => Self::Cluster,
+            ResourceType::ExtensionConfig => Self::ExtensionConfig,
+            ResourceType::Listener => Self::Listener,
+            ResourceType::LoadAssignment => Self::LoadAssignment,
+            ResourceType::RouteConfiguration => Self::RouteConfiguration,
+            ResourceType::Runtime => Self::Runtime,
+            ResourceType::ScopedRoute => Self::ScopedRoute,
+            ResourceType::Secret => Self::Secret,
+            ResourceType::VirtualHost => Self::VirtualHost,
+        }
+    }
+}
+
 /// A resource as it came. Two that are equal mean the same.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Resource {
@@ -132,12 +184,28 @@ impl Resource {
     where
         P: prost::Message + Default,
     {
+        self.convert_message(None, convert)
+    }
+
+    /// [`Resource::convert`] of a resource whose `message` is at hand.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub(crate) fn convert_message<P, T>(
+        &self,
+        message: Option<&DynamicMessage>,
+        convert: impl FnOnce(&At<'_>, &P) -> Option<T>,
+    ) -> Result<(T, Vec<Note>), Vec<Error>>
+    where
+        P: prost::Message + Default,
+    {
         let sink = Sink::new(self.kind.title(&self.name));
         let root = sink.root();
-        let converted = match self.message() {
+        let decoded = if message.is_some() { None } else { self.message() };
+        let converted = match message.or(decoded.as_ref()) {
             None => root.error("does not decode"),
             Some(message) => {
-                walk::walk(&root, &message);
+                walk::walk(&root, message);
                 match P::decode(self.bytes.clone()) {
                     _ if sink.has_errors() => None,
                     Ok(typed) => convert(&root, &typed),
@@ -158,6 +226,23 @@ impl Resource {
             }
         }
     }
+}
+
+/// The field with number 1 of an encoded message when it is a string, as the name of every resource is.
+pub(crate) fn first_string(mut bytes: &[u8]) -> Option<&str> {
+    let mut found = None;
+    while !bytes.is_empty() {
+        let (number, wire_type) = decode_key(&mut bytes).ok()?;
+        if number == 1 && wire_type == WireType::LengthDelimited {
+            let length = usize::try_from(decode_varint(&mut bytes).ok()?).ok()?;
+            let (text, rest) = bytes.split_at_checked(length)?;
+            found = Some(std::str::from_utf8(text).ok()?);
+            bytes = rest;
+        } else {
+            skip_field(wire_type, number, &mut bytes, DecodeContext::default()).ok()?;
+        }
+    }
+    found
 }
 
 /// The name of a resource; that of a listener without one is its address.

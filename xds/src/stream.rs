@@ -1,19 +1,23 @@
 //! The configuration in force and what changes it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    future::Future as _,
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant, SystemTime},
 };
 
-use culvert_model::Config;
+use culvert_model::{Config, ResourceKey, SourceSpecifier};
 
 use crate::{
-    Loaded, NoteKind, SourceCounters,
+    Loaded, Note, NoteKind, SourceCounters,
     decode::UnknownFields,
     dump,
+    remote::{ControlPlane, Dialer, Event, Remote, ResourceType},
+    resource::Kind,
     source::{self, Watcher},
     store::Store,
 };
@@ -22,6 +26,10 @@ use crate::{
 const SETTLE: Duration = Duration::from_millis(10);
 /// Rounds of reading files that files just read have named: clusters name endpoints, listeners name routes.
 const ROUNDS_MAX: usize = 16;
+/// Errors of one response that are logged one by one; the control plane is told all of them.
+const LOGGED_MAX: usize = 100;
+/// What is taken from control planes before a configuration is made of it.
+const EVENTS_MAX: usize = 64;
 
 /// A configuration that takes over from the one before.
 #[derive(Clone, Debug)]
@@ -30,25 +38,31 @@ pub struct Update {
     pub config: Arc<Config>,
     /// What is different from the update before; for the first one everything.
     pub changed: Changes,
+    /// When the first of what is in it arrived; `None` when it was not delivered, but given up waiting for.
+    pub arrived: Option<Instant>,
 }
 
-/// Names of resources that were added, changed or removed.
+/// Resources that were added, changed or removed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Changes {
     /// Listeners by name.
     pub listeners: Vec<String>,
     /// Clusters by name.
     pub clusters: Vec<String>,
-    /// Route configurations by name.
-    pub routes: Vec<String>,
+    /// Route configurations.
+    pub routes: Vec<Arc<ResourceKey>>,
     /// Load assignments by service name.
-    pub assignments: Vec<String>,
+    pub assignments: Vec<Arc<ResourceKey>>,
+    /// Secrets.
+    pub secrets: Vec<Arc<ResourceKey>>,
+    /// Whether runtime values are others.
+    pub runtime: bool,
 }
 
-/// Follows the files a bootstrap names. Lives on the control thread (tokio, current thread).
+/// Follows the files and control planes a bootstrap names. Lives on the control thread (tokio, current thread).
 ///
-/// A file that is wrong is refused, logged and counted, and its last good version serves on; of several resources in
-/// a file each one stands for itself. An edit that changes nothing in meaning is no update.
+/// What is wrong is refused, logged and counted, and its last good version serves on; of several resources in a file
+/// or a response each one stands for itself. What changes nothing in meaning is no update.
 #[derive(Debug)]
 pub struct ConfigStream {
     view: ConfigView,
@@ -58,6 +72,10 @@ pub struct ConfigStream {
     started: bool,
     /// Files that were seen to change and have not been read again.
     changed: BTreeSet<PathBuf>,
+    /// Control planes, once there is a way to reach them.
+    remote: Option<Remote>,
+    /// When the first of what was not composed yet arrived.
+    arrived: Option<Instant>,
 }
 
 impl ConfigStream {
@@ -73,19 +91,29 @@ impl ConfigStream {
             false => UnknownFields::Note,
         };
         Ok(Self {
-            view: ConfigView { store: Arc::new(Mutex::new(store)) },
+            view: ConfigView { store: Arc::new(Mutex::new(store)), control_planes: Arc::default() },
             watcher: Watcher::new()?,
             unknown,
             started: false,
             changed: BTreeSet::new(),
+            remote: None,
+            arrived: None,
         })
     }
 
+    /// Reaches control planes through `dialer`. Without one, resources that come from there are waited for in vain.
+    #[must_use]
+    pub fn with_dialer(mut self, loaded: &Loaded, dialer: Arc<dyn Dialer>) -> Self {
+        self.remote = Some(Remote::new(loaded.node(), dialer, loaded.bootstrap.ads.clone()));
+        self
+    }
+
     /// The next configuration. The first one comes when every source was read or its `initial_fetch_timeout` passed;
-    /// later ones when a file changed in meaning. Cancel safe: what was seen before is returned the next time.
+    /// later ones when something changed in meaning. Cancel safe: what was seen before is returned the next time.
     pub async fn next(&mut self) -> Update {
         loop {
             self.read();
+            self.ask();
             if let Some(update) = self.compose() {
                 return update;
             }
@@ -105,17 +133,19 @@ impl ConfigStream {
         if !changed.is_empty() {
             self.watcher.refresh();
         }
-        let changed = in_order(&self.view.lock(), changed);
+        let changed = self.view.lock().in_order(changed);
         for path in changed {
             self.apply(&path, false);
         }
         for _ in 0..ROUNDS_MAX {
             // Watched first and read then, so that no change falls between the two.
             let (files, unread) = {
-                let store = self.view.lock();
-                (store.files(), store.unread())
+                let mut store = self.view.lock();
+                (store.take_files_changed().then(|| store.files()), store.unread())
             };
-            self.watcher.watch(files);
+            if let Some(files) = files {
+                self.watcher.watch(files);
+            }
             if unread.is_empty() {
                 return;
             }
@@ -125,19 +155,69 @@ impl ConfigStream {
         }
     }
 
+    /// Tells control planes what is wanted now.
+    fn ask(&mut self) {
+        let Some(remote) = &mut self.remote else { return };
+        let mut store = self.view.lock();
+        if let Some(wanted) = store.take_wanted() {
+            remote.want(&wanted);
+            let named = wanted.keys().filter_map(|(source, resource_type)| {
+                let prefix = match (source, resource_type) {
+                    (SourceSpecifier::Ads, _) => "control_plane",
+                    (_, ResourceType::Cluster) => "cluster_manager.cds.control_plane",
+                    (_, ResourceType::Listener) => "listener_manager.lds.control_plane",
+                    _ => return None,
+                };
+                Some((prefix, remote.control_plane(source, *resource_type)?))
+            });
+            let mut planes = self.view.control_planes.lock().unwrap_or_else(PoisonError::into_inner);
+            *planes = named.collect();
+        }
+        for (source, resource_type, names) in store.take_renewed() {
+            remote.renew(&source, resource_type, names);
+        }
+    }
+
+    /// Takes what comes from a control plane.
+    fn take(&mut self, event: Event) {
+        let mut store = self.view.lock();
+        let now = Instant::now();
+        match event {
+            Event::Connected { .. } | Event::Requested { .. } => {}
+            Event::Failed { source, types, error } => {
+                log::warn!("{}: {error}", source_name(&source));
+                types.iter().for_each(|resource_type| store.disconnected(&source, (*resource_type).into()));
+            }
+            Event::Response(delivery) => {
+                let id = delivery.id;
+                let name = source_name(&delivery.source);
+                let outcome = store.deliver(&delivery.into(), now, SystemTime::now());
+                self.arrived.get_or_insert(now);
+                let errors = outcome.err().unwrap_or_default();
+                errors
+                    .iter()
+                    .take(LOGGED_MAX)
+                    .for_each(|error| log::warn!("{name}: update refused: {error}"));
+                if errors.len() > LOGGED_MAX {
+                    log::warn!("{name}: update refused: {} more errors", errors.len() - LOGGED_MAX);
+                }
+                let reason = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                log_notes(&name, store.take_notes());
+                if let Some(remote) = &mut self.remote {
+                    remote.answer(id, if errors.is_empty() { Ok(()) } else { Err(reason) });
+                }
+            }
+        }
+    }
+
     fn apply(&self, path: &Path, only_unread: bool) {
         let read = source::read(path, self.unknown);
         let mut store = self.view.lock();
-        let errors = store.apply(path, &read, only_unread, Instant::now(), SystemTime::now());
+        let errors = store.apply_file(path, &read, only_unread, Instant::now(), SystemTime::now());
         for error in &errors {
             log::warn!("{}: update refused: {error}", path.display());
         }
-        for note in store.take_notes() {
-            match note.kind {
-                NoteKind::NoEffect => log::debug!("{}: {note}", path.display()),
-                NoteKind::UnknownField | NoteKind::Warning => log::warn!("{}: {note}", path.display()),
-            }
-        }
+        log_notes(&path.display().to_string(), store.take_notes());
     }
 
     fn compose(&mut self) -> Option<Update> {
@@ -146,10 +226,11 @@ impl ConfigStream {
             return None;
         }
         let composed = store.compose();
+        let arrived = self.arrived.take();
         let update = match composed {
-            Some((config, changed)) => Update { config, changed },
+            Some((config, changed)) => Update { config, changed, arrived },
             // The first update comes even when there is nothing in it.
-            None if !self.started => Update { config: store.config(), changed: Changes::default() },
+            None if !self.started => Update { config: store.config(), changed: Changes::default(), arrived },
             None => return None,
         };
         self.started = true;
@@ -165,9 +246,20 @@ impl ConfigStream {
                 None => std::future::pending().await,
             }
         };
+        let remote = async {
+            match &mut self.remote {
+                Some(remote) => remote.next().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            event = remote => {
+                self.take(event);
+                self.take_more();
+            }
             seen = self.watcher.changed() => match seen {
                 Ok(paths) => {
+                    self.arrived.get_or_insert_with(Instant::now);
                     self.changed.extend(paths);
                     self.settle().await;
                 }
@@ -181,6 +273,19 @@ impl ConfigStream {
         }
     }
 
+    /// Takes what has come along with what was just taken, so that one configuration has it all.
+    fn take_more(&mut self) {
+        for _ in 0..EVENTS_MAX {
+            let Some(remote) = &mut self.remote else { return };
+            let event = {
+                let next = std::pin::pin!(remote.next());
+                next.poll(&mut Context::from_waker(Waker::noop()))
+            };
+            let Poll::Ready(event) = event else { return };
+            self.take(event);
+        }
+    }
+
     /// Collects what changes along with what was just seen.
     async fn settle(&mut self) {
         let until = tokio::time::Instant::now() + SETTLE;
@@ -190,44 +295,85 @@ impl ConfigStream {
     }
 }
 
-/// Clusters before endpoints, listeners and routes, as they refer to each other.
-fn in_order(store: &Store, paths: BTreeSet<PathBuf>) -> Vec<PathBuf> {
-    let mut ordered = Vec::with_capacity(paths.len());
-    for (_, subscription) in store.subscriptions() {
-        let Some(path) = subscription.config.file() else { continue };
-        if paths.contains(path) && !ordered.iter().any(|known| known == path) {
-            ordered.push(path.to_owned());
+fn log_notes(source: &str, notes: Vec<Note>) {
+    for note in notes {
+        match note.kind {
+            NoteKind::NoEffect => log::debug!("{source}: {note}"),
+            NoteKind::UnknownField | NoteKind::Warning => log::warn!("{source}: {note}"),
         }
     }
-    ordered
+}
+
+/// What a source is called in the log.
+fn source_name(source: &SourceSpecifier) -> String {
+    match source {
+        SourceSpecifier::Ads => "ads".to_owned(),
+        SourceSpecifier::Api(api) => {
+            api.services.first().map_or_else(String::new, |service| service.cluster.clone())
+        }
+        SourceSpecifier::File { path, .. } => path.display().to_string(),
+    }
 }
 
 /// What the admin server reads about the configuration; cheap to clone, usable from any thread.
 #[derive(Clone, Debug)]
 pub struct ConfigView {
     store: Arc<Mutex<Store>>,
+    control_planes: ControlPlanes,
 }
 
+type ControlPlanes = Arc<Mutex<BTreeMap<&'static str, Arc<ControlPlane>>>>;
+
 impl ConfigView {
-    /// Counters of every source there is now, by stat prefix: `cluster_manager.cds`, `listener_manager.lds`,
-    /// `http.<stat_prefix>.rds.<name>` and, for EDS, `cluster.<name>`.
+    /// Counters of the streams to control planes, by stat prefix: `control_plane` for ADS.
+    #[must_use]
+    pub fn control_planes(&self) -> BTreeMap<&'static str, Arc<ControlPlane>> {
+        self.control_planes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counters of every subscription there is now, by stat prefix: `cluster_manager.cds`, `listener_manager.lds`,
+    /// `http.<stat_prefix>.rds.<name>`, `sds.<name>` and, for EDS, `cluster.<name>`.
     #[must_use]
     pub fn sources(&self) -> Vec<(String, Arc<SourceCounters>)> {
         let store = self.lock();
-        let named = store.subscriptions().flat_map(|(_, subscription)| {
-            subscription.prefixes.iter().map(|prefix| (prefix.clone(), subscription.counters.clone()))
+        let named = store.subscriptions().flat_map(|subscription| {
+            subscription.prefixes.keys().map(|prefix| (prefix.clone(), subscription.counters.clone()))
         });
         named.collect()
     }
 
-    /// `version_text` of every source there is now: the `version_info` accepted last, by stat prefix.
+    /// Increases whenever [`ConfigView::sources`] yields others than before.
+    #[must_use]
+    pub fn sources_changed(&self) -> u64 {
+        self.lock().subscriptions_changed()
+    }
+
+    /// `version_text` of every subscription there is now: the `version_info` accepted last, by stat prefix.
     #[must_use]
     pub fn versions(&self) -> Vec<(String, String)> {
         let store = self.lock();
-        let named = store.subscriptions().flat_map(|(_, subscription)| {
-            subscription.prefixes.iter().map(|prefix| (prefix.clone(), subscription.version.clone()))
+        let named = store.subscriptions().flat_map(|subscription| {
+            subscription.prefixes.keys().map(|prefix| (prefix.clone(), subscription.version.to_string()))
         });
         named.collect()
+    }
+
+    /// Clusters of which a version waits for its endpoints or secrets: `cluster_manager.warming_clusters`.
+    #[must_use]
+    pub fn warming_clusters(&self) -> u64 {
+        self.lock().warming(Kind::Cluster)
+    }
+
+    /// Listeners of which a version waits: `listener_manager.total_listeners_warming`.
+    #[must_use]
+    pub fn warming_listeners(&self) -> u64 {
+        self.lock().warming(Kind::Listener)
+    }
+
+    /// What is waited for, for `/init_dump`: discovery services, with the name of the resource where it is one.
+    #[must_use]
+    pub fn unready_targets(&self) -> Vec<String> {
+        self.lock().unready()
     }
 
     /// `server.dynamic_unknown_fields`: fields in resources from files that do not exist.

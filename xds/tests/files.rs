@@ -170,8 +170,11 @@ fn mesh() -> Fixture {
 }
 
 fn names(changes: &Changes) -> [Vec<&str>; 4] {
-    [&changes.listeners, &changes.clusters, &changes.routes, &changes.assignments]
-        .map(|names| names.iter().map(String::as_str).collect())
+    let [listeners, clusters] =
+        [&changes.listeners, &changes.clusters].map(|names| names.iter().map(String::as_str).collect());
+    let [routes, assignments] = [&changes.routes, &changes.assignments]
+        .map(|keys| keys.iter().map(|key| key.name.as_str()).collect());
+    [listeners, clusters, routes, assignments]
 }
 
 fn routes_named<'a>(update: &'a Update, name: &str) -> &'a RouteConfiguration {

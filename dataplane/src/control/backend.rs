@@ -94,7 +94,7 @@ impl Backend for AdminBackend {
     }
 
     fn unready_targets(&self) -> Vec<String> {
-        if self.0.live.get() { Vec::new() } else { vec!["configuration".to_owned()] }
+        self.0.view.unready_targets()
     }
 }
 

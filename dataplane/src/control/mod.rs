@@ -21,7 +21,7 @@ use std::{
 };
 
 use culvert_model::{Config, Discovery};
-use culvert_xds::{ConfigStream, ConfigView, Loaded};
+use culvert_xds::{ConfigStream, ConfigView, Loaded, Update};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -48,6 +48,7 @@ use crate::{
         access_log::{AccessLogError, AccessLogs},
         stats::{ListenerManagerStats, Registry, ServerStats},
     },
+    snapshot::Snapshot,
     worker::{self, Command, Process, StartError, WorkerConfig, Workers},
 };
 
@@ -101,7 +102,7 @@ pub(crate) struct Shared {
     pub(crate) process: Arc<Process>,
     pub(crate) workers: Arc<Workers>,
     pub(crate) config: RefCell<Arc<Config>>,
-    pub(crate) snapshot: RefCell<Arc<crate::snapshot::Snapshot>>,
+    pub(crate) snapshot: RefCell<Arc<Snapshot>>,
     pub(crate) view: ConfigView,
     pub(crate) server: Arc<ServerStats>,
     pub(crate) info: ServerInfo,
@@ -151,6 +152,8 @@ struct Control {
     calls: mpsc::Receiver<Call>,
     listener_stats: Arc<ListenerManagerStats>,
     sources: Sources,
+    /// Whether a listener could not be bound.
+    unbound: bool,
 }
 
 impl Control {
@@ -209,7 +212,8 @@ impl Control {
             manager,
             calls,
             listener_stats,
-            sources: Sources::default(),
+            sources: Sources::new(&shared.view, &shared.process.registry),
+            unbound: false,
             shared,
             stream,
             options,
@@ -244,7 +248,7 @@ impl Control {
         loop {
             tokio::select! {
                 update = self.stream.next() => {
-                    let failed = self.apply(update.config);
+                    let failed = self.apply(update);
                     self.report(&failed);
                 }
                 Some(resolution) = self.resolutions.recv() => self.resolve(resolution),
@@ -285,7 +289,7 @@ impl Control {
                 }
             }
         }
-        if let Some(error) = self.apply(update.config).into_iter().next() {
+        if let Some(error) = self.apply(update).into_iter().next() {
             return Err(error.into());
         }
         self.start_pods()?;
@@ -298,18 +302,30 @@ impl Control {
     }
 
     /// Publishes a configuration and binds what it wants bound.
-    fn apply(&mut self, config: Arc<Config>) -> Vec<BindError> {
+    fn apply(&mut self, update: Update) -> Vec<BindError> {
+        let Update { config, changed, arrived } = update;
         self.sources.follow(&self.shared.view, &self.shared.process.registry);
-        self.dns.apply(&config.clusters);
-        self.count_listeners(&config);
-        let present = |name: &Arc<str>| config.clusters.iter().any(|cluster| cluster.name == *name);
-        self.resolved.retain(|name, _| present(name));
-        self.publish(&config);
-        let failed = self.sockets.apply(&config, &self.shared.workers);
-        let bound = config.listeners.len() - failed.len();
-        self.listener_stats.total_listeners_active.set(bound as u64);
-        if let Some(manager) = &mut self.manager {
-            manager.set_listeners(config.listeners.iter().map(|l| (l.name.as_str().into(), l.direction)));
+        if !changed.clusters.is_empty() {
+            self.dns.apply(&config.clusters);
+            let present: HashSet<_> = config.clusters.iter().map(|cluster| &cluster.name).collect();
+            self.resolved.retain(|name, _| present.contains(name));
+        }
+        let listeners_changed = !changed.listeners.is_empty();
+        if listeners_changed {
+            self.count_listeners(&config);
+        }
+        let snapshot = self.builder.build(&config, &changed, &self.resolved, arrived);
+        self.publish(snapshot);
+        let mut failed = Vec::new();
+        // Listeners that could not be bound are tried again.
+        if listeners_changed || self.unbound {
+            failed = self.sockets.apply(&config, &self.shared.workers);
+            self.unbound = !failed.is_empty();
+            let bound = config.listeners.len() - failed.len();
+            self.listener_stats.total_listeners_active.set(bound as u64);
+            if let Some(manager) = &mut self.manager {
+                manager.set_listeners(config.listeners.iter().map(|l| (l.name.as_str().into(), l.direction)));
+            }
         }
         *self.shared.config.borrow_mut() = config;
         failed
@@ -331,8 +347,7 @@ impl Control {
         stats.listener_removed.add(current.listeners.iter().filter(gone).count() as u64);
     }
 
-    fn publish(&mut self, config: &Config) {
-        let snapshot = self.builder.build(config, &self.resolved);
+    fn publish(&mut self, snapshot: Arc<Snapshot>) {
         log::debug!(target: "config", "generation {}", snapshot.generation);
         self.shared.workers.tell_all(|| Command::Publish(snapshot.clone()));
         *self.shared.snapshot.borrow_mut() = snapshot;
@@ -346,9 +361,10 @@ impl Control {
     }
 
     fn resolve(&mut self, resolution: Resolution) {
-        self.resolved.insert(resolution.cluster, resolution.endpoints);
+        self.resolved.insert(resolution.cluster.clone(), resolution.endpoints);
         let config = self.shared.config.borrow().clone();
-        self.publish(&config);
+        let snapshot = self.builder.resolve(&config, &resolution.cluster, &self.resolved);
+        self.publish(snapshot);
     }
 
     fn answer(&mut self, call: Call) {

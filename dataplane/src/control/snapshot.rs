@@ -1,12 +1,13 @@
 //! Building snapshots: from the resources in force to what workers run on.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use culvert_model::{
-    Cluster, Config, Discovered, Discovery, Endpoint, Health, Listener, LoadAssignment, ResourceKey,
-    RouteConfiguration, RouteSource, SourceSpecifier, TerminalFilter,
+    Cluster, Config, Discovery, Endpoint, Health, Listener, LoadAssignment, ResourceKey, RouteSource,
+    SourceSpecifier, TerminalFilter,
 };
 use culvert_proto::route::Table;
+use culvert_xds::Changes;
 
 use crate::{
     control::sources::Breakers,
@@ -19,15 +20,15 @@ use crate::{
 /// Endpoints of DNS clusters, by cluster name.
 pub(super) type Resolved = HashMap<Arc<str>, Arc<LoadAssignment>>;
 
-/// Builds each snapshot from the one before, so that what did not change is not compiled again and keeps its identity.
+/// Builds each snapshot from the one before: what did not change is not looked at again and keeps its identity.
 pub(super) struct Builder {
     workers: usize,
-    generation: u64,
     registry: Registry,
     manager_stats: Arc<ClusterManagerStats>,
-    listeners: HashMap<Arc<str>, (Arc<Listener>, Arc<ListenerSpec>)>,
-    routes: HashMap<Arc<str>, (Arc<RouteConfiguration>, Arc<Table>)>,
+    last: Snapshot,
     clusters: HashMap<Arc<str>, Known>,
+    /// Names of EDS clusters by their load assignment.
+    users: HashMap<ResourceKey, Vec<Arc<str>>>,
 }
 
 /// A cluster of the snapshot before.
@@ -45,71 +46,136 @@ impl Builder {
         registry.register("cluster_manager", manager_stats.clone());
         Self {
             workers,
-            generation: 0,
             registry,
             manager_stats,
-            listeners: HashMap::new(),
-            routes: HashMap::new(),
+            last: Snapshot::default(),
             clusters: HashMap::new(),
+            users: HashMap::new(),
         }
     }
 
-    /// The next snapshot.
-    pub(super) fn build(&mut self, config: &Config, resolved: &Resolved) -> Arc<Snapshot> {
-        self.generation += 1;
-        self.update_listeners(&config.listeners);
-        self.update_routes(&config.routes);
-        self.update_clusters(config, resolved);
-        Arc::new(Snapshot {
-            generation: self.generation,
-            listeners: self.listeners.iter().map(|(name, (_, spec))| (name.clone(), spec.clone())).collect(),
-            routes: self.routes.iter().map(|(name, (_, table))| (name.clone(), table.clone())).collect(),
-            clusters: self.clusters.iter().map(|(name, known)| (name.clone(), known.spec.clone())).collect(),
-        })
+    /// The next snapshot: the one before with what is different in `config`.
+    pub(super) fn build(
+        &mut self,
+        config: &Config,
+        changed: &Changes,
+        resolved: &Resolved,
+        arrived: Option<Instant>,
+    ) -> Arc<Snapshot> {
+        self.update_listeners(config, &changed.listeners);
+        self.update_routes(config, &changed.routes);
+        let mut clusters = self.update_clusters(config, &changed.clusters, resolved);
+        let users = changed.assignments.iter().filter_map(|key| self.users.get(&**key));
+        let mut affected: Vec<_> = users.flatten().cloned().collect();
+        affected.retain(|name| !clusters.contains(name));
+        self.update_endpoints(config, &affected, resolved);
+        clusters.extend(affected);
+        self.finish(clusters, arrived)
     }
 
-    fn update_listeners(&mut self, listeners: &[Arc<Listener>]) {
-        let mut old = std::mem::take(&mut self.listeners);
-        for listener in listeners {
-            let name: Arc<str> = listener.name.as_str().into();
-            let kept = old.remove(&name).filter(|(config, _)| Arc::ptr_eq(config, listener));
-            let entry = kept.unwrap_or_else(|| (listener.clone(), Arc::new(compile_listener(listener))));
-            self.listeners.insert(name, entry);
+    /// The next snapshot after a name of `cluster` was resolved.
+    pub(super) fn resolve(
+        &mut self,
+        config: &Config,
+        cluster: &Arc<str>,
+        resolved: &Resolved,
+    ) -> Arc<Snapshot> {
+        let affected = vec![cluster.clone()];
+        self.update_endpoints(config, &affected, resolved);
+        self.finish(affected, None)
+    }
+
+    fn finish(&mut self, changed_clusters: Vec<Arc<str>>, arrived: Option<Instant>) -> Arc<Snapshot> {
+        if !changed_clusters.is_empty() {
+            let specs = Arc::make_mut(&mut self.last.clusters);
+            for name in &changed_clusters {
+                match self.clusters.get(name) {
+                    Some(known) => specs.insert(name.clone(), known.spec.clone()),
+                    None => specs.remove(name),
+                };
+            }
+            self.manager_stats.active_clusters.set(self.clusters.len() as u64);
         }
+        self.last.generation += 1;
+        Arc::new(Snapshot { changed_clusters, arrived, ..self.last.clone() })
     }
 
-    fn update_routes(&mut self, routes: &Discovered<RouteConfiguration>) {
-        let mut old = std::mem::take(&mut self.routes);
-        for (key, config) in routes.iter() {
-            let name = route_id(key);
-            let kept = old.remove(&name).filter(|(known, _)| Arc::ptr_eq(known, config));
-            let entry = kept.unwrap_or_else(|| (config.clone(), Arc::new(Table::compile(config))));
-            self.routes.insert(name, entry);
+    fn update_listeners(&mut self, config: &Config, changed: &[String]) {
+        if changed.is_empty() {
+            return;
         }
-    }
-
-    fn update_clusters(&mut self, config: &Config, resolved: &Resolved) {
-        let mut old = std::mem::take(&mut self.clusters);
-        let before = old.len() as u64;
-        let none = Arc::new(LoadAssignment::default());
-        for cluster in config.clusters.iter() {
-            let endpoints = match &cluster.discovery {
-                Discovery::Eds { service_name, source } => {
-                    config.assignments.get(&ResourceKey::new(source, service_name))
-                }
-                Discovery::Static(assignment) => Some(assignment),
-                Discovery::StrictDns { .. } => resolved.get(&cluster.name),
+        let by_name: HashMap<&str, _> = config.listeners.iter().map(|l| (l.name.as_str(), l)).collect();
+        let specs = Arc::make_mut(&mut self.last.listeners);
+        for name in changed {
+            match by_name.get(name.as_str()) {
+                Some(listener) => specs.insert(name.as_str().into(), Arc::new(compile_listener(listener))),
+                None => specs.remove(name.as_str()),
             };
-            let endpoints = endpoints.unwrap_or(&none);
-            let known = old.remove(&cluster.name);
-            let next = self.next_cluster(cluster, endpoints, known);
-            self.clusters.insert(cluster.name.clone(), next);
         }
-        let stats = &self.manager_stats;
-        stats.active_clusters.set(self.clusters.len() as u64);
-        stats.cluster_removed.add(old.len() as u64);
-        stats.cluster_added.add((self.clusters.len() + old.len()) as u64 - before);
+    }
+
+    fn update_routes(&mut self, config: &Config, changed: &[Arc<ResourceKey>]) {
+        if changed.is_empty() {
+            return;
+        }
+        let tables = Arc::make_mut(&mut self.last.routes);
+        for key in changed {
+            match config.routes.get(key) {
+                Some(routes) => tables.insert(route_id(key), Arc::new(Table::compile(routes))),
+                None => tables.remove(&route_id(key)),
+            };
+        }
+    }
+
+    /// Takes over clusters that were added, changed or removed. Returns their names.
+    fn update_clusters(&mut self, config: &Config, changed: &[String], resolved: &Resolved) -> Vec<Arc<str>> {
+        if changed.is_empty() {
+            return Vec::new();
+        }
+        let by_name: HashMap<&str, _> =
+            config.clusters.iter().map(|cluster| (&*cluster.name, cluster)).collect();
+        let stats = self.manager_stats.clone();
+        let mut names = Vec::with_capacity(changed.len());
+        for name in changed {
+            let known = self.clusters.remove(name.as_str());
+            if let Some(key) = known.as_ref().and_then(|known| assignment_key(&known.spec.config)) {
+                let users = self.users.entry(key.clone()).or_default();
+                users.retain(|user| **user != **name);
+                if users.is_empty() {
+                    self.users.remove(&key);
+                }
+            }
+            match (by_name.get(name.as_str()), &known) {
+                (Some(_), None) => stats.cluster_added.inc(),
+                (Some(_), Some(_)) => stats.cluster_modified.inc(),
+                (None, Some(_)) => stats.cluster_removed.inc(),
+                (None, None) => {}
+            }
+            let Some(cluster) = by_name.get(name.as_str()) else {
+                names.push(name.as_str().into());
+                continue;
+            };
+            if let Some(key) = assignment_key(cluster) {
+                self.users.entry(key).or_default().push(cluster.name.clone());
+            }
+            let endpoints = endpoints(config, cluster, resolved);
+            let next = self.next_cluster(cluster, &endpoints, known);
+            self.clusters.insert(cluster.name.clone(), next);
+            names.push(cluster.name.clone());
+        }
         stats.cluster_updated.inc();
+        names
+    }
+
+    /// Gives clusters the endpoints they have now.
+    fn update_endpoints(&mut self, config: &Config, names: &[Arc<str>], resolved: &Resolved) {
+        for name in names {
+            let Some(known) = self.clusters.remove(name) else { continue };
+            let cluster = known.spec.config.clone();
+            let endpoints = endpoints(config, &cluster, resolved);
+            let next = self.next_cluster(&cluster, &endpoints, Some(known));
+            self.clusters.insert(name.clone(), next);
+        }
     }
 
     fn next_cluster(
@@ -166,6 +232,24 @@ impl Builder {
         self.registry.register(format!("cluster.{}", config.stat_name), stats.clone());
         stats
     }
+}
+
+/// The load assignment of an EDS cluster.
+fn assignment_key(cluster: &Cluster) -> Option<ResourceKey> {
+    match &cluster.discovery {
+        Discovery::Eds { service_name, source } => Some(ResourceKey::new(source, service_name)),
+        Discovery::Static(_) | Discovery::StrictDns { .. } => None,
+    }
+}
+
+/// The endpoints that a cluster has now; none while nothing is known.
+fn endpoints(config: &Config, cluster: &Cluster, resolved: &Resolved) -> Arc<LoadAssignment> {
+    let endpoints = match &cluster.discovery {
+        Discovery::Eds { .. } => assignment_key(cluster).and_then(|key| config.assignments.get(&key)),
+        Discovery::Static(assignment) => Some(assignment),
+        Discovery::StrictDns { .. } => resolved.get(&cluster.name),
+    };
+    endpoints.cloned().unwrap_or_default()
 }
 
 fn count_members(stats: &ClusterControlStats, endpoints: &LoadAssignment) {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use culvert_model::CircuitBreakers;
-use culvert_xds::{ConfigView, SourceCounters};
+use culvert_xds::{ConfigView, SourceCounters, remote::ControlPlane};
 
 use crate::{
     observe::stats::{Registry, Sample, StatSet},
@@ -45,17 +45,73 @@ impl StatSet for Source {
     }
 }
 
+/// `cluster_manager.warming_clusters`, `listener_manager.total_listeners_warming`: read where they are known.
+struct Warming {
+    name: &'static str,
+    count: fn(&ConfigView) -> u64,
+    view: ConfigView,
+}
+
+impl StatSet for Warming {
+    fn visit(&self, f: &mut dyn FnMut(&str, Sample<'_>)) {
+        let value = i64::try_from((self.count)(&self.view)).unwrap_or(i64::MAX);
+        f(self.name, Sample::Gauge { value, used: true });
+    }
+}
+
+/// The counters of a stream to a control plane (`control_plane.*`).
+struct Plane(Arc<ControlPlane>);
+
+impl StatSet for Plane {
+    fn visit(&self, f: &mut dyn FnMut(&str, Sample<'_>)) {
+        let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let gauges =
+            [("connected_state", &self.0.connected_state), ("pending_requests", &self.0.pending_requests)];
+        for (name, gauge) in gauges {
+            f(name, Sample::Gauge { value: read(gauge).cast_signed(), used: true });
+        }
+        f("rate_limit_enforced", Sample::Counter(read(&self.0.rate_limit_enforced)));
+    }
+}
+
 /// Keeps the registry in step with the sources there are.
-#[derive(Default)]
 pub(super) struct Sources {
     registered: BTreeMap<String, Arc<dyn StatSet + Send + Sync>>,
+    /// [`ConfigView::sources_changed`] of what is registered.
+    seen: u64,
+    /// Sets that are there for as long as the process.
+    _warming: [Arc<Warming>; 2],
 }
 
 impl Sources {
+    /// Registers what is counted for all sources together.
+    pub(super) fn new(view: &ConfigView, registry: &Registry) -> Self {
+        let warming = |scope: &str, name, count| {
+            let set = Arc::new(Warming { name, count, view: view.clone() });
+            registry.register(scope, set.clone());
+            set
+        };
+        let clusters = warming("cluster_manager", "warming_clusters", ConfigView::warming_clusters);
+        let listeners = warming("listener_manager", "total_listeners_warming", ConfigView::warming_listeners);
+        Self { registered: BTreeMap::new(), seen: 0, _warming: [clusters, listeners] }
+    }
+
     /// Registers sources that came, forgets those that went.
     pub(super) fn follow(&mut self, view: &ConfigView, registry: &Registry) {
+        let changed = view.sources_changed();
+        if std::mem::replace(&mut self.seen, changed) == changed {
+            return;
+        }
         let present: BTreeMap<_, _> = view.sources().into_iter().collect();
-        self.registered.retain(|scope, _| present.contains_key(scope));
+        let planes = view.control_planes();
+        self.registered.retain(|scope, _| present.contains_key(scope) || planes.contains_key(scope.as_str()));
+        for (scope, counters) in planes {
+            self.registered.entry(scope.to_owned()).or_insert_with(|| {
+                let set: Arc<dyn StatSet + Send + Sync> = Arc::new(Plane(counters));
+                registry.register(scope, set.clone());
+                set
+            });
+        }
         for (scope, counters) in present {
             self.registered.entry(scope.clone()).or_insert_with(|| {
                 let set: Arc<dyn StatSet + Send + Sync> = Arc::new(Source(counters));

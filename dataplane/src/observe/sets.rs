@@ -26,6 +26,15 @@ stat_set! {
 }
 
 stat_set! {
+    /// Scope `culvert.config`.
+    pub struct ConfigStats {
+        /// From the arrival of a delivery or the change of a file to a worker having taken over what came of it, in
+        /// microseconds; one sample per worker.
+        histogram apply_us,
+    }
+}
+
+stat_set! {
     /// Scope `listener_manager`; one set, owned by the control thread.
     pub struct ListenerManagerStats {
         counter listener_added,
@@ -146,7 +155,6 @@ stat_set! {
         counter cluster_modified,
         counter cluster_removed,
         counter cluster_updated,
-        gauge warming_clusters,
     }
 }
 

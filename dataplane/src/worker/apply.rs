@@ -7,7 +7,7 @@ use culvert_ring::mailbox::Receiver;
 use crate::{
     listener::ListenerRuntime,
     snapshot::Snapshot,
-    upstream::discard_where,
+    upstream::{Cluster, discard_where},
     worker::{Command, DrainScope, LocalTable, Worker},
 };
 
@@ -42,15 +42,31 @@ impl Worker {
     }
 
     fn publish(&self, snapshot: Arc<Snapshot>) {
-        self.apply_clusters(&snapshot);
-        self.apply_tables(&snapshot);
-        self.apply_listeners(&snapshot);
+        let before = self.snapshot.borrow().clone();
+        let clusters_changed = !Arc::ptr_eq(&before.clusters, &snapshot.clusters);
+        if clusters_changed {
+            self.apply_clusters(&before, &snapshot);
+        }
+        if !Arc::ptr_eq(&before.routes, &snapshot.routes) {
+            self.apply_tables(&snapshot);
+        }
+        if !Arc::ptr_eq(&before.listeners, &snapshot.listeners) {
+            self.apply_listeners(&snapshot);
+        }
+        if let Some(arrived) = snapshot.arrived {
+            let elapsed = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.config_stats.apply_us.record(elapsed);
+        }
         *self.snapshot.borrow_mut() = snapshot;
-        discard_where(self, |_, host| host.is_removed());
+        if clusters_changed {
+            discard_where(self, |_, host| host.is_removed());
+        }
     }
 
-    fn apply_clusters(&self, snapshot: &Snapshot) {
-        self.clusters.borrow_mut().retain(|name, cluster| match snapshot.clusters.get(name) {
+    /// Brings the clusters that this worker uses up to date: those that changed, or all after a generation was missed.
+    fn apply_clusters(&self, before: &Snapshot, snapshot: &Snapshot) {
+        let mut clusters = self.clusters.borrow_mut();
+        let apply = |name: &Arc<str>, cluster: &Rc<Cluster>| match snapshot.clusters.get(name) {
             Some(spec) => {
                 cluster.update(spec);
                 true
@@ -59,13 +75,23 @@ impl Worker {
                 cluster.retire();
                 false
             }
-        });
+        };
+        if before.generation + 1 == snapshot.generation {
+            for name in &snapshot.changed_clusters {
+                let kept = clusters.get(name).is_none_or(|cluster| apply(name, cluster));
+                if !kept {
+                    clusters.remove(name);
+                }
+            }
+        } else {
+            clusters.retain(|name, cluster| apply(name, cluster));
+        }
     }
 
     fn apply_tables(&self, snapshot: &Snapshot) {
         let mut tables = self.tables.borrow_mut();
         tables.retain(|name, _| snapshot.routes.contains_key(name));
-        for (name, table) in &snapshot.routes {
+        for (name, table) in snapshot.routes.iter() {
             if tables.get(name).is_some_and(|known| Arc::ptr_eq(&known.0, table)) {
                 continue;
             }
@@ -82,7 +108,7 @@ impl Worker {
             }
             kept
         });
-        for (name, spec) in &snapshot.listeners {
+        for (name, spec) in snapshot.listeners.iter() {
             let known = listeners.get(name);
             if known.is_some_and(|known| Arc::ptr_eq(&known.spec, spec)) {
                 continue;

@@ -33,7 +33,7 @@ use crate::{
     listener::{ListenerRuntime, accept},
     observe::{
         access_log::AccessLogs,
-        stats::{CaptureStats, Registry},
+        stats::{CaptureStats, ConfigStats, Registry},
     },
     snapshot::Snapshot,
     upstream::{Cluster, IdleSet},
@@ -67,6 +67,7 @@ pub struct Worker {
     pub date: Date,
     /// Captured connections that had no recorded destination, and the like.
     pub capture_stats: Arc<CaptureStats>,
+    config_stats: Arc<ConfigStats>,
     snapshot: RefCell<Arc<Snapshot>>,
     clusters: RefCell<HashMap<Arc<str>, Rc<Cluster>>>,
     tables: RefCell<HashMap<Arc<str>, Rc<LocalTable>>>,
@@ -107,6 +108,8 @@ impl Worker {
     fn new(index: usize, process: Arc<Process>) -> Rc<Self> {
         let capture_stats = Arc::new(CaptureStats::default());
         process.registry.register("culvert.capture", capture_stats.clone());
+        let config_stats = Arc::new(ConfigStats::default());
+        process.registry.register("culvert.config", config_stats.clone());
         Rc::new(Self {
             index,
             process,
@@ -114,6 +117,7 @@ impl Worker {
             rng: RefCell::new(fastrand::Rng::new()),
             date: Date::default(),
             capture_stats,
+            config_stats,
             snapshot: RefCell::default(),
             clusters: RefCell::default(),
             tables: RefCell::default(),

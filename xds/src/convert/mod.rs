@@ -17,7 +17,9 @@ mod listener;
 mod matcher;
 mod route;
 mod route_action;
+mod runtime;
 mod tcp;
+mod tls;
 
 use envoy_types::pb::google::protobuf::Any;
 
@@ -26,6 +28,8 @@ pub(crate) use cluster::cluster;
 pub(crate) use endpoint::{Localities, load_assignment};
 pub(crate) use listener::listener;
 pub(crate) use route::{Clusters, route_configuration};
+pub(crate) use runtime::runtime_layer;
+pub(crate) use tls::secret;
 
 use crate::decode;
 

@@ -1,99 +1,239 @@
 //! One configuration from all resources that serve.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
-use culvert_model::{Config, Discovered, ResourceKey};
+use culvert_model::{Config, Discovered, ResourceKey, RuntimeLayer, RuntimeLayerKind};
 
-use super::{Dynamic, Source, Store};
-use crate::Changes;
+use super::{Entry, EntryId, Store, Value};
+use crate::{Changes, resource::Kind};
 
-/// The configuration, and what is different from the one composed before. What is the same shares its memory.
-pub(super) fn compose(store: &Store) -> (Config, Changes) {
-    let active = |entry: &Dynamic<super::Cluster>| entry.active.as_ref().map(|held| held.value.model.clone());
-    let config = Config {
-        listeners: store
-            .fixed
-            .listeners
-            .iter()
-            .cloned()
-            .chain(serving(&store.listeners))
-            .collect::<Vec<_>>()
-            .into(),
-        clusters: store
-            .fixed
-            .clusters
-            .iter()
-            .cloned()
-            .chain(store.clusters.iter().filter_map(active))
-            .collect::<Vec<_>>()
-            .into(),
-        routes: discovered(store, &store.routes, |name| Source::Rds(name.to_owned()), Arc::clone),
-        assignments: discovered(
-            store,
-            &store.assignments,
-            |name| Source::Eds(name.to_owned()),
-            |assignment| assignment.model.clone(),
-        ),
-        ..store.fixed.clone()
-    };
-    let before = &store.config;
-    let changes = Changes {
-        listeners: changed(
-            before.listeners.iter().map(|listener| (listener.name.as_str(), listener)),
-            config.listeners.iter().map(|listener| (listener.name.as_str(), listener)),
-        ),
-        clusters: changed(
-            before.clusters.iter().map(|cluster| (&*cluster.name, cluster)),
-            config.clusters.iter().map(|cluster| (&*cluster.name, cluster)),
-        ),
-        routes: changed(
-            before.routes.iter().map(|(key, routes)| (key.name.as_str(), routes)),
-            config.routes.iter().map(|(key, routes)| (key.name.as_str(), routes)),
-        ),
-        assignments: changed(
-            before.assignments.iter().map(|(key, assignment)| (key.name.as_str(), assignment)),
-            config.assignments.iter().map(|(key, assignment)| (key.name.as_str(), assignment)),
-        ),
-    };
-    (config, changes)
+/// What is different from the configuration composed last.
+#[derive(Debug, Default)]
+pub(super) struct Next {
+    /// Entries that serve another version, or none.
+    changed: BTreeMap<Kind, BTreeSet<EntryId>>,
+    /// What is gone.
+    removed: Vec<(Kind, Arc<ResourceKey>)>,
+    /// Collections that have other members, or another order.
+    reordered: BTreeSet<Kind>,
+    /// Entries with a version that waits.
+    pub(super) warming: BTreeMap<Kind, BTreeSet<EntryId>>,
 }
 
-fn serving<T>(entries: &[Dynamic<Arc<T>>]) -> impl Iterator<Item = Arc<T>> {
-    entries.iter().filter_map(|entry| entry.active.as_ref().map(|held| held.value.clone()))
-}
-
-fn discovered<T, M>(
-    store: &Store,
-    entries: &BTreeMap<String, Dynamic<T>>,
-    source: impl Fn(&str) -> Source,
-    model: impl Fn(&T) -> Arc<M>,
-) -> Discovered<M> {
-    let active = |name: &str, entry: &Dynamic<T>| {
-        let config = &store.subscriptions.get(&source(name))?.config;
-        let held = entry.active.as_ref()?;
-        Some((Arc::new(ResourceKey::new(config, name)), model(&held.value)))
-    };
-    Arc::new(entries.iter().filter_map(|(name, entry)| active(name, entry)).collect())
-}
-
-/// Names that are on one side only, or lead to another place in memory. New and changed ones first.
-fn changed<'a, T: 'a>(
-    before: impl Iterator<Item = (&'a str, &'a Arc<T>)>,
-    after: impl Iterator<Item = (&'a str, &'a Arc<T>)>,
-) -> Vec<String> {
-    let mut old: HashMap<&str, &Arc<T>> = before.collect();
-    let mut names = Vec::new();
-    for (name, value) in after {
-        if old.remove(name).is_none_or(|old| !Arc::ptr_eq(old, value)) {
-            names.push(name.to_owned());
+impl Next {
+    /// `id` serves another version; `is_new` when it served none before.
+    pub(super) fn changed(&mut self, kind: Kind, id: EntryId, is_new: bool) {
+        self.changed.entry(kind).or_default().insert(id);
+        if is_new {
+            self.reordered.insert(kind);
         }
     }
-    names.sort_unstable();
-    let mut removed: Vec<_> = old.into_keys().map(str::to_owned).collect();
-    removed.sort_unstable();
-    names.extend(removed);
-    names
+
+    /// Entries of a type stand in another order.
+    pub(super) fn reorder(&mut self, kind: Kind) {
+        self.reordered.insert(kind);
+    }
+
+    /// Whether a version of `id` waits.
+    pub(super) fn warm(&mut self, kind: Kind, id: EntryId, warms: bool) {
+        let warming = self.warming.entry(kind).or_default();
+        if warms {
+            warming.insert(id);
+        } else {
+            warming.remove(&id);
+        }
+    }
+
+    /// `entry` was called `id`, and is gone.
+    pub(super) fn removed(&mut self, kind: Kind, id: EntryId, entry: &Entry) {
+        self.warm(kind, id, false);
+        if let Some(changed) = self.changed.get_mut(&kind) {
+            changed.remove(&id);
+        }
+        if entry.active.is_some() {
+            self.removed.push((kind, entry.key.clone()));
+            self.reordered.insert(kind);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.removed.is_empty() && self.changed.values().all(BTreeSet::is_empty)
+    }
+}
+
+impl Store {
+    /// The configuration, and what is different from the one before; `None` when nothing is. What is the same shares
+    /// its memory.
+    pub(crate) fn compose(&mut self) -> Option<(Arc<Config>, Changes)> {
+        if self.next.is_empty() {
+            return None;
+        }
+        let changed = std::mem::take(&mut self.next.changed);
+        let removed = std::mem::take(&mut self.next.removed);
+        let reordered = std::mem::take(&mut self.next.reordered);
+        let mut config = Config::clone(&self.config);
+        let mut changes = Changes::default();
+        for kind in Kind::ALL {
+            let none = BTreeSet::new();
+            let ids = changed.get(&kind).unwrap_or(&none);
+            let gone: Vec<_> = removed.iter().filter(|(of, _)| *of == kind).map(|(_, key)| key).collect();
+            if ids.is_empty() && gone.is_empty() {
+                continue;
+            }
+            match kind {
+                Kind::Cluster => {
+                    let model = |value: &Value| match value {
+                        Value::Cluster(cluster, _) => Some(cluster.clone()),
+                        _ => None,
+                    };
+                    let list = &mut config.clusters;
+                    changes.clusters = self.list(kind, list, ids, &gone, reordered.contains(&kind), model);
+                }
+                Kind::Listener => {
+                    let model = |value: &Value| match value {
+                        Value::Listener(listener) => Some(listener.clone()),
+                        _ => None,
+                    };
+                    let list = &mut config.listeners;
+                    changes.listeners = self.list(kind, list, ids, &gone, reordered.contains(&kind), model);
+                }
+                Kind::LoadAssignment => {
+                    let model = |value: &Value| match value {
+                        Value::Assignment(assignment, _) => Some(assignment.clone()),
+                        _ => None,
+                    };
+                    changes.assignments = self.map(&mut config.assignments, ids, &gone, model);
+                }
+                Kind::RouteConfiguration => {
+                    let model = |value: &Value| match value {
+                        Value::Routes(routes) => Some(routes.clone()),
+                        _ => None,
+                    };
+                    changes.routes = self.map(&mut config.routes, ids, &gone, model);
+                }
+                Kind::Secret => {
+                    let model = |value: &Value| match value {
+                        Value::Secret(secret) => Some(secret.clone()),
+                        _ => None,
+                    };
+                    changes.secrets = self.map(&mut config.secrets, ids, &gone, model);
+                }
+                Kind::Runtime => {
+                    let runtime = Arc::new(self.runtime());
+                    changes.runtime = runtime != config.runtime;
+                    config.runtime = runtime;
+                }
+                Kind::ExtensionConfig | Kind::ScopedRoute | Kind::VirtualHost => {}
+            }
+        }
+        if changes == Changes::default() {
+            return None;
+        }
+        self.config = Arc::new(config);
+        Some((self.config.clone(), changes))
+    }
+
+    /// Brings a list up to date. Returns the names of what changed: first what is there, then what is gone.
+    fn list<T>(
+        &mut self,
+        kind: Kind,
+        list: &mut Arc<Vec<Arc<T>>>,
+        changed: &BTreeSet<EntryId>,
+        gone: &[&Arc<ResourceKey>],
+        reordered: bool,
+        model: impl Fn(&Value) -> Option<Arc<T>>,
+    ) -> Vec<String> {
+        let active = |entry: &Entry| entry.active.as_ref().and_then(|held| model(&held.value));
+        if reordered {
+            let feeds = self.feeds.iter().filter(|feed| feed.kind == kind);
+            let (fixed, dynamic): (Vec<_>, Vec<_>) = feeds.partition(|feed| feed.source.is_none());
+            let order: Vec<_> =
+                fixed.into_iter().chain(dynamic).flat_map(|feed| feed.order.iter().copied()).collect();
+            let mut all = Vec::with_capacity(order.len());
+            for id in order {
+                let entry = self.entry_mut(id);
+                let model = active(entry);
+                entry.position = model.is_some().then_some(u32::try_from(all.len()).unwrap_or(u32::MAX));
+                all.extend(model);
+            }
+            *list = Arc::new(all);
+        } else {
+            let list = Arc::make_mut(list);
+            for id in changed {
+                let entry = self.entry(*id);
+                let place = entry.position.and_then(|position| list.get_mut(position as usize));
+                if let (Some(place), Some(model)) = (place, active(entry)) {
+                    *place = model;
+                }
+            }
+        }
+        let mut there: Vec<_> = changed.iter().map(|id| self.entry(*id)).collect();
+        there.sort_by_key(|entry| entry.position);
+        let mut names: Vec<_> = there.iter().map(|entry| entry.key.name.clone()).collect();
+        names.extend(really_gone(gone, &there));
+        names
+    }
+
+    /// Brings a map up to date. Returns the keys of what changed: first what is there, then what is gone.
+    fn map<T>(
+        &self,
+        map: &mut Discovered<T>,
+        changed: &BTreeSet<EntryId>,
+        gone: &[&Arc<ResourceKey>],
+        model: impl Fn(&Value) -> Option<Arc<T>>,
+    ) -> Vec<Arc<ResourceKey>> {
+        let map: &mut HashMap<_, _> = Arc::make_mut(map);
+        for key in gone {
+            map.remove(*key);
+        }
+        let mut keys = BTreeSet::new();
+        for id in changed {
+            let entry = self.entry(*id);
+            match entry.active.as_ref().and_then(|held| model(&held.value)) {
+                Some(model) => map.insert(entry.key.clone(), model),
+                None => map.remove(&entry.key),
+            };
+            keys.insert(entry.key.clone());
+        }
+        let gone: BTreeSet<_> = gone.iter().copied().filter(|key| !keys.contains(*key)).cloned().collect();
+        keys.into_iter().chain(gone).collect()
+    }
+
+    /// Runtime values of all layers, later ones over earlier ones.
+    fn runtime(&self) -> BTreeMap<String, String> {
+        let mut values = BTreeMap::new();
+        for layer in &self.layers {
+            match &layer.kind {
+                RuntimeLayerKind::Admin => {}
+                RuntimeLayerKind::Static(layer) => {
+                    values.extend(layer.iter().map(|(k, v)| (k.clone(), v.clone())))
+                }
+                RuntimeLayerKind::Rtds { .. } => {
+                    if let Some(layer) = self.discovered_layer(layer) {
+                        values.extend(layer.iter().map(|(k, v)| (k.clone(), v.clone())));
+                    }
+                }
+            }
+        }
+        values
+    }
+
+    fn discovered_layer(&self, layer: &RuntimeLayer) -> Option<&BTreeMap<String, String>> {
+        let RuntimeLayerKind::Rtds { name, source } = &layer.kind else { return None };
+        let feed = self.by_source.get(&(Some(source.specifier.clone()), Kind::Runtime))?;
+        let id = self.feeds[feed.0 as usize].names.get(name)?;
+        match &self.entry(*id).active.as_ref()?.value {
+            Value::Runtime(values) => Some(values),
+            _ => None,
+        }
+    }
+}
+
+/// Names of what is gone and did not come back.
+fn really_gone(gone: &[&Arc<ResourceKey>], there: &[&Entry]) -> BTreeSet<String> {
+    let gone = gone.iter().filter(|key| there.iter().all(|entry| entry.key.name != key.name));
+    gone.map(|key| key.name.clone()).collect()
 }

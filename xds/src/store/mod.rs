@@ -1,55 +1,63 @@
 //! The resources in force, those on their way in, and the rules by which one becomes the other.
 //!
-//! No files and no clock here: what was read, and when, is told.
+//! No files, no network and no clock here: what was delivered, and when, is told; what is wanted is asked for.
 //!
-//! A source that stands for all resources of its type (LDS, CDS) replaces them: what is not in it is removed. One that
-//! stands for a single resource (RDS, EDS) changes it when it brings it. A resource that is wrong is refused, its
-//! neighbours are applied, and its last good version serves on. A new or changed cluster waits for its endpoints and a
-//! new or changed listener for its routes, up to the fetch timeout; until then the old one serves.
+//! Every resource is an entry, known by its source, type and name. What an entry needs (a cluster its load assignment,
+//! a listener its routes and secrets) is an entry as well, with a subscription, and knows who needs it: a delivery
+//! touches what it changes and what waits for it, however many resources there are.
+//!
+//! A source that stands for all resources of its type (LDS, CDS) replaces them: what is not in a state of the world is
+//! removed. One that stands for single resources (RDS, EDS, SDS) changes those it brings. A resource that is wrong is
+//! refused, its neighbours are applied, and its last good version serves on. A new or changed cluster waits for its
+//! endpoints and secrets and a new or changed listener for its routes and secrets, up to the fetch timeout; until then
+//! the old one serves.
 
 mod compose;
-mod dynamic;
-mod needs;
+mod deliver;
+mod entry;
+mod file;
+mod settle;
 mod subscription;
+mod value;
+mod wanted;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    path::{Path, PathBuf},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
-use culvert_model::{Config, Listener, LoadAssignment, RouteConfiguration};
-use envoy_types::pb::envoy::config::{
-    cluster::v3 as cluster_pb, endpoint::v3 as endpoint_pb, listener::v3 as listener_pb,
-    route::v3 as route_pb,
-};
+use culvert_model::{Config, ConfigSource, ResourceKey, RuntimeLayer, RuntimeLayerKind, SourceSpecifier};
 
-pub(crate) use dynamic::{Dynamic, Failure, Held};
-use dynamic::{Index, Refusal};
-pub(crate) use subscription::{Source, Subscription};
+pub(crate) use deliver::{Body, Delivery, Incoming};
+use entry::{BOOTSTRAP, EntryId, FeedId};
+pub(crate) use entry::{Entry, Failure, Held};
+pub(crate) use subscription::Subscription;
+pub(crate) use value::Value;
 
 use crate::{
-    Changes, Error, Loaded, Note,
-    convert::{self, Clusters, Localities},
-    load::{Raw, same_address},
+    Loaded, Note,
+    load::Raw,
+    remote::Interest,
     resource::{Kind, Resource},
-    source::{Batch, FileError},
 };
 
-/// A dynamic cluster, with what is needed to read its endpoints.
-#[derive(Clone, Debug)]
-pub(crate) struct Cluster {
-    pub(crate) model: Arc<culvert_model::Cluster>,
-    pub(crate) localities: Localities,
-}
-
-/// A load assignment as it was read.
-#[derive(Clone, Debug)]
-pub(crate) struct Assignment {
-    pub(crate) model: Arc<LoadAssignment>,
-    /// What the weights of localities were taken to mean.
-    localities: Localities,
+/// All resources of one type from one source.
+#[derive(Debug)]
+struct Feed {
+    /// `None` for what is part of the bootstrap.
+    source: Option<SourceSpecifier>,
+    kind: Kind,
+    names: HashMap<String, EntryId>,
+    /// Of a collection: its resources in configuration order.
+    order: Vec<EntryId>,
+    /// The subscription to all resources.
+    collection: Option<EntryId>,
+    /// What the control plane was told to be wanted.
+    interest: Arc<Interest>,
+    /// Whether that is out of date.
+    stale: bool,
 }
 
 /// All resources of a process.
@@ -57,19 +65,42 @@ pub(crate) struct Assignment {
 pub(crate) struct Store {
     pub(crate) raw: Raw,
     pub(crate) started: SystemTime,
-    fixed: Config,
-    fixed_localities: Vec<(String, Localities)>,
-    pub(crate) clusters: Vec<Dynamic<Cluster>>,
-    pub(crate) listeners: Vec<Dynamic<Arc<Listener>>>,
-    pub(crate) routes: BTreeMap<String, Dynamic<Arc<RouteConfiguration>>>,
-    pub(crate) assignments: BTreeMap<String, Dynamic<Assignment>>,
-    subscriptions: BTreeMap<Source, Subscription>,
-    /// What LDS brought last when some of it was refused: it may be right after the clusters have changed.
-    refused_listeners: Option<Batch>,
+    entries: Vec<Option<Entry>>,
+    free: Vec<EntryId>,
+    feeds: Vec<Feed>,
+    by_source: HashMap<(Option<SourceSpecifier>, Kind), FeedId>,
+    /// Feeds of clusters.
+    cluster_feeds: Vec<FeedId>,
+    /// Layers of the runtime.
+    layers: Vec<RuntimeLayer>,
+    /// Subscriptions that are not done.
+    pending: BTreeSet<EntryId>,
+    /// Fetch timeouts.
+    deadlines: BTreeSet<(Instant, EntryId)>,
+    /// Times to live.
+    expiries: BTreeSet<(Instant, EntryId)>,
+    /// Entries that may serve now, or are not needed any more.
+    touched: Vec<EntryId>,
+    /// Whether listeners and what they need may be asked for.
+    listeners_open: bool,
+    /// Listeners that were refused: they may be right after the clusters have changed.
+    refused_listeners: BTreeSet<EntryId>,
+    /// Names to ask for once more.
+    renewed: BTreeMap<FeedId, BTreeSet<String>>,
+    /// Whether what is wanted from control planes has changed.
+    wanted_changed: bool,
+    /// Whether the files to be watched have changed.
+    files_changed: bool,
+    /// Increases whenever a subscription comes, goes, or is shown under other names.
+    subscriptions_changed: u64,
+    /// What will be composed next.
+    next: compose::Next,
     /// What was composed last.
     config: Arc<Config>,
     /// Remarks about accepted resources, to be logged.
     notes: Vec<Note>,
+    /// Whether a field that does not exist is an error.
+    refuse_unknown: bool,
     /// `server.dynamic_unknown_fields`
     pub(crate) unknown_fields: u64,
 }
@@ -77,111 +108,255 @@ pub(crate) struct Store {
 impl Store {
     /// The resources of a bootstrap, and subscriptions to those that it names.
     pub(crate) fn new(loaded: &Loaded, now: Instant, time: SystemTime) -> Self {
+        let bootstrap = &loaded.bootstrap;
+        let fixed = &bootstrap.config;
+        let config = Config {
+            listeners: Arc::default(),
+            clusters: Arc::default(),
+            routes: Arc::default(),
+            assignments: Arc::default(),
+            ..fixed.clone()
+        };
         let mut store = Self {
             raw: loaded.raw.clone(),
             started: time,
-            fixed: loaded.bootstrap.config.clone(),
-            fixed_localities: loaded.localities.clone(),
-            clusters: Vec::new(),
-            listeners: Vec::new(),
-            routes: BTreeMap::new(),
-            assignments: BTreeMap::new(),
-            subscriptions: BTreeMap::new(),
-            refused_listeners: None,
-            config: Arc::default(),
+            entries: Vec::new(),
+            free: Vec::new(),
+            feeds: Vec::new(),
+            by_source: HashMap::new(),
+            cluster_feeds: Vec::new(),
+            layers: bootstrap.runtime.clone(),
+            pending: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            expiries: BTreeSet::new(),
+            touched: Vec::new(),
+            listeners_open: false,
+            refused_listeners: BTreeSet::new(),
+            renewed: BTreeMap::new(),
+            wanted_changed: true,
+            files_changed: true,
+            subscriptions_changed: 1,
+            next: compose::Next::default(),
+            config: Arc::new(config),
             notes: Vec::new(),
+            refuse_unknown: loaded.reject_unknown_dynamic_fields,
             unknown_fields: 0,
         };
-        let own = [(Source::Cds, &loaded.bootstrap.cds), (Source::Lds, &loaded.bootstrap.lds)];
-        for (source, config) in own {
-            if let Some(config) = config {
-                store.subscriptions.insert(source, Subscription::new(config.clone()));
+        let localities: HashMap<_, _> = loaded.localities.iter().cloned().collect();
+        for (model, resource) in fixed.clusters.iter().zip(&loaded.raw.clusters) {
+            let localities = match &model.discovery {
+                culvert_model::Discovery::Eds { service_name, .. } => localities.get(service_name),
+                _ => None,
+            };
+            let value = Value::Cluster(model.clone(), localities.copied().unwrap_or_default());
+            store.insert_static(resource, value, time);
+        }
+        for (model, resource) in fixed.listeners.iter().zip(&loaded.raw.listeners) {
+            store.insert_static(resource, Value::Listener(model.clone()), time);
+        }
+        let own = [
+            (Kind::Cluster, &bootstrap.cds, "cluster_manager.cds"),
+            (Kind::Listener, &bootstrap.lds, "listener_manager.lds"),
+        ];
+        for (kind, source, prefix) in own {
+            if let Some(source) = source {
+                store.subscribe_all(kind, source, prefix.to_owned());
             }
         }
+        store.subscribe_layers();
         store.settle(now);
         store
     }
 
-    /// Files that are watched, with their `watched_directory`.
-    pub(crate) fn files(&self) -> BTreeMap<PathBuf, Option<PathBuf>> {
-        let started = self.subscriptions.values().filter(|subscription| subscription.is_started());
-        let watched = |s: &Subscription| {
-            let directory = s.config.watched_directory().map(Path::to_owned);
-            s.config.file().map(|path| (path.to_owned(), directory))
+    fn insert_static(&mut self, resource: &Resource, value: Value, time: SystemTime) {
+        let feed = self.feed(None, resource.kind);
+        let id = self.insert(feed, &resource.name);
+        self.feeds[feed.0 as usize].order.push(id);
+        let needs = self.attach(id, &value);
+        let held = Held {
+            resource: resource.clone(),
+            wire: None,
+            value,
+            version: Arc::default(),
+            updated: time,
+            needs,
         };
-        started.filter_map(watched).collect()
+        self.entry_mut(id).active = Some(held);
+        self.next.changed(resource.kind, id, true);
     }
 
-    /// Files of subscriptions that were started and have not been given what is in them.
-    pub(crate) fn unread(&self) -> BTreeSet<PathBuf> {
-        let unread = self.subscriptions.values().filter(|s| s.is_unread());
-        unread.filter_map(|s| s.config.file().map(Path::to_owned)).collect()
+    fn subscribe_layers(&mut self) {
+        for layer in std::mem::take(&mut self.layers) {
+            if let RuntimeLayerKind::Rtds { name, source } = &layer.kind {
+                let prefix = format!("runtime.{name}");
+                let id = self.subscribe(Kind::Runtime, source, name, prefix);
+                self.entry_mut(id).add_user(BOOTSTRAP);
+            }
+            self.layers.push(layer);
+        }
     }
 
-    /// Subscriptions, by what they bring.
-    pub(crate) fn subscriptions(&self) -> impl Iterator<Item = (&Source, &Subscription)> {
-        self.subscriptions.iter()
+    /// The subscription to all resources of a type.
+    fn subscribe_all(&mut self, kind: Kind, source: &ConfigSource, prefix: String) -> EntryId {
+        let feed = self.feed(Some(source.specifier.clone()), kind);
+        if let Some(id) = self.feeds[feed.0 as usize].collection {
+            return id;
+        }
+        let id = self.allocate(Entry::new(feed, ResourceKey::new(source, "*")));
+        self.feeds[feed.0 as usize].collection = Some(id);
+        self.entry_mut(id).add_user(BOOTSTRAP);
+        self.begin(id, source, prefix);
+        id
     }
 
-    /// When the next fetch timeout passes.
+    /// The subscription to the resource called `name`.
+    fn subscribe(&mut self, kind: Kind, source: &ConfigSource, name: &str, prefix: String) -> EntryId {
+        let feed = self.feed(Some(source.specifier.clone()), kind);
+        let known = self.feeds[feed.0 as usize].names.get(name).copied();
+        let id = known.unwrap_or_else(|| self.insert(feed, name));
+        self.begin(id, source, prefix);
+        id
+    }
+
+    fn begin(&mut self, id: EntryId, source: &ConfigSource, prefix: String) {
+        let entry = self.entry_mut(id);
+        let is_new = entry.subscription.is_none();
+        let subscription = entry.subscription.get_or_insert_with(|| Subscription::new(source.clone()));
+        let is_shown = subscription.prefixes.contains_key(&prefix);
+        subscription.add_prefix(prefix);
+        if is_new {
+            self.pending.insert(id);
+            self.touched.push(id);
+        }
+        if !is_shown {
+            self.subscriptions_changed += 1;
+        }
+    }
+
+    fn feed(&mut self, source: Option<SourceSpecifier>, kind: Kind) -> FeedId {
+        let next = FeedId(u32::try_from(self.feeds.len()).unwrap_or(u32::MAX));
+        let id = *self.by_source.entry((source.clone(), kind)).or_insert(next);
+        if id == next {
+            self.cluster_feeds.extend((kind == Kind::Cluster).then_some(id));
+            self.feeds.push(Feed {
+                source,
+                kind,
+                names: HashMap::new(),
+                order: Vec::new(),
+                collection: None,
+                interest: Arc::default(),
+                stale: true,
+            });
+        }
+        id
+    }
+
+    fn insert(&mut self, feed: FeedId, name: &str) -> EntryId {
+        let source = self.feeds[feed.0 as usize].source.clone();
+        let id = self.allocate(Entry::new(feed, ResourceKey { source, name: name.to_owned() }));
+        self.feeds[feed.0 as usize].names.insert(name.to_owned(), id);
+        id
+    }
+
+    fn allocate(&mut self, entry: Entry) -> EntryId {
+        match self.free.pop() {
+            Some(id) => {
+                self.entries[id.0 as usize] = Some(entry);
+                id
+            }
+            None => {
+                self.entries.push(Some(entry));
+                EntryId(u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX))
+            }
+        }
+    }
+
+    fn get(&self, id: EntryId) -> Option<&Entry> {
+        self.entries.get(id.0 as usize)?.as_ref()
+    }
+
+    /// An entry that is known to be there: ids are not kept beyond the life of their entry.
+    fn entry(&self, id: EntryId) -> &Entry {
+        self.get(id).expect("an entry of the table")
+    }
+
+    fn entry_mut(&mut self, id: EntryId) -> &mut Entry {
+        self.entries[id.0 as usize].as_mut().expect("an entry of the table")
+    }
+
+    fn kind_of(&self, entry: &Entry) -> Kind {
+        self.feeds[entry.feed.0 as usize].kind
+    }
+
+    /// Whether there is a cluster of that name, or will be.
+    fn has_cluster(&self, name: &str) -> bool {
+        let feeds = self.cluster_feeds.iter().map(|id| &self.feeds[id.0 as usize]);
+        feeds.filter_map(|feed| feed.names.get(name)).any(|id| self.entry(*id).is_there())
+    }
+
+    /// Entries of a type that do not come from the bootstrap: those of a collection in configuration order, others by
+    /// name.
+    pub(crate) fn dynamic(&self, kind: Kind) -> Vec<&Entry> {
+        let feeds = self.feeds.iter().filter(|feed| feed.kind == kind && feed.source.is_some());
+        let mut entries = Vec::new();
+        for feed in feeds {
+            if feed.collection.is_some() {
+                entries.extend(feed.order.iter().map(|id| self.entry(*id)));
+            } else {
+                let mut named: Vec<_> = feed.names.values().map(|id| self.entry(*id)).collect();
+                named.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+                entries.extend(named);
+            }
+        }
+        entries
+    }
+
+    /// `version_info` of a collection.
+    pub(crate) fn version(&self, kind: Kind) -> Option<&str> {
+        let feed = self.feeds.iter().find(|feed| feed.kind == kind && feed.collection.is_some())?;
+        let subscription = self.entry(feed.collection?).subscription.as_ref()?;
+        Some(&*subscription.version).filter(|version| !version.is_empty())
+    }
+
+    /// All subscriptions.
+    pub(crate) fn subscriptions(&self) -> impl Iterator<Item = &Subscription> {
+        self.entries.iter().flatten().filter_map(|entry| entry.subscription.as_ref())
+    }
+
+    /// Increases whenever what [`Store::subscriptions`] yields has changed.
+    pub(crate) fn subscriptions_changed(&self) -> u64 {
+        self.subscriptions_changed
+    }
+
+    /// Clusters and listeners that wait for something.
+    pub(crate) fn warming(&self, kind: Kind) -> u64 {
+        self.next.warming.get(&kind).map_or(0, |entries| entries.len() as u64)
+    }
+
+    /// What is waited for, as `/init_dump` names it.
+    pub(crate) fn unready(&self) -> Vec<String> {
+        let name = |id: &EntryId| {
+            let entry = self.entry(*id);
+            let kind = self.kind_of(entry);
+            let collection = self.feeds[entry.feed.0 as usize].collection == Some(*id);
+            if collection {
+                kind.service().to_owned()
+            } else {
+                format!("{} {}", kind.service(), entry.name())
+            }
+        };
+        self.pending.iter().map(name).collect()
+    }
+
+    /// When something has to be done next without anything having come.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.subscriptions.values().filter_map(Subscription::deadline).min()
+        let first = |times: &BTreeSet<(Instant, EntryId)>| times.first().map(|(at, _)| *at);
+        [first(&self.deadlines), first(&self.expiries)].into_iter().flatten().min()
     }
 
     /// Whether every source was read, or given up waiting for.
     pub(crate) fn is_initialised(&self) -> bool {
-        self.subscriptions.values().all(Subscription::is_done)
-    }
-
-    /// Takes what `path` holds now. `only_unread` leaves out subscriptions that have seen it. Returns errors, for the
-    /// log.
-    pub(crate) fn apply(
-        &mut self,
-        path: &Path,
-        read: &Result<Batch, FileError>,
-        only_unread: bool,
-        now: Instant,
-        time: SystemTime,
-    ) -> Vec<Error> {
-        let mut errors = Vec::new();
-        if let Ok(batch) = read {
-            self.unknown_fields += batch.unknown.len() as u64;
-            self.notes.extend(batch.unknown.iter().cloned());
-        }
-        let concerned: Vec<Source> = self
-            .subscriptions
-            .iter()
-            .filter(|(_, s)| {
-                s.config.file() == Some(path) && s.is_started() && (!only_unread || s.is_unread())
-            })
-            .map(|(source, _)| source.clone())
-            .collect();
-        let index = |kind, wanted: fn(&Source) -> bool| {
-            let batch = read.as_ref().ok().filter(|_| concerned.iter().any(wanted))?;
-            Some(Index::new(kind, batch))
-        };
-        let routes = index(Kind::RouteConfiguration, |source| matches!(source, Source::Rds(_)));
-        let assignments = index(Kind::LoadAssignment, |source| matches!(source, Source::Eds(_)));
-        // What is wrong with a file is wrong for every source that it stands for.
-        let mut seen = HashSet::new();
-        for source in &concerned {
-            let index = if matches!(source, Source::Rds(_)) { &routes } else { &assignments };
-            let found = self.deliver(source, read, index.as_ref(), time);
-            errors.extend(found.into_iter().filter(|error| seen.insert(error.to_string())));
-        }
-        self.settle(now);
-        errors
-    }
-
-    /// Gives up waiting for sources whose fetch timeout has passed.
-    pub(crate) fn expire(&mut self, now: Instant) {
-        for (source, subscription) in &mut self.subscriptions {
-            if subscription.deadline().is_some_and(|deadline| deadline <= now) {
-                subscription.time_out();
-                log::warn!("{source}: nothing came in time");
-            }
-        }
-        self.settle(now);
+        self.pending.is_empty()
     }
 
     /// Remarks about resources that were accepted since the last call.
@@ -189,184 +364,26 @@ impl Store {
         std::mem::take(&mut self.notes)
     }
 
-    /// The configuration, and what is different from the one before; `None` when nothing is.
-    pub(crate) fn compose(&mut self) -> Option<(Arc<Config>, Changes)> {
-        let (config, changes) = compose::compose(self);
-        if changes == Changes::default() {
-            return None;
-        }
-        self.config = Arc::new(config);
-        Some((self.config.clone(), changes))
-    }
-
     /// The configuration composed last.
     pub(crate) fn config(&self) -> Arc<Config> {
         self.config.clone()
     }
 
-    fn deliver(
-        &mut self,
-        source: &Source,
-        read: &Result<Batch, FileError>,
-        index: Option<&Index<'_>>,
-        time: SystemTime,
-    ) -> Vec<Error> {
-        let batch = match read {
-            Ok(batch) => batch,
-            Err(error) => {
-                // A file that is not there yet may come in time; one that is malformed is an answer.
-                let answered = !matches!(error, FileError::Io(_));
-                if let Some(subscription) = self.subscriptions.get_mut(source) {
-                    subscription.failed(answered);
-                }
-                return match error {
-                    FileError::Malformed(errors) => errors.clone(),
-                    FileError::Io(e) => vec![self.file_error(source, e.to_string())],
-                };
-            }
+    /// Paths of files that were subscribed to, with their `watched_directory`.
+    pub(crate) fn files(&self) -> BTreeMap<PathBuf, Option<PathBuf>> {
+        let started = |feed: &&Feed| {
+            let of =
+                |id: &EntryId| self.entry(*id).subscription.as_ref().is_some_and(Subscription::is_started);
+            feed.collection.iter().any(of) || (feed.collection.is_none() && feed.names.values().any(of))
         };
-        let outcome = match (source, index) {
-            (Source::Cds, _) => self.deliver_clusters(batch, time),
-            (Source::Lds, _) => self.deliver_listeners(batch, time),
-            (Source::Rds(name), Some(index)) => self.deliver_routes(name, index, batch, time),
-            (Source::Eds(name), Some(index)) => self.deliver_assignment(name, index, batch, time),
-            (Source::Rds(_) | Source::Eds(_), None) => return Vec::new(),
+        let feeds =
+            self.feeds.iter().filter(|feed| matches!(feed.source, Some(SourceSpecifier::File { .. })));
+        let path = |feed: &Feed| match &feed.source {
+            Some(SourceSpecifier::File { path, watched_directory }) => {
+                Some((path.clone(), watched_directory.clone()))
+            }
+            _ => None,
         };
-        let Some(subscription) = self.subscriptions.get_mut(source) else { return Vec::new() };
-        match outcome {
-            Ok(changed) => {
-                subscription.accepted(&batch.version, changed, time);
-                Vec::new()
-            }
-            Err(Refusal::Invalid(errors)) => {
-                subscription.rejected(true);
-                errors
-            }
-            Err(Refusal::Missing(error)) => {
-                subscription.rejected(false);
-                vec![error]
-            }
-        }
-    }
-
-    fn file_error(&self, source: &Source, reason: String) -> Error {
-        let path = self
-            .subscriptions
-            .get(source)
-            .and_then(|s| s.config.file())
-            .map(|path| path.display().to_string());
-        let path = path.unwrap_or_default();
-        Error::invalid(source.to_string(), "", format!("{path}: {reason}"))
-    }
-
-    fn deliver_clusters(&mut self, batch: &Batch, time: SystemTime) -> Result<bool, Refusal> {
-        let fixed: Vec<_> = self.fixed.clusters.iter().map(|cluster| cluster.name.clone()).collect();
-        let (changed, errors) =
-            dynamic::replace(&mut self.clusters, Kind::Cluster, batch, time, |resource, _| {
-                not_static(resource, fixed.iter().any(|name| **name == *resource.name))?;
-                let (cluster, notes) = resource.convert::<cluster_pb::Cluster, _>(convert::cluster)?;
-                self.notes.extend(notes);
-                Ok(Cluster { model: Arc::new(cluster.model), localities: cluster.localities })
-            })?;
-        // Listeners that were refused for a cluster they did not find may be right now.
-        if changed && let Some(refused) = self.refused_listeners.take() {
-            let outcome = self.deliver_listeners(&refused, time);
-            if let (Ok(changed), Some(subscription)) = (outcome, self.subscriptions.get_mut(&Source::Lds)) {
-                subscription.accepted(&refused.version, changed, time);
-            }
-        }
-        if errors.is_empty() { Ok(changed) } else { Err(Refusal::Invalid(errors)) }
-    }
-
-    fn deliver_listeners(&mut self, batch: &Batch, time: SystemTime) -> Result<bool, Refusal> {
-        let dynamic: Vec<_> = self.clusters.iter().filter(|c| c.is_there()).map(|c| c.name.clone()).collect();
-        let names: HashSet<&str> =
-            self.fixed.clusters.iter().map(|c| &*c.name).chain(dynamic.iter().map(String::as_str)).collect();
-        let clusters = Clusters { exists: &|name| names.contains(name), validate: true };
-        let fixed = self.fixed.listeners.clone();
-        let notes = &mut self.notes;
-        let convert = |resource: &Resource, others: &[Dynamic<Arc<Listener>>]| {
-            not_static(resource, fixed.iter().any(|listener| listener.name == resource.name))?;
-            let (listener, more) = resource.convert::<listener_pb::Listener, _>(|at, message| {
-                convert::listener(at, message, &clusters)
-            })?;
-            let others = others.iter().filter_map(|other| other.latest().map(|held| &*held.value));
-            let known = fixed.iter().map(AsRef::as_ref).chain(others);
-            if let Some(error) = same_address(&listener, known.filter(|other| other.name != listener.name)) {
-                return Err(vec![error]);
-            }
-            notes.extend(more);
-            Ok(Arc::new(listener))
-        };
-        let (changed, errors) = dynamic::replace(&mut self.listeners, Kind::Listener, batch, time, convert)?;
-        self.refused_listeners = (!errors.is_empty()).then(|| batch.clone());
-        if errors.is_empty() { Ok(changed) } else { Err(Refusal::Invalid(errors)) }
-    }
-
-    fn deliver_routes(
-        &mut self,
-        name: &str,
-        index: &Index<'_>,
-        batch: &Batch,
-        time: SystemTime,
-    ) -> Result<bool, Refusal> {
-        let Some(resource) = index.pick(name)? else { return Ok(false) };
-        let dynamic: Vec<_> =
-            self.clusters.iter().filter(|c| c.is_there()).map(|c| c.name.as_str()).collect();
-        let fixed = &self.fixed.clusters;
-        let exists =
-            |name: &str| dynamic.contains(&name) || fixed.iter().any(|cluster| &*cluster.name == name);
-        let clusters = Clusters { exists: &exists, validate: false };
-        let notes = &mut self.notes;
-        let entry = self.routes.entry(name.to_owned()).or_insert_with(|| Dynamic::new(name));
-        let updated = entry.update_now(resource, &batch.version, time, |resource| {
-            let converted = resource.convert::<route_pb::RouteConfiguration, _>(|at, message| {
-                convert::route_configuration(at, message, &clusters)
-            });
-            converted.map(|(routes, more)| {
-                notes.extend(more);
-                Arc::new(routes)
-            })
-        });
-        Ok(updated?)
-    }
-
-    fn deliver_assignment(
-        &mut self,
-        name: &str,
-        index: &Index<'_>,
-        batch: &Batch,
-        time: SystemTime,
-    ) -> Result<bool, Refusal> {
-        let Some(resource) = index.pick(name)? else { return Ok(false) };
-        let localities = self.subscriptions.get(&Source::Eds(name.to_owned())).map(|s| s.localities);
-        let localities = localities.unwrap_or_default();
-        let notes = &mut self.notes;
-        let entry = self.assignments.entry(name.to_owned()).or_insert_with(|| Dynamic::new(name));
-        let updated = entry.update_now(resource, &batch.version, time, |resource| {
-            let (assignment, more) = assignment(resource, localities)?;
-            notes.extend(more);
-            Ok(assignment)
-        });
-        Ok(updated?)
+        feeds.filter(started).filter_map(path).collect()
     }
 }
-
-fn assignment(resource: &Resource, localities: Localities) -> Result<(Assignment, Vec<Note>), Vec<Error>> {
-    let (model, notes) = resource.convert::<endpoint_pb::ClusterLoadAssignment, _>(|at, message| {
-        convert::load_assignment(at, message, localities)
-    })?;
-    Ok((Assignment { model: Arc::new(model), localities }, notes))
-}
-
-/// A resource from a file does not take the place of one from the bootstrap.
-fn not_static(resource: &Resource, is_static: bool) -> Result<(), Vec<Error>> {
-    if !is_static {
-        return Ok(());
-    }
-    let reason = format!("the bootstrap has a static {} of that name", resource.kind);
-    Err(vec![Error::invalid(resource.kind.title(&resource.name), "name", reason)])
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,51 +1,28 @@
-//! What one source is doing.
+//! What one subscription is doing.
 
 use std::{
-    collections::BTreeSet,
-    fmt,
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use culvert_model::ConfigSource;
+use culvert_model::{ConfigSource, SourceSpecifier};
 
-use crate::{SourceCounters, clock, convert::Localities, hash};
+use crate::{SourceCounters, clock, hash};
 
-/// What a subscription brings, in the order in which changes are applied.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) enum Source {
-    /// All clusters.
-    Cds,
-    /// The load assignment of that service name.
-    Eds(String),
-    /// All listeners.
-    Lds,
-    /// The route configuration of that name.
-    Rds(String),
-}
+/// How long a changed cluster waits for its endpoints to be sent again where its source waits for ever: there are some
+/// that serve, and a control plane that thinks nothing has changed must not hold it up.
+const AGAIN: Duration = Duration::from_secs(15);
 
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cds => f.write_str("cds"),
-            Self::Eds(name) => write!(f, "eds {name:?}"),
-            Self::Lds => f.write_str("lds"),
-            Self::Rds(name) => write!(f, "rds {name:?}"),
-        }
-    }
-}
-
-/// A subscription.
+/// A subscription to one resource, or to all of a type.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     pub(crate) config: ConfigSource,
     pub(crate) counters: Arc<SourceCounters>,
-    /// Names under which the counters are shown.
-    pub(crate) prefixes: BTreeSet<String>,
-    /// For EDS: what the weights of localities mean to the clusters that use it.
-    pub(crate) localities: Localities,
+    /// Names under which the counters are shown, and how many users ask for each.
+    pub(crate) prefixes: BTreeMap<String, u32>,
     /// `version_info` of what was accepted last.
-    pub(crate) version: String,
+    pub(crate) version: Arc<str>,
     state: State,
 }
 
@@ -53,30 +30,48 @@ pub(crate) struct Subscription {
 enum State {
     /// It waits for others to be done.
     Idle,
-    /// It waits for its first answer, for ever without a deadline. `read`: the file was looked for.
+    /// It waits for an answer, for ever without a deadline. `read`: the file was looked for.
     Started { deadline: Option<Instant>, read: bool },
     /// It was answered, or given up waiting for.
     Done,
 }
 
 impl Subscription {
-    pub(crate) fn new(config: ConfigSource) -> Self {
+    pub(super) fn new(config: ConfigSource) -> Self {
         Self {
             config,
             counters: Arc::default(),
-            prefixes: BTreeSet::new(),
-            localities: Localities::default(),
-            version: String::new(),
+            prefixes: BTreeMap::new(),
+            version: Arc::default(),
             state: State::Idle,
         }
     }
 
-    /// Begins to read and to wait.
-    pub(super) fn start(&mut self, now: Instant) {
-        if matches!(self.state, State::Idle) {
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self.config.specifier, SourceSpecifier::File { .. })
+    }
+
+    /// Begins to read and to wait. Returns whether it has not before.
+    pub(super) fn start(&mut self, now: Instant) -> bool {
+        let idle = matches!(self.state, State::Idle);
+        if idle {
             let deadline = self.config.initial_fetch_timeout.map(|timeout| now + timeout);
             self.state = State::Started { deadline, read: false };
+            if !self.is_file() {
+                SourceCounters::add(&self.counters.update_attempt);
+            }
         }
+        idle
+    }
+
+    /// Waits again for what was there before. Waiting already, it does not wait longer.
+    pub(super) fn renew(&mut self, now: Instant) -> bool {
+        let done = self.is_done();
+        if done {
+            let timeout = self.config.initial_fetch_timeout.unwrap_or(AGAIN);
+            self.state = State::Started { deadline: Some(now + timeout), read: true };
+        }
+        done
     }
 
     pub(crate) fn is_started(&self) -> bool {
@@ -85,7 +80,7 @@ impl Subscription {
 
     /// Whether the file has to be read although nothing was seen to change in it.
     pub(super) fn is_unread(&self) -> bool {
-        matches!(self.state, State::Started { read: false, .. })
+        matches!(self.state, State::Started { read: false, .. }) && self.is_file()
     }
 
     /// Whether nobody has to wait for it any more.
@@ -101,7 +96,7 @@ impl Subscription {
     }
 
     pub(super) fn time_out(&mut self) {
-        self.counters.init_fetch_timeout.store(1, Ordering::Relaxed);
+        SourceCounters::add(&self.counters.init_fetch_timeout);
         self.state = State::Done;
     }
 
@@ -110,6 +105,12 @@ impl Subscription {
         SourceCounters::add(&self.counters.update_attempt);
         SourceCounters::add(&self.counters.update_failure);
         self.looked(answered);
+    }
+
+    /// There is no connection to the control plane, or none any more. Waiting goes on.
+    pub(super) fn disconnected(&self) {
+        SourceCounters::add(&self.counters.update_attempt);
+        SourceCounters::add(&self.counters.update_failure);
     }
 
     /// What it brought was refused, or a part of it. Not `answered` when it may bring what it should later.
@@ -122,21 +123,42 @@ impl Subscription {
     fn looked(&mut self, answered: bool) {
         match (&mut self.state, answered) {
             (State::Started { read, .. }, false) => *read = true,
+            (State::Done, false) => {}
             _ => self.state = State::Done,
         }
     }
 
+    /// The control plane says that there is no such resource.
+    pub(super) fn answered(&mut self) {
+        self.state = State::Done;
+    }
+
     /// What it brought was accepted; `changed` when it was news.
-    pub(super) fn accepted(&mut self, version: &str, changed: bool, time: SystemTime) {
+    pub(super) fn accepted(&mut self, version: &Arc<str>, changed: bool, time: SystemTime) {
         SourceCounters::add(&self.counters.update_attempt);
         SourceCounters::add(&self.counters.update_success);
-        SourceCounters::set(&self.counters.version, hash::xxh64(version.as_bytes()));
+        if *self.version != **version || self.counters.version.load(Ordering::Relaxed) == 0 {
+            SourceCounters::set(&self.counters.version, hash::xxh64(version.as_bytes()));
+        }
         SourceCounters::set(&self.counters.update_time_ms, clock::unix_millis(time));
         if changed {
             SourceCounters::add(&self.counters.config_reload);
             SourceCounters::set(&self.counters.config_reload_time_ms, clock::unix_millis(time));
         }
-        version.clone_into(&mut self.version);
+        self.version = version.clone();
         self.state = State::Done;
+    }
+
+    pub(super) fn add_prefix(&mut self, prefix: String) {
+        *self.prefixes.entry(prefix).or_default() += 1;
+    }
+
+    pub(super) fn remove_prefix(&mut self, prefix: &str) {
+        if let Some(count) = self.prefixes.get_mut(prefix) {
+            *count -= 1;
+            if *count == 0 {
+                self.prefixes.remove(prefix);
+            }
+        }
     }
 }

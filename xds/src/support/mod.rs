@@ -12,6 +12,7 @@ mod endpoint;
 mod http;
 mod listener;
 mod route;
+mod runtime;
 
 /// What is promised about a field.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,6 +83,7 @@ fn families() -> impl Iterator<Item = &'static Table> {
         http::TABLES,
         listener::TABLES,
         route::TABLES,
+        runtime::TABLES,
     ]
     .into_iter()
     .flatten()

@@ -1,0 +1,600 @@
+//! What control planes and files bring.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use culvert_model::SourceSpecifier;
+use prost::bytes::Bytes;
+use prost_reflect::DynamicMessage;
+
+use super::{Entry, EntryId, Failure, FeedId, Held, Store, Value};
+use crate::{
+    Error, Note, NoteKind,
+    at::Sink,
+    convert::{Clusters, Localities},
+    decode::{self, UnknownFields},
+    hash,
+    load::same_address,
+    remote,
+    resource::{Kind, Resource, first_string},
+};
+
+/// Resources of one type from one source.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) source: SourceSpecifier,
+    pub(crate) kind: Kind,
+    /// `version_info`, of delta `system_version_info`.
+    pub(crate) version: String,
+    /// Whether resources of a collection that are missing were removed.
+    pub(crate) full: bool,
+    pub(crate) resources: Vec<Incoming>,
+    /// `removed_resources`
+    pub(crate) removed: Vec<String>,
+    /// Names, where known, and faults of what is no resource of the type.
+    pub(crate) broken: Vec<(Option<String>, String)>,
+}
+
+/// A resource as it came.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    /// The name of the wrapper around it, or none.
+    pub(crate) name: String,
+    /// Its own version, of delta.
+    pub(crate) version: String,
+    /// It is removed unless it is heard of again within this time.
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) body: Body,
+}
+
+/// What is in a resource.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// From a file, which decoded it.
+    Decoded(Resource),
+    /// Nothing: it is as it was, and its time to live begins anew.
+    Heartbeat,
+    /// From a control plane.
+    Wire { type_url: String, value: Bytes },
+}
+
+impl From<remote::Delivery> for Delivery {
+    fn from(delivery: remote::Delivery) -> Self {
+        let incoming = |resource: remote::RemoteResource| Incoming {
+            name: resource.name,
+            version: resource.version,
+            ttl: resource.ttl,
+            body: match resource.body {
+                Some(body) => Body::Wire { type_url: body.type_url, value: body.value },
+                None => Body::Heartbeat,
+            },
+        };
+        Self {
+            source: delivery.source,
+            kind: delivery.resource_type.into(),
+            version: delivery.version,
+            full: delivery.full,
+            resources: delivery.resources.into_iter().map(incoming).collect(),
+            removed: delivery.removed,
+            broken: delivery.broken.into_iter().map(|broken| (broken.name, broken.reason)).collect(),
+        }
+    }
+}
+
+/// A resource whose name is known.
+struct Named<'a> {
+    name: String,
+    incoming: &'a Incoming,
+}
+
+impl Store {
+    /// Takes what a control plane has sent.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, for the log and the refusal. What is right with it has been applied, unless
+    /// a name comes twice.
+    pub(crate) fn deliver(
+        &mut self,
+        delivery: &Delivery,
+        now: Instant,
+        time: SystemTime,
+    ) -> Result<(), Vec<Error>> {
+        let Some(feed) = self.by_source.get(&(Some(delivery.source.clone()), delivery.kind)).copied() else {
+            return Ok(());
+        };
+        let outcome = match self.feeds[feed.0 as usize].collection {
+            Some(collection) => self.deliver_all(feed, collection, delivery, now, time),
+            None => self.deliver_named(feed, delivery, now, time),
+        };
+        self.settle(now);
+        outcome
+    }
+
+    /// Replaces or changes the resources of a collection.
+    pub(super) fn deliver_all(
+        &mut self,
+        feed: FeedId,
+        collection: EntryId,
+        delivery: &Delivery,
+        now: Instant,
+        time: SystemTime,
+    ) -> Result<(), Vec<Error>> {
+        let version: Arc<str> = delivery.version.as_str().into();
+        let outcome = match named(delivery) {
+            Ok(named) => self.replace(feed, &named, delivery, &version, now, time),
+            Err(errors) => Err(errors),
+        };
+        let subscription = self.entry_mut(collection).subscription.as_mut();
+        let outcome = match (outcome, subscription) {
+            (Ok((changed, errors)), Some(subscription)) if errors.is_empty() => {
+                subscription.accepted(&version, changed, time);
+                Ok(())
+            }
+            (Ok((_, errors)) | Err(errors), subscription) => {
+                subscription.into_iter().for_each(|subscription| subscription.rejected(true));
+                Err(errors)
+            }
+        };
+        self.done(collection);
+        outcome
+    }
+
+    fn replace(
+        &mut self,
+        feed: FeedId,
+        named: &[Named<'_>],
+        delivery: &Delivery,
+        version: &Arc<str>,
+        now: Instant,
+        time: SystemTime,
+    ) -> Result<(bool, Vec<Error>), Vec<Error>> {
+        let mut errors = broken(delivery);
+        let kind = delivery.kind;
+        let before = std::mem::take(&mut self.feeds[feed.0 as usize].order);
+        // Heartbeats say nothing about what is not among them.
+        let full = delivery.full
+            && (delivery.resources.is_empty()
+                || delivery.resources.iter().any(|resource| !matches!(resource.body, Body::Heartbeat)));
+        let names = &self.feeds[feed.0 as usize].names;
+        let mut gone: HashSet<EntryId> = if full {
+            let kept = named.iter().map(|named| named.name.as_str());
+            let kept = kept.chain(delivery.broken.iter().filter_map(|(name, _)| name.as_deref()));
+            let kept: HashSet<_> = kept.filter_map(|name| names.get(name)).copied().collect();
+            before.iter().copied().filter(|id| !kept.contains(id)).collect()
+        } else {
+            delivery.removed.iter().filter_map(|name| names.get(name)).copied().collect()
+        };
+        if full && delivery.broken.iter().any(|(name, _)| name.is_none()) {
+            // It may have been any of them.
+            gone.clear();
+        }
+        let mut changed = false;
+        for id in &gone {
+            changed |= self.entry(*id).is_there();
+            self.drop_entry(*id);
+        }
+        let stayed: Vec<_> = before.iter().copied().filter(|id| !gone.contains(id)).collect();
+        let mut order = if full { Vec::with_capacity(named.len()) } else { stayed.clone() };
+        let mut seen: HashSet<EntryId> = order.iter().copied().collect();
+        let mut clusters_came = false;
+        for named in named {
+            let known = self.feeds[feed.0 as usize].names.get(&named.name).copied();
+            if known.is_none() && matches!(named.incoming.body, Body::Heartbeat) {
+                continue;
+            }
+            let id = known.unwrap_or_else(|| self.insert(feed, &named.name));
+            let was_there = self.entry(id).is_there();
+            match self.take(id, named.incoming, version, &order, now, time) {
+                Ok(news) => changed |= news,
+                Err(more) => errors.extend(more),
+            }
+            clusters_came |= kind == Kind::Cluster && !was_there && self.entry(id).is_there();
+            if seen.insert(id) {
+                order.push(id);
+            }
+        }
+        order.extend(stayed.iter().filter(|id| seen.insert(**id)));
+        if order != before {
+            self.next.reorder(kind);
+        }
+        self.feeds[feed.0 as usize].order = order;
+        if clusters_came {
+            self.retry_listeners(now, time);
+        }
+        Ok((changed, errors))
+    }
+
+    /// Changes single resources.
+    fn deliver_named(
+        &mut self,
+        feed: FeedId,
+        delivery: &Delivery,
+        now: Instant,
+        time: SystemTime,
+    ) -> Result<(), Vec<Error>> {
+        let version: Arc<str> = delivery.version.as_str().into();
+        let named = match named(delivery) {
+            Ok(named) => named,
+            Err(errors) => {
+                self.reject_named(feed, delivery);
+                return Err(errors);
+            }
+        };
+        let mut errors = broken(delivery);
+        for (name, _) in &delivery.broken {
+            let known = name.as_ref().and_then(|name| self.feeds[feed.0 as usize].names.get(name));
+            if let Some(id) = known.copied() {
+                self.reject(id);
+            }
+        }
+        for named in named {
+            // Others than those that were asked for are let pass.
+            let Some(id) = self.feeds[feed.0 as usize].names.get(&named.name).copied() else { continue };
+            if let Err(more) = self.take_one(id, named.incoming, &version, now, time) {
+                errors.extend(more);
+            }
+        }
+        for name in &delivery.removed {
+            if let Some(id) = self.feeds[feed.0 as usize].names.get(name).copied() {
+                self.remove_resource(id);
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// Takes a resource for its subscription.
+    pub(super) fn take_one(
+        &mut self,
+        id: EntryId,
+        incoming: &Incoming,
+        version: &Arc<str>,
+        now: Instant,
+        time: SystemTime,
+    ) -> Result<(), Vec<Error>> {
+        match self.take(id, incoming, version, &[], now, time) {
+            Ok(changed) => {
+                if let Some(subscription) = &mut self.entry_mut(id).subscription {
+                    let own = (!incoming.version.is_empty()).then(|| incoming.version.as_str().into());
+                    subscription.accepted(own.as_ref().unwrap_or(version), changed, time);
+                }
+                self.done(id);
+                Ok(())
+            }
+            Err(errors) => {
+                self.reject(id);
+                Err(errors)
+            }
+        }
+    }
+
+    pub(super) fn reject(&mut self, id: EntryId) {
+        if let Some(subscription) = &mut self.entry_mut(id).subscription {
+            subscription.rejected(true);
+        }
+        self.done(id);
+    }
+
+    /// A response was refused as a whole.
+    fn reject_named(&mut self, feed: FeedId, delivery: &Delivery) {
+        let names: BTreeSet<_> =
+            delivery.resources.iter().map(|incoming| name(delivery.kind, incoming)).collect();
+        for name in names {
+            if let Some(id) = self.feeds[feed.0 as usize].names.get(&name).copied() {
+                self.reject(id);
+            }
+        }
+    }
+
+    /// Takes a version of a resource, which serves as soon as it has what it needs. `others` are listeners that were
+    /// there before it. Returns whether it is news.
+    fn take(
+        &mut self,
+        id: EntryId,
+        incoming: &Incoming,
+        version: &Arc<str>,
+        others: &[EntryId],
+        now: Instant,
+        time: SystemTime,
+    ) -> Result<bool, Vec<Error>> {
+        self.live(id, incoming.ttl, now);
+        let entry = self.entry(id);
+        let kind = self.kind_of(entry);
+        let (resource, message, wire) = match &incoming.body {
+            Body::Heartbeat => return Ok(false),
+            Body::Decoded(resource) => (resource.clone(), None, None),
+            Body::Wire { type_url, value } => {
+                let wire = Some(hash::xxh64(value));
+                if entry.latest().is_some_and(|held| held.wire == wire) {
+                    self.entry_mut(id).failure = None;
+                    return Ok(false);
+                }
+                let name = entry.name().to_owned();
+                let (resource, message) = match decode(kind, &name, type_url, value) {
+                    Ok(decoded) => decoded,
+                    Err(errors) => {
+                        let resource = Resource { kind, name, bytes: value.clone() };
+                        self.fail(id, resource, version.clone(), &errors, time);
+                        return Err(errors);
+                    }
+                };
+                (resource, Some(message), wire)
+            }
+        };
+        let entry = self.entry_mut(id);
+        let (active, warming) = (&mut entry.active, &mut entry.warming);
+        if let Some(held) = warming.as_mut().or(active.as_mut())
+            && held.resource == resource
+        {
+            held.wire = wire;
+            entry.failure = None;
+            return Ok(false);
+        }
+        if warming.is_some() && active.as_ref().is_some_and(|held| held.resource == resource) {
+            // Back to what still serves.
+            entry.failure = None;
+            self.withdraw(id);
+            return Ok(true);
+        }
+        let version =
+            if incoming.version.is_empty() { version.clone() } else { incoming.version.as_str().into() };
+        match self.accept(id, &resource, message.as_ref(), others) {
+            Ok(value) => {
+                self.warm(
+                    id,
+                    Held { resource, wire, value, version, updated: time, needs: Box::default() },
+                    now,
+                );
+                Ok(true)
+            }
+            Err(errors) => {
+                self.fail(id, resource, version, &errors, time);
+                if kind == Kind::Listener {
+                    self.refused_listeners.insert(id);
+                }
+                Err(errors)
+            }
+        }
+    }
+
+    fn fail(
+        &mut self,
+        id: EntryId,
+        resource: Resource,
+        version: Arc<str>,
+        errors: &[Error],
+        time: SystemTime,
+    ) {
+        let details = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        self.entry_mut(id).failure = Some(Failure { resource, version, attempted: time, details });
+    }
+
+    /// Lets a version wait for what it needs.
+    fn warm(&mut self, id: EntryId, mut held: Held, now: Instant) {
+        let kind = held.resource.kind;
+        held.needs = self.attach(id, &held.value);
+        if kind == Kind::Cluster {
+            self.renew(&held.needs, now);
+        }
+        self.refused_listeners.remove(&id);
+        let entry = self.entry_mut(id);
+        entry.failure = None;
+        let replaced = entry.warming.replace(held);
+        self.next.warm(kind, id, true);
+        if let Some(replaced) = replaced {
+            self.detach(id, &replaced.value, &replaced.needs);
+        }
+        self.touched.push(id);
+    }
+
+    /// Gives up the version that waits.
+    fn withdraw(&mut self, id: EntryId) {
+        let kind = self.kind_of(self.entry(id));
+        if let Some(held) = self.entry_mut(id).warming.take() {
+            self.next.warm(kind, id, false);
+            self.detach(id, &held.value, &held.needs);
+        }
+    }
+
+    /// Converts a resource, with all that is only known in the company of others.
+    fn accept(
+        &mut self,
+        id: EntryId,
+        resource: &Resource,
+        message: Option<&DynamicMessage>,
+        others: &[EntryId],
+    ) -> Result<Value, Vec<Error>> {
+        let fixed = self.by_source.get(&(None, resource.kind));
+        if fixed.is_some_and(|feed| self.feeds[feed.0 as usize].names.contains_key(&resource.name)) {
+            let reason = format!("the bootstrap has a static {} of that name", resource.kind);
+            return Err(vec![Error::invalid(resource.kind.title(&resource.name), "name", reason)]);
+        }
+        let (value, notes) = self.convert(resource, message, self.entry(id).localities)?;
+        if let Value::Listener(listener) = &value {
+            let fixed = fixed.map(|feed| self.feeds[feed.0 as usize].order.as_slice()).unwrap_or_default();
+            let of = |id: &EntryId| match self.entry(*id).latest().map(|held| &held.value) {
+                Some(Value::Listener(listener)) => Some(&**listener),
+                _ => None,
+            };
+            let others = fixed.iter().chain(others).filter(|other| **other != id).filter_map(of);
+            if let Some(error) = same_address(listener, others) {
+                return Err(vec![error]);
+            }
+        }
+        self.remark(notes)?;
+        Ok(value)
+    }
+
+    pub(super) fn convert(
+        &self,
+        resource: &Resource,
+        message: Option<&DynamicMessage>,
+        localities: Localities,
+    ) -> Result<(Value, Vec<Note>), Vec<Error>> {
+        let exists = |name: &str| self.has_cluster(name);
+        let clusters = Clusters { exists: &exists, validate: resource.kind == Kind::Listener };
+        Value::convert(resource, message, &clusters, localities)
+    }
+
+    /// Keeps notes for the log. Fields that do not exist are counted, or refused.
+    pub(super) fn remark(&mut self, notes: Vec<Note>) -> Result<(), Vec<Error>> {
+        let unknown: Vec<_> = notes.iter().filter(|note| note.kind == NoteKind::UnknownField).collect();
+        if self.refuse_unknown && !unknown.is_empty() {
+            let error = |note: &&Note| {
+                Error::invalid(note.resource.clone(), &note.field, format!("unknown field: {}", note.text))
+            };
+            return Err(unknown.iter().map(error).collect());
+        }
+        self.unknown_fields += unknown.len() as u64;
+        self.notes.extend(notes);
+        Ok(())
+    }
+
+    /// Tries listeners again that were refused for a cluster they did not find.
+    fn retry_listeners(&mut self, now: Instant, time: SystemTime) {
+        for id in std::mem::take(&mut self.refused_listeners) {
+            let Some(failure) = self.entry(id).failure.clone() else { continue };
+            let feed = self.entry(id).feed.0 as usize;
+            let others = self.feeds[feed].order.clone();
+            match self.accept(id, &failure.resource, None, &others) {
+                Ok(value) => {
+                    let Failure { resource, version, .. } = failure;
+                    self.warm(
+                        id,
+                        Held { resource, wire: None, value, version, updated: time, needs: Box::default() },
+                        now,
+                    );
+                }
+                Err(_) => {
+                    self.refused_listeners.insert(id);
+                }
+            }
+        }
+    }
+
+    /// Begins the time to live of a resource, or lifts it.
+    fn live(&mut self, id: EntryId, ttl: Option<Duration>, now: Instant) {
+        let expiry = ttl.and_then(|ttl| now.checked_add(ttl));
+        let before = std::mem::replace(&mut self.entry_mut(id).expiry, expiry);
+        if let Some(before) = before {
+            self.expiries.remove(&(before, id));
+        }
+        self.expiries.extend(expiry.map(|expiry| (expiry, id)));
+    }
+
+    /// A resource was removed by its control plane, or its time to live is over. Of those that were asked for by name,
+    /// most stay as they were, as in Envoy: what refers to them is the authority, and goes first.
+    pub(super) fn remove_resource(&mut self, id: EntryId) {
+        let entry = self.entry(id);
+        let (feed, kind) = (entry.feed, self.kind_of(entry));
+        match kind {
+            Kind::Cluster | Kind::Listener | Kind::ScopedRoute | Kind::VirtualHost => {
+                self.feeds[feed.0 as usize].order.retain(|other| *other != id);
+                self.drop_entry(id);
+            }
+            Kind::LoadAssignment => self.answered(id),
+            Kind::ExtensionConfig | Kind::Runtime => {
+                let entry: &mut Entry = self.entry_mut(id);
+                if entry.active.take().is_some() {
+                    self.next.changed(kind, id, false);
+                }
+                self.answered(id);
+            }
+            Kind::RouteConfiguration | Kind::Secret => {}
+        }
+    }
+
+    fn answered(&mut self, id: EntryId) {
+        if let Some(subscription) = &mut self.entry_mut(id).subscription {
+            subscription.answered();
+        }
+        self.done(id);
+    }
+}
+
+/// Whether a delivery may be applied at all.
+///
+/// # Errors
+/// As [`named`].
+pub(super) fn check(delivery: &Delivery) -> Result<(), Vec<Error>> {
+    named(delivery).map(|_| ())
+}
+
+/// The names of the resources of a delivery.
+///
+/// # Errors
+/// A resource is of another type, or a name comes twice.
+fn named(delivery: &Delivery) -> Result<Vec<Named<'_>>, Vec<Error>> {
+    let mut errors = Vec::new();
+    let mut seen: HashMap<String, bool> = HashMap::with_capacity(delivery.resources.len());
+    let mut all = Vec::with_capacity(delivery.resources.len());
+    for incoming in &delivery.resources {
+        let kind = match &incoming.body {
+            Body::Decoded(resource) => Some(resource.kind),
+            Body::Heartbeat => Some(delivery.kind),
+            Body::Wire { type_url, .. } => Kind::of(decode::type_name(type_url)),
+        };
+        let name = name(delivery.kind, incoming);
+        if kind != Some(delivery.kind) {
+            let title = kind.map_or_else(|| format!("resource {name:?}"), |kind| kind.title(&name));
+            errors.push(Error::invalid(title, "", format!("a {} was expected", delivery.kind)));
+        } else if seen.insert(name.clone(), true).is_some() {
+            errors.push(Error::invalid(
+                delivery.kind.title(&name),
+                "",
+                format!("duplicate {}", delivery.kind),
+            ));
+        }
+        all.push(Named { name, incoming });
+    }
+    if errors.is_empty() { Ok(all) } else { Err(errors) }
+}
+
+fn name(kind: Kind, incoming: &Incoming) -> String {
+    match &incoming.body {
+        Body::Decoded(resource) => resource.name.clone(),
+        Body::Heartbeat => incoming.name.clone(),
+        Body::Wire { value, .. } => match first_string(value) {
+            Some(name) if !name.is_empty() => name.to_owned(),
+            // A listener without name is called by its address.
+            _ if kind == Kind::Listener => decode_name(kind, value).unwrap_or_default(),
+            _ => incoming.name.clone(),
+        },
+    }
+}
+
+fn decode_name(kind: Kind, value: &Bytes) -> Option<String> {
+    let message = DynamicMessage::decode(kind.descriptor()?, value.clone()).ok()?;
+    Some(Resource::new(kind, &message).name)
+}
+
+fn decode(
+    kind: Kind,
+    name: &str,
+    type_url: &str,
+    value: &Bytes,
+) -> Result<(Resource, DynamicMessage), Vec<Error>> {
+    let sink = Sink::new(kind.title(name));
+    let message = kind.descriptor().and_then(|descriptor| {
+        // Fields that do not exist are found where the message is checked.
+        decode::from_wire(&sink.root(), &descriptor, value, UnknownFields::Note)
+    });
+    let (errors, _) = sink.into_parts();
+    match message {
+        Some(message) if errors.is_empty() => Ok((Resource::new(kind, &message), message)),
+        _ if errors.is_empty() => {
+            Err(vec![Error::invalid(kind.title(name), "", format!("{type_url}: does not decode"))])
+        }
+        _ => Err(errors),
+    }
+}
+
+fn broken(delivery: &Delivery) -> Vec<Error> {
+    let error = |(name, reason): &(Option<String>, String)| match name {
+        Some(name) => Error::invalid(delivery.kind.title(name), "", reason.clone()),
+        None => Error::invalid(delivery.kind.to_string(), "", reason.clone()),
+    };
+    delivery.broken.iter().map(error).collect()
+}

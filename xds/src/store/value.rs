@@ -1,0 +1,161 @@
+//! What resources are once they were accepted, and what they need from others.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use culvert_model::{
+    CertificateSource, CommonTls, ConfigSource, Discovery, HttpFilter, Listener, LoadAssignment,
+    RouteConfiguration, RouteSource, Secret, SecretRef, SessionTickets, TerminalFilter, ValidationSource,
+};
+use envoy_types::pb::envoy::{
+    config::{
+        cluster::v3 as cluster_pb, endpoint::v3 as endpoint_pb, listener::v3 as listener_pb,
+        route::v3 as route_pb,
+    },
+    extensions::transport_sockets::tls::v3 as tls_pb,
+    service::runtime::v3 as runtime_pb,
+};
+use prost_reflect::DynamicMessage;
+
+use crate::{
+    Error, ErrorKind, Note,
+    convert::{self, Clusters, Localities},
+    resource::{Kind, Resource},
+};
+
+/// A resource in its model's form.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    /// Of CDS.
+    Cluster(Arc<culvert_model::Cluster>, Localities),
+    /// Of EDS, with what the weights of localities were taken to mean.
+    Assignment(Arc<LoadAssignment>, Localities),
+    /// Of SDS.
+    Secret(Arc<Secret>),
+    /// Of LDS.
+    Listener(Arc<Listener>),
+    /// Of RDS.
+    Routes(Arc<RouteConfiguration>),
+    /// Of RTDS.
+    Runtime(Arc<BTreeMap<String, String>>),
+}
+
+/// A resource that another one needs.
+pub(super) struct Need<'a> {
+    pub(super) kind: Kind,
+    pub(super) source: &'a ConfigSource,
+    pub(super) name: &'a str,
+    /// Under which name its subscription's counters are shown.
+    pub(super) prefix: String,
+    pub(super) localities: Localities,
+}
+
+impl Value {
+    /// Converts a resource; `message` is what its bytes mean, where that is at hand.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub(super) fn convert(
+        resource: &Resource,
+        message: Option<&DynamicMessage>,
+        clusters: &Clusters<'_>,
+        localities: Localities,
+    ) -> Result<(Self, Vec<Note>), Vec<Error>> {
+        match resource.kind {
+            Kind::Cluster => resource
+                .convert_message::<cluster_pb::Cluster, _>(message, convert::cluster)
+                .map(|(cluster, notes)| (Self::Cluster(Arc::new(cluster.model), cluster.localities), notes)),
+            Kind::LoadAssignment => resource
+                .convert_message::<endpoint_pb::ClusterLoadAssignment, _>(message, |at, message| {
+                    convert::load_assignment(at, message, localities)
+                })
+                .map(|(assignment, notes)| (Self::Assignment(Arc::new(assignment), localities), notes)),
+            Kind::Listener => resource
+                .convert_message::<listener_pb::Listener, _>(message, |at, message| {
+                    convert::listener(at, message, clusters)
+                })
+                .map(|(listener, notes)| (Self::Listener(Arc::new(listener)), notes)),
+            Kind::RouteConfiguration => resource
+                .convert_message::<route_pb::RouteConfiguration, _>(message, |at, message| {
+                    convert::route_configuration(at, message, clusters)
+                })
+                .map(|(routes, notes)| (Self::Routes(Arc::new(routes)), notes)),
+            Kind::Secret => resource
+                .convert_message::<tls_pb::Secret, _>(message, convert::secret)
+                .map(|(secret, notes)| (Self::Secret(Arc::new(secret)), notes)),
+            Kind::Runtime => resource
+                .convert_message::<runtime_pb::Runtime, _>(message, convert::runtime_layer)
+                .map(|(layer, notes)| (Self::Runtime(Arc::new(layer)), notes)),
+            Kind::ExtensionConfig | Kind::ScopedRoute | Kind::VirtualHost => {
+                let reason = format!("a {} is not supported", resource.kind);
+                let error = Error::invalid(resource.kind.title(&resource.name), "", reason);
+                Err(vec![Error { kind: ErrorKind::Unsupported, ..error }])
+            }
+        }
+    }
+
+    /// Calls `need` for each resource that has to be there, or given up waiting for, before this one serves.
+    pub(super) fn needs(&self, mut need: impl FnMut(Need<'_>)) {
+        match self {
+            Self::Cluster(cluster, localities) => {
+                if let Discovery::Eds { service_name, source } = &cluster.discovery {
+                    let prefix = format!("cluster.{}", cluster.stat_name);
+                    let (kind, localities) = (Kind::LoadAssignment, *localities);
+                    need(Need { kind, source, name: service_name, prefix, localities });
+                }
+                if let Some(tls) = &cluster.tls {
+                    secrets(&tls.common, &mut need);
+                }
+            }
+            Self::Listener(listener) => {
+                for chain in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
+                    if let Some(tls) = &chain.tls {
+                        secrets(&tls.common, &mut need);
+                        if let SessionTickets::Sds(reference) = &tls.tickets {
+                            secret(reference, &mut need);
+                        }
+                    }
+                    if let Some(TerminalFilter::Http(manager)) = &chain.terminal {
+                        manager_needs(manager, &mut need);
+                    }
+                }
+            }
+            Self::Assignment(..) | Self::Routes(_) | Self::Runtime(_) | Self::Secret(_) => {}
+        }
+    }
+}
+
+fn manager_needs(manager: &culvert_model::HttpConnectionManager, need: &mut impl FnMut(Need<'_>)) {
+    let localities = Localities::default();
+    if let RouteSource::Rds { source, name } = &manager.routes {
+        let prefix = format!("http.{}.rds.{name}", manager.stat_prefix);
+        need(Need { kind: Kind::RouteConfiguration, source, name, prefix, localities });
+    }
+    for filter in &manager.filters {
+        if let HttpFilter::Discovered(filter) = filter {
+            let prefix = format!("extension_config_discovery.http_filter.{}", filter.name);
+            let (kind, source, name) = (Kind::ExtensionConfig, &filter.source, &filter.name);
+            need(Need { kind, source, name, prefix, localities });
+        }
+    }
+}
+
+fn secrets(common: &CommonTls, need: &mut impl FnMut(Need<'_>)) {
+    for certificate in &common.certificates {
+        if let CertificateSource::Sds(reference) = certificate {
+            secret(reference, need);
+        }
+    }
+    match &common.validation {
+        ValidationSource::Combined { secret: reference, .. } | ValidationSource::Sds(reference) => {
+            secret(reference, need);
+        }
+        ValidationSource::Inline(_) | ValidationSource::None => {}
+    }
+}
+
+fn secret(reference: &SecretRef, need: &mut impl FnMut(Need<'_>)) {
+    // Without a source it is one of the bootstrap's, which is there.
+    let Some(source) = &reference.source else { return };
+    let (name, prefix) = (&reference.name, format!("sds.{}", reference.name));
+    need(Need { kind: Kind::Secret, source, name, prefix, localities: Localities::default() });
+}
