@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use culvert_model::{Address, Bootstrap, Config, Listener};
+use culvert_model::{Address, ApiSource, Bootstrap, Config, Discovery, Listener, SourceSpecifier};
 use envoy_types::pb::envoy::config::{
     bootstrap::v3 as pb, cluster::v3 as cluster_pb, listener::v3 as listener_pb,
 };
@@ -89,6 +89,9 @@ pub fn load_bootstrap(options: &LoadOptions) -> Result<Loaded, Errors> {
     let (clusters, localities) = static_clusters(&raw.clusters, &mut errors, &mut notes);
     let listeners = static_listeners(&raw, &mut errors, &mut notes);
     errors.extend(missing_local_cluster(&rest, &raw.clusters));
+    if let Some(settings) = &settings {
+        errors.extend(unfit_control_planes(settings, &clusters, &raw.clusters));
+    }
     let Some(settings) = settings.filter(|_| errors.is_empty()) else { return Err(errors.into()) };
 
     let node = |field| node_field(&message, field);
@@ -97,7 +100,7 @@ pub fn load_bootstrap(options: &LoadOptions) -> Result<Loaded, Errors> {
         node_cluster: node("cluster"),
         admin: settings.admin,
         config: Config { listeners: listeners.into(), clusters: clusters.into(), ..Config::default() },
-        ads: None,
+        ads: settings.ads.map(Arc::new),
         runtime: Vec::new(),
         lds: settings.lds,
         cds: settings.cds,
@@ -266,7 +269,7 @@ fn static_clusters(resources: &[Resource], errors: &mut Vec<Error>, notes: &mut 
         }
         match resource.convert::<cluster_pb::Cluster, _>(convert::cluster) {
             Ok((cluster, more)) => {
-                if let culvert_model::Discovery::Eds { service_name, .. } = &cluster.model.discovery {
+                if let Discovery::Eds { service_name, .. } = &cluster.model.discovery {
                     localities.push((service_name.clone(), cluster.localities));
                 }
                 clusters.push(Arc::new(cluster.model));
@@ -311,6 +314,48 @@ fn missing_local_cluster(rest: &DynamicMessage, clusters: &[Resource]) -> Option
     }
     let field = "cluster_manager.local_cluster_name";
     Some(Error::invalid("bootstrap", field, format!("unknown cluster {name:?}")))
+}
+
+/// Errors of sources whose control plane cannot be reached before they have brought something: its cluster has to be in
+/// the bootstrap, and not wait for endpoints itself.
+fn unfit_control_planes(
+    settings: &convert::Settings,
+    clusters: &[Arc<culvert_model::Cluster>],
+    resources: &[Resource],
+) -> Vec<Error> {
+    let mut errors = Vec::new();
+    let check = |errors: &mut Vec<Error>, field: &str, api: &ApiSource| {
+        for service in &api.services {
+            let name = service.cluster.as_str();
+            let field = format!("dynamic_resources.{field}");
+            if !resources.iter().any(|resource| resource.name == name) {
+                let reason = format!("unknown cluster {name:?}: it has to be in static_resources");
+                errors.push(Error::invalid("bootstrap", &field, reason));
+            }
+            let waits = |cluster: &&Arc<culvert_model::Cluster>| {
+                *cluster.name == *name
+                    && matches!(&cluster.discovery, Discovery::Eds { source, .. } if source.file().is_none())
+            };
+            if clusters.iter().any(|cluster| waits(&cluster)) {
+                let reason = format!("cluster {name:?} cannot be of type EDS");
+                errors.push(Error::invalid("bootstrap", &field, reason));
+            }
+        }
+    };
+    if let Some(ads) = &settings.ads {
+        check(&mut errors, "ads_config", ads);
+    }
+    for (field, source) in [("lds_config", &settings.lds), ("cds_config", &settings.cds)] {
+        match source.as_ref().map(|source| &source.specifier) {
+            Some(SourceSpecifier::Api(api)) => check(&mut errors, field, api),
+            Some(SourceSpecifier::Ads) if settings.ads.is_none() => {
+                let field = format!("dynamic_resources.{field}.ads");
+                errors.push(Error::invalid("bootstrap", &field, "ads_config is required"));
+            }
+            _ => {}
+        }
+    }
+    errors
 }
 
 fn duplicate(resource: &Resource) -> Error {

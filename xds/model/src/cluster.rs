@@ -44,6 +44,10 @@ pub struct Http2Options {
     pub keepalive_interval: Option<Duration>,
     /// `connection_keepalive.timeout`: how long an answer may take.
     pub keepalive_timeout: Option<Duration>,
+    /// `initial_stream_window_size` in bytes: the client's own.
+    pub stream_window: Option<u32>,
+    /// `initial_connection_window_size` in bytes: the client's own.
+    pub connection_window: Option<u32>,
 }
 
 /// `Cluster.type` with what belongs to it.

@@ -2,12 +2,12 @@
 
 use std::{net::IpAddr, str::FromStr as _};
 
-use culvert_model::{Address, CaptureSettings, ConfigSource};
+use culvert_model::{Address, ApiKind, ApiSource, CaptureSettings, ConfigSource};
 use envoy_types::pb::{
     envoy::{
         config::{
             bootstrap::v3::{self as pb, runtime_layer::LayerSpecifier},
-            core::v3::TypedExtensionConfig,
+            core::v3::{ApiConfigSource, TypedExtensionConfig},
             overload::v3::resource_monitor,
         },
         extensions::{
@@ -33,6 +33,7 @@ pub(crate) struct Settings {
     pub(crate) admin: Option<Address>,
     pub(crate) lds: Option<ConfigSource>,
     pub(crate) cds: Option<ConfigSource>,
+    pub(crate) ads: Option<ApiSource>,
     pub(crate) capture: CaptureSettings,
     pub(crate) max_downstream_connections: Option<u64>,
 }
@@ -48,6 +49,9 @@ pub(crate) fn settings(at: &At<'_>, message: &pb::Bootstrap) -> Option<Settings>
     let resources = message.dynamic_resources.as_ref();
     let lds = source("lds_config", resources.and_then(|resources| resources.lds_config.as_ref()));
     let cds = source("cds_config", resources.and_then(|resources| resources.cds_config.as_ref()));
+    let ads = optional(resources.and_then(|resources| resources.ads_config.as_ref()), |source| {
+        ads(&dynamic.field("ads_config"), source)
+    });
     let capture = extensions(&at.field("bootstrap_extensions"), &message.bootstrap_extensions);
     let runtime = runtime(&at.field("layered_runtime"), message.layered_runtime.as_ref());
     let overload = overload(&at.field("overload_manager"), message);
@@ -61,10 +65,20 @@ pub(crate) fn settings(at: &At<'_>, message: &pb::Bootstrap) -> Option<Settings>
         admin: admin?,
         lds: lds?,
         cds: cds?,
+        ads: ads?,
         capture: capture?,
         // The resource monitor takes the place of the runtime key, as in Envoy.
         max_downstream_connections: overload.or(runtime),
     })
+}
+
+/// The control plane of all sources that say `ads`.
+fn ads(at: &At<'_>, source: &ApiConfigSource) -> Option<ApiSource> {
+    let source = core::api_source(at, source)?;
+    if source.kind == ApiKind::Rest {
+        return at.field("api_type").error("aggregated discovery is done over gRPC only");
+    }
+    Some(source)
 }
 
 /// `Some(None)` where there is nothing to convert.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use culvert_model::{CircuitBreakers, Discovery, DnsFamily, HeaderCase, LbPolicy};
+use culvert_model::{CircuitBreakers, Discovery, DnsFamily, HeaderCase, Http2Options, LbPolicy};
 use envoy_types::pb::envoy::{
     config::{
         cluster::v3::{
@@ -12,7 +12,9 @@ use envoy_types::pb::envoy::{
                 common_lb_config::LocalityConfigSpecifier,
             },
         },
-        core::v3::{Http1ProtocolOptions, HttpProtocolOptions as CommonOptions, RoutingPriority},
+        core::v3::{
+            Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, RoutingPriority,
+        },
         endpoint::v3::ClusterLoadAssignment,
     },
     extensions::{
@@ -28,6 +30,7 @@ use envoy_types::pb::envoy::{
         },
     },
 };
+use envoy_types::pb::google::protobuf::UInt32Value;
 
 use super::{Localities, core, endpoint, http, unpack};
 use crate::{NoteKind, at::At};
@@ -77,7 +80,7 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         buffer_limit_bytes: buffer_limit_bytes?,
         max_response_headers_bytes: protocol.max_response_headers_bytes,
         tls: None,
-        http2: None,
+        http2: protocol.http2,
     };
     Some(Cluster { model, localities })
 }
@@ -239,6 +242,7 @@ struct Protocol {
     max_response_headers_bytes: usize,
     header_case: HeaderCase,
     enable_trailers: bool,
+    http2: Option<Http2Options>,
 }
 
 /// Protocol options as an extension, or from the fields that it replaces.
@@ -256,37 +260,41 @@ fn protocol(at: &At<'_>, message: &pb::Cluster) -> Option<Protocol> {
             at,
             message.common_http_protocol_options.as_ref(),
             message.http_protocol_options.as_ref(),
+            message.http2_protocol_options.as_ref(),
         );
     };
     for (name, given) in [
         ("common_http_protocol_options", message.common_http_protocol_options.is_some()),
         ("http_protocol_options", message.http_protocol_options.is_some()),
+        ("http2_protocol_options", message.http2_protocol_options.is_some()),
     ] {
         if given {
             at.field(name).note(NoteKind::NoEffect, "typed_extension_protocol_options takes its place");
         }
     }
     let at = options.key(HTTP_OPTIONS);
-    let http1 = match extension.upstream_protocol_options.as_ref() {
+    let (http1, http2) = match extension.upstream_protocol_options.as_ref() {
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
             match explicit.protocol_config.as_ref() {
-                Some(ProtocolConfig::HttpProtocolOptions(options)) => Some(options),
+                Some(ProtocolConfig::HttpProtocolOptions(options)) => (Some(options), None),
+                Some(ProtocolConfig::Http2ProtocolOptions(options)) => (None, Some(options)),
                 _ => {
                     return at
                         .field("explicit_http_config")
-                        .unsupported("only http_protocol_options is supported");
+                        .unsupported("only http_protocol_options and http2_protocol_options are supported");
                 }
             }
         }
         _ => return at.unsupported("only explicit_http_config is supported"),
     };
-    options_of(&at, extension.common_http_protocol_options.as_ref(), http1)
+    options_of(&at, extension.common_http_protocol_options.as_ref(), http1, http2)
 }
 
 fn options_of(
     at: &At<'_>,
     common: Option<&CommonOptions>,
     http1: Option<&Http1ProtocolOptions>,
+    http2: Option<&Http2ProtocolOptions>,
 ) -> Option<Protocol> {
     let default = CommonOptions::default();
     let common = common.unwrap_or(&default);
@@ -300,11 +308,30 @@ fn options_of(
         Some(options) => http::header_case(&at.field("http_protocol_options"), options),
         None => Some(HeaderCase::Lower),
     };
+    let http2 = match http2 {
+        Some(options) => Some(http2_options(&at.field("http2_protocol_options"), options)?),
+        None => None,
+    };
     Some(Protocol {
         idle_timeout: idle_timeout?,
         max_requests: http::max_requests(common.max_requests_per_connection.as_ref()),
         max_response_headers_bytes: http::kib(common.max_response_headers_kb.as_ref()),
         header_case: header_case?,
         enable_trailers: http1.is_some_and(|options| options.enable_trailers),
+        http2,
+    })
+}
+
+fn http2_options(at: &At<'_>, options: &Http2ProtocolOptions) -> Option<Http2Options> {
+    let keepalive = options.connection_keepalive.as_ref();
+    let at = at.field("connection_keepalive");
+    let interval = keepalive.and_then(|keepalive| keepalive.interval.as_ref());
+    let timeout = keepalive.and_then(|keepalive| keepalive.timeout.as_ref());
+    let size = |size: Option<&UInt32Value>| size.map(|size| size.value);
+    Some(Http2Options {
+        keepalive_interval: core::timeout(&at.field("interval"), interval, None)?,
+        keepalive_timeout: core::timeout(&at.field("timeout"), timeout, None)?,
+        stream_window: size(options.initial_stream_window_size.as_ref()),
+        connection_window: size(options.initial_connection_window_size.as_ref()),
     })
 }

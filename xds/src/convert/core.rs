@@ -3,15 +3,16 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
-use culvert_model::{Address, ConfigSource, SourceSpecifier};
+use culvert_model::{Address, ApiKind, ApiSource, ConfigSource, GrpcService, RateLimit, SourceSpecifier};
 use envoy_types::pb::{
     envoy::{
         config::core::v3::{
-            self as pb, address, config_source::ConfigSourceSpecifier, data_source,
-            socket_address::PortSpecifier, transport_socket,
+            self as pb, address, api_config_source::ApiType, config_source::ConfigSourceSpecifier,
+            data_source, grpc_service::TargetSpecifier, socket_address::PortSpecifier, transport_socket,
         },
         extensions::transport_sockets::raw_buffer::v3::RawBuffer,
     },
@@ -134,7 +135,7 @@ pub(super) fn raw_socket(at: &At<'_>, socket: Option<&pb::TransportSocket>) -> O
     }
 }
 
-/// A source of resources: files, for now.
+/// A source of resources.
 pub(super) fn config_source(at: &At<'_>, source: Option<&pb::ConfigSource>) -> Option<ConfigSource> {
     let Some(source) = source else { return at.error("value is required") };
     let version = source.resource_api_version();
@@ -156,9 +157,113 @@ pub(super) fn config_source(at: &At<'_>, source: Option<&pb::ConfigSource>) -> O
         Some(ConfigSourceSpecifier::Path(path)) => {
             SourceSpecifier::File { path: PathBuf::from(path), watched_directory: None }
         }
-        _ => return at.unsupported("only files are supported"),
+        Some(ConfigSourceSpecifier::ApiConfigSource(source)) => {
+            SourceSpecifier::Api(Arc::new(api_source(&at.field("api_config_source"), source)?))
+        }
+        Some(ConfigSourceSpecifier::Ads(_)) => SourceSpecifier::Ads,
+        Some(ConfigSourceSpecifier::Self_(_)) => {
+            return at.field("self").unsupported("it is for resources that name their own control plane");
+        }
+        None => return at.error("value is required"),
     };
     Some(ConfigSource { specifier, initial_fetch_timeout: initial_fetch_timeout? })
+}
+
+/// A control plane.
+pub(super) fn api_source(at: &At<'_>, source: &pb::ApiConfigSource) -> Option<ApiSource> {
+    let at_type = at.field("api_type");
+    let kind = match source.api_type() {
+        ApiType::Grpc => ApiKind::Grpc,
+        ApiType::DeltaGrpc => ApiKind::DeltaGrpc,
+        ApiType::Rest => ApiKind::Rest,
+        ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc => {
+            return at_type.unsupported("aggregated streams are those of dynamic_resources.ads_config");
+        }
+        ApiType::DeprecatedAndUnavailableDoNotUse => {
+            return at_type.error("value is required");
+        }
+    };
+    if source.transport_api_version() != pb::ApiVersion::V3 {
+        return at.field("transport_api_version").error("only V3 is supported");
+    }
+    let rest = kind == ApiKind::Rest;
+    let (names, grpc) = (at.field("cluster_names"), at.field("grpc_services"));
+    let services: Vec<GrpcService> = match (rest, source.cluster_names.as_slice()) {
+        (true, _) if !source.grpc_services.is_empty() => {
+            return grpc.error("cannot be given for a source of type REST");
+        }
+        (true, [cluster]) => vec![named(cluster)],
+        (true, _) => return names.error("a source of type REST has exactly one cluster"),
+        (false, [_, ..]) => return names.error("cannot be given for a source over gRPC"),
+        (false, []) => match source.grpc_services.as_slice() {
+            [service] => vec![grpc_service(&grpc.index(0), service)?],
+            [] => return grpc.error("value is required"),
+            [_, _, ..] => return grpc.unsupported("only one service is supported"),
+        },
+    };
+    let refresh = at.field("refresh_delay");
+    let refresh_delay = duration_or(&refresh, source.refresh_delay.as_ref(), Duration::ZERO)?;
+    if rest && refresh_delay.is_zero() {
+        return refresh.error("value is required for a source of type REST");
+    }
+    let request_timeout =
+        duration_or(&at.field("request_timeout"), source.request_timeout.as_ref(), Duration::from_secs(1));
+    let rate_limit = source.rate_limit_settings.as_ref().map(|settings| RateLimit {
+        max_tokens: settings.max_tokens.as_ref().map_or(100, |tokens| tokens.value).max(1),
+        // Envoy's own bounds: from one token a year to as many as it can count.
+        fill_rate_milli: settings
+            .fill_rate
+            .as_ref()
+            .map_or(10_000, |rate| (rate.value * 1_000.0).clamp(1.0, 1e12) as u64),
+    });
+    Some(ApiSource {
+        kind,
+        services,
+        refresh_delay,
+        request_timeout: request_timeout?,
+        rate_limit,
+        node_on_first_message_only: source.set_node_on_first_message_only,
+    })
+}
+
+/// The cluster called `name`, spoken to without further ado.
+fn named(name: &str) -> GrpcService {
+    GrpcService { cluster: name.to_owned(), authority: String::new(), timeout: None, metadata: Vec::new() }
+}
+
+/// A gRPC service.
+pub(super) fn grpc_service(at: &At<'_>, service: &pb::GrpcService) -> Option<GrpcService> {
+    let envoy = match service.target_specifier.as_ref() {
+        Some(TargetSpecifier::EnvoyGrpc(envoy)) => envoy,
+        Some(TargetSpecifier::GoogleGrpc(_)) => {
+            return at.field("google_grpc").unsupported("only envoy_grpc is supported");
+        }
+        None => return at.error("envoy_grpc is required"),
+    };
+    let timeout = timeout(&at.field("timeout"), service.timeout.as_ref(), None)?;
+    let mut metadata = Vec::with_capacity(service.initial_metadata.len());
+    let at = at.field("initial_metadata");
+    for (index, header) in service.initial_metadata.iter().enumerate() {
+        let at = at.index(index);
+        let name = http::HeaderName::from_bytes(header.key.as_bytes());
+        let Ok(name) = name else {
+            return at.field("key").error(format!("{:?} is not a header name", header.key));
+        };
+        let value = match header.raw_value.as_slice() {
+            [] => Some(header.value.as_str()),
+            raw => std::str::from_utf8(raw).ok(),
+        };
+        let Some(value) = value.filter(|value| http::HeaderValue::from_str(value).is_ok()) else {
+            return at.field("value").error("not a header value");
+        };
+        metadata.push((name.as_str().to_owned(), value.to_owned()));
+    }
+    Some(GrpcService {
+        cluster: envoy.cluster_name.clone(),
+        authority: envoy.authority.clone(),
+        timeout,
+        metadata,
+    })
 }
 
 /// The bytes of a data source. A file is read once.

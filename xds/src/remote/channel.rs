@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use culvert_model::Http2Options;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -39,10 +40,8 @@ pub trait Dialer: Send + Sync + 'static {
 pub struct DialSettings {
     /// Whether its connections are TLS, which decides `:scheme`.
     pub tls: bool,
-    /// `http2_protocol_options.connection_keepalive.interval`: off.
-    pub keepalive_interval: Option<Duration>,
-    /// `http2_protocol_options.connection_keepalive.timeout`: how long an answer may take.
-    pub keepalive_timeout: Option<Duration>,
+    /// `http2_protocol_options` of the cluster.
+    pub http2: Http2Options,
 }
 
 /// Answers to keep-alive pings are waited for this long where the cluster does not say.
@@ -56,14 +55,17 @@ pub fn channel(dialer: &Arc<dyn Dialer>, cluster: &str, authority: &str) -> Chan
     let settings = dialer.settings(cluster).unwrap_or_default();
     let authority = if authority.is_empty() { cluster } else { authority };
     let endpoint = Endpoint::from(origin(settings.tls, authority));
-    let endpoint = match settings.keepalive_interval {
+    let endpoint = match settings.http2.keepalive_interval {
         Some(interval) => endpoint
             .http2_keep_alive_interval(interval)
-            .keep_alive_timeout(settings.keepalive_timeout.unwrap_or(KEEPALIVE_TIMEOUT))
+            .keep_alive_timeout(settings.http2.keepalive_timeout.unwrap_or(KEEPALIVE_TIMEOUT))
             .keep_alive_while_idle(true),
         None => endpoint,
     };
-    endpoint.connect_with_connector_lazy(Connector { dialer: dialer.clone(), cluster: cluster.into() })
+    endpoint
+        .initial_stream_window_size(settings.http2.stream_window)
+        .initial_connection_window_size(settings.http2.connection_window)
+        .connect_with_connector_lazy(Connector { dialer: dialer.clone(), cluster: cluster.into() })
 }
 
 /// The URI that requests to a cluster have. Names of clusters may hold what an authority must not.

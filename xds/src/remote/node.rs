@@ -6,12 +6,9 @@ use envoy_types::pb::envoy::{
 };
 use prost::Message as _;
 
-/// What control planes look for to tell what a client can do.
-const FEATURES: [&str; 3] = [
-    "envoy.lb.does_not_support_overprovisioning",
-    "envoy.lrs.supports_send_all_clusters",
-    "xds.config.resource-in-sotw",
-];
+/// What control planes look for to tell what a client can do: it leaves overprovisioning factors alone, and reads
+/// resources in wrappers of their own also in state of the world.
+const FEATURES: [&str; 2] = ["envoy.lb.does_not_support_overprovisioning", "xds.config.resource-in-sotw"];
 
 /// A bootstrap, of which only the node is read.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -40,4 +37,33 @@ fn complete(mut node: Node) -> Node {
     }));
     node.client_features = FEATURES.map(str::to_owned).into();
     node
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::google::protobuf::Struct;
+
+    use super::*;
+
+    #[test]
+    fn what_the_bootstrap_says_is_kept() {
+        let node = Node {
+            id: "a".to_owned(),
+            cluster: "b".to_owned(),
+            metadata: Some(Struct::default()),
+            user_agent_name: "mine".to_owned(),
+            ..Node::default()
+        };
+        let told = of_bootstrap(&Bootstrap { node: Some(node) }.encode_to_vec());
+        assert_eq!((told.id.as_str(), told.cluster.as_str()), ("a", "b"));
+        assert!(told.metadata.is_some());
+        assert_eq!(told.user_agent_name, "envoy");
+        let Some(UserAgentVersionType::UserAgentBuildVersion(build)) = told.user_agent_version_type else {
+            panic!("no version")
+        };
+        let version = build.version.unwrap();
+        let version = format!("{}.{}.{}", version.major_number, version.minor_number, version.patch);
+        assert_eq!(version, env!("CARGO_PKG_VERSION"));
+        assert_eq!(told.client_features, FEATURES);
+    }
 }

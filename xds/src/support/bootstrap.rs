@@ -3,7 +3,7 @@
 use super::Table;
 
 const NO_SINKS: &str = "there are no stats sinks to flush to";
-const NO_CONTROL_PLANE: &str = "it is for control planes reached over gRPC";
+const OWN_AGENT: &str = "control planes are told Culvert's own";
 const OWN_RESOLVER: &str = "names are resolved with the system's resolver configuration";
 
 pub(super) const TABLES: &[Table] = &[
@@ -21,7 +21,7 @@ pub(super) const TABLES: &[Table] = &[
             "typed_dns_resolver_config",
         ],
         no_effect: &[
-            ("node_context_params", NO_CONTROL_PLANE),
+            ("node_context_params", "resources are asked for by their names alone"),
             ("hds_config", "health discovery is not done; nothing waits for it"),
             ("flags_path", "flags in files are not read"),
             ("deferred_stat_options", "counters cost no memory before they count"),
@@ -36,7 +36,7 @@ pub(super) const TABLES: &[Table] = &[
             ("inline_headers", "it speeds up header look-ups in Envoy only"),
             ("perf_tracing_file_path", "it needs a debugging build of Envoy"),
             ("application_log_config", "the application log has one format"),
-            ("grpc_async_client_manager_config", NO_CONTROL_PLANE),
+            ("grpc_async_client_manager_config", "it tunes Envoy's gRPC clients"),
             ("memory_allocator_manager", "it tunes Envoy's allocator"),
             ("enable_worker_cpu_affinity", "workers are pinned in any case"),
         ],
@@ -50,17 +50,14 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.bootstrap.v3.Bootstrap")
     },
     Table {
-        used: &["id", "cluster"],
+        used: &["id", "cluster", "metadata", "locality", "listening_addresses"],
         no_effect: &[
-            ("metadata", NO_CONTROL_PLANE),
-            ("dynamic_parameters", NO_CONTROL_PLANE),
-            ("locality", "endpoints of all localities are used by their weights"),
-            ("user_agent_name", NO_CONTROL_PLANE),
-            ("user_agent_version", NO_CONTROL_PLANE),
-            ("user_agent_build_version", NO_CONTROL_PLANE),
-            ("extensions", NO_CONTROL_PLANE),
-            ("client_features", NO_CONTROL_PLANE),
-            ("listening_addresses", NO_CONTROL_PLANE),
+            ("dynamic_parameters", "resources are asked for by their names alone"),
+            ("user_agent_name", OWN_AGENT),
+            ("user_agent_version", OWN_AGENT),
+            ("user_agent_build_version", OWN_AGENT),
+            ("extensions", OWN_AGENT),
+            ("client_features", OWN_AGENT),
         ],
         ..Table::of("envoy.config.core.v3.Node")
     },
@@ -71,8 +68,7 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.bootstrap.v3.Bootstrap.StaticResources")
     },
     Table {
-        used: &["lds_config", "cds_config"],
-        refused: &[("ads_config", "aggregated xDS is not supported")],
+        used: &["lds_config", "cds_config", "ads_config"],
         ..Table::of("envoy.config.bootstrap.v3.Bootstrap.DynamicResources")
     },
     Table {

@@ -7,7 +7,6 @@ use super::{
 
 const ALL_LOCALITIES: &str = "endpoints of all localities are used by their weights";
 const NO_SLOW_START: &str = "slow start is not supported";
-const NO_HTTP2: &str = "HTTP/2 is not supported";
 const NO_TLS: &str = "a connection without TLS has no SNI and no certificate";
 const NO_HEALTH_CHECKS: &str = "there are no active health checks";
 
@@ -36,6 +35,7 @@ pub(super) const TABLES: &[Table] = &[
             "transport_socket",
             "load_balancing_policy",
             "upstream_http_protocol_options",
+            "http2_protocol_options",
         ],
         used_as: &[
             ("common_http_protocol_options", &UPSTREAM_COMMON),
@@ -60,7 +60,6 @@ pub(super) const TABLES: &[Table] = &[
             ("cluster_type", "custom cluster types are not supported"),
             ("health_checks", "active health checks are not supported"),
             ("outlier_detection", "outlier detection is not supported"),
-            ("http2_protocol_options", NO_HTTP2),
             ("dns_resolvers", "resolvers cannot be chosen; the system's are used"),
             ("dns_resolution_config", "resolvers cannot be chosen; the system's are used"),
             ("upstream_bind_config", "source addresses cannot be chosen"),
@@ -168,10 +167,8 @@ pub(super) const TABLES: &[Table] = &[
     },
     Table {
         used_as: &[("http_protocol_options", &UPSTREAM_HTTP1)],
-        refused: &[
-            ("http2_protocol_options", NO_HTTP2),
-            ("http3_protocol_options", "HTTP/3 is not supported"),
-        ],
+        used: &["http2_protocol_options"],
+        refused: &[("http3_protocol_options", "HTTP/3 is not supported")],
         ..Table::of("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig")
     },
     Table {

@@ -2,6 +2,8 @@
 
 use super::Table;
 
+const OWN_LIMITS: &str = "the HTTP/2 client has limits of its own";
+
 pub(super) const TABLES: &[Table] = &[
     Table { used: &["socket_address", "pipe"], ..Table::of("envoy.config.core.v3.Address") },
     Table {
@@ -15,13 +17,81 @@ pub(super) const TABLES: &[Table] = &[
     },
     Table { used: &["path", "mode"], ..Table::of("envoy.config.core.v3.Pipe") },
     Table {
-        used: &["path", "path_config_source", "initial_fetch_timeout", "resource_api_version"],
-        refused: &[
-            ("api_config_source", "xDS over gRPC or REST is not supported"),
-            ("ads", "aggregated xDS is not supported"),
-            ("self", "xDS over gRPC is not supported"),
+        used: &[
+            "path",
+            "path_config_source",
+            "api_config_source",
+            "ads",
+            "initial_fetch_timeout",
+            "resource_api_version",
         ],
+        refused: &[("self", "it is for resources that name their own control plane")],
         ..Table::of("envoy.config.core.v3.ConfigSource")
+    },
+    Table::of("envoy.config.core.v3.AggregatedConfigSource"),
+    Table {
+        used: &[
+            "api_type",
+            "transport_api_version",
+            "cluster_names",
+            "grpc_services",
+            "refresh_delay",
+            "request_timeout",
+            "rate_limit_settings",
+            "set_node_on_first_message_only",
+        ],
+        refused: &[
+            ("config_validators", "validators of control planes are not supported"),
+            ("cluster_specifier", "control planes are named by their clusters"),
+        ],
+        ..Table::of("envoy.config.core.v3.ApiConfigSource")
+    },
+    Table { used: &["max_tokens", "fill_rate"], ..Table::of("envoy.config.core.v3.RateLimitSettings") },
+    Table {
+        used: &["envoy_grpc", "initial_metadata"],
+        no_effect: &[("timeout", "a stream has no time limit")],
+        refused: &[
+            ("google_grpc", "only envoy_grpc is supported"),
+            ("retry_policy", "streams are opened again with a back-off of their own"),
+        ],
+        ..Table::of("envoy.config.core.v3.GrpcService")
+    },
+    Table {
+        used: &["cluster_name", "authority"],
+        no_effect: &[("skip_envoy_headers", "headers of Envoy's own are not sent")],
+        refused: &[
+            ("retry_policy", "streams are opened again with a back-off of their own"),
+            ("max_receive_message_length", "messages of up to 256 MiB are received"),
+        ],
+        ..Table::of("envoy.config.core.v3.GrpcService.EnvoyGrpc")
+    },
+    Table {
+        used: &["connection_keepalive", "initial_stream_window_size", "initial_connection_window_size"],
+        no_effect: &[
+            ("hpack_table_size", "calls of Culvert's own need little of it"),
+            ("max_concurrent_streams", "a connection carries few calls of Culvert's own"),
+            ("max_outbound_frames", OWN_LIMITS),
+            ("max_outbound_control_frames", OWN_LIMITS),
+            ("max_consecutive_inbound_frames_with_empty_payload", OWN_LIMITS),
+            ("max_inbound_priority_frames_per_stream", OWN_LIMITS),
+            ("max_inbound_window_update_frames_per_data_frame_sent", OWN_LIMITS),
+            ("max_metadata_size", "metadata frames are not read"),
+            ("stream_error_on_invalid_http_messaging", OWN_LIMITS),
+            ("override_stream_error_on_invalid_http_message", OWN_LIMITS),
+            ("use_oghttp2_codec", "it chooses between Envoy's codecs"),
+            ("enable_huffman_encoding", "headers are compressed in any case"),
+        ],
+        only_off: &["allow_connect", "allow_metadata"],
+        refused: &[("custom_settings_parameters", "settings of one's own are not sent")],
+        ..Table::of("envoy.config.core.v3.Http2ProtocolOptions")
+    },
+    Table {
+        used: &["interval", "timeout"],
+        no_effect: &[
+            ("interval_jitter", "pings are sent at the interval"),
+            ("connection_idle_interval", "idle connections are pinged at the interval"),
+        ],
+        ..Table::of("envoy.config.core.v3.KeepaliveSettings")
     },
     Table {
         used: &["path", "watched_directory"],

@@ -6,6 +6,7 @@ mod listeners;
 mod refusals;
 mod routes;
 mod settings;
+mod sources;
 
 use std::time::Duration;
 

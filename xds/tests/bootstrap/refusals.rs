@@ -211,14 +211,14 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     (
         "CLUSTER",
-        "type: EDS\n    eds_cluster_config: {eds_config: {ads: {}}}",
-        "cluster \"a\": eds_cluster_config.eds_config.ads: aggregated xDS is not supported",
+        "type: EDS\n    eds_cluster_config: {eds_config: {self: {}}}",
+        "cluster \"a\": eds_cluster_config.eds_config.self: it is for resources that name their own control plane",
     ),
     ("CLUSTER", "lb_policy: MAGLEV", "cluster \"a\": lb_policy: MAGLEV is not supported"),
     (
         "CLUSTER",
-        "http2_protocol_options: {}",
-        "cluster \"a\": http2_protocol_options: HTTP/2 is not supported",
+        "http2_protocol_options: {custom_settings_parameters: [{identifier: 9, value: 1}]}",
+        "cluster \"a\": http2_protocol_options.custom_settings_parameters: settings of one's own are not sent",
     ),
     ("CLUSTER", "connect_timeout: 0s", "cluster \"a\": connect_timeout: value must be greater than 0s"),
     ("CLUSTER", "bogus: 1", "cluster \"a\": bogus: unknown field of envoy.config.cluster.v3.Cluster"),
@@ -313,8 +313,7 @@ fn refusals_of_whole_bootstraps() {
         ),
         (
             "dynamic_resources: {ads_config: {}}".to_owned(),
-            "bootstrap: dynamic_resources.ads_config: \
-        aggregated xDS is not supported",
+            "bootstrap: dynamic_resources.ads_config.transport_api_version: only V3 is supported",
         ),
         (
             "dynamic_resources: {lds_config: {}}".to_owned(),
