@@ -562,6 +562,9 @@ fn acquire_failed(error: &AcquireError) -> Reply {
             .flag(Flags::UPSTREAM_CONNECTION_FAILURE)
             .details("upstream_reset_before_response_started{remote_connection_failure}")
         }
+        AcquireError::Http2 => Reply::new(503, "the upstream cluster speaks HTTP/2, which is not supported")
+            .flag(Flags::UPSTREAM_PROTOCOL_ERROR)
+            .details("upstream_http2_not_supported"),
         AcquireError::Timeout => Reply::new(
             503,
             "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",

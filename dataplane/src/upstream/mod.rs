@@ -4,7 +4,12 @@ mod host;
 mod limit;
 mod pool;
 
-use std::{cell::RefCell, net::IpAddr, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    net::IpAddr,
+    rc::Rc,
+    sync::Arc,
+};
 
 use culvert_model as model;
 
@@ -43,6 +48,8 @@ pub struct Cluster {
     hosts: RefCell<Vec<Rc<Host>>>,
     balancer: RefCell<Balancer>,
     worker: usize,
+    /// Whether it was said that requests cannot be forwarded to it.
+    refused: Cell<bool>,
     /// Over all workers.
     pub limits: Arc<Limits>,
     /// This worker's counters.
@@ -64,6 +71,7 @@ impl Cluster {
             balancer: RefCell::new(Balancer::new(&spec)),
             hosts: RefCell::new(hosts),
             worker,
+            refused: Cell::new(false),
             limits: spec.limits.clone(),
             stats,
             codes,
@@ -107,6 +115,15 @@ impl Cluster {
     /// The cluster as configured.
     pub fn config(&self) -> Arc<model::Cluster> {
         self.spec.borrow().config.clone()
+    }
+
+    /// Counts a request that would need HTTP/2; the first one is logged.
+    fn refuse_http2(&self) {
+        self.stats.upstream_cx_protocol_error.inc();
+        if !self.refused.replace(true) {
+            let name = &self.spec.borrow().config.name;
+            log::error!(target: "upstream", "cluster {name}: requests are not forwarded over HTTP/2: answered with 503");
+        }
     }
 
     /// Chooses a host for one request; `None` when there is none to choose.

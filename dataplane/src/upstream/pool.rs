@@ -41,6 +41,8 @@ pub enum AcquireError {
     Connect(String),
     /// A circuit breaker is open.
     Overflow,
+    /// The cluster speaks HTTP/2, which requests are not forwarded over.
+    Http2,
     /// `connect_timeout` passed.
     Timeout,
 }
@@ -201,7 +203,12 @@ impl Cluster {
         if let Some(lent) = take_idle(worker, host, key) {
             return Ok(lent);
         }
-        let breakers = self.config().circuit_breakers;
+        let config = self.config();
+        if config.http2.is_some() {
+            self.refuse_http2();
+            return Err(AcquireError::Http2);
+        }
+        let breakers = config.circuit_breakers;
         let Some(_pending) = Credit::take(&self.limits, Limit::Pending, breakers.max_pending_requests) else {
             self.stats.upstream_rq_pending_overflow.inc();
             return Err(AcquireError::Overflow);
