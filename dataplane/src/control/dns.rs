@@ -77,6 +77,17 @@ impl Dns {
     }
 }
 
+/// Resolves the names of a cluster once; those that do not resolve are left out.
+pub(super) async fn look_up(cluster: &str, assignment: &DnsAssignment, family: DnsFamily) -> Vec<Endpoint> {
+    let resolver = resolver(family);
+    let mut endpoints = Vec::new();
+    for name in &assignment.names {
+        let (addresses, _) = resolve(resolver.as_ref(), cluster, name, &mut HashMap::new()).await;
+        endpoints.extend(addresses.into_iter().map(|address| endpoint(name, address)));
+    }
+    endpoints
+}
+
 struct Resolving {
     cluster: Arc<str>,
     assignment: Arc<DnsAssignment>,
@@ -95,7 +106,7 @@ impl Resolving {
             let mut wait = self.refresh;
             let mut endpoints = Vec::new();
             for name in &self.assignment.names {
-                let (addresses, ttl) = self.resolve(resolver.as_ref(), name, &mut known).await;
+                let (addresses, ttl) = resolve(resolver.as_ref(), &self.cluster, name, &mut known).await;
                 if let Some(ttl) = ttl.filter(|_| self.respect_ttl) {
                     wait = wait.min(ttl);
                 }
@@ -114,34 +125,34 @@ impl Resolving {
             tokio::time::sleep(wait.max(REFRESH_MIN)).await;
         }
     }
+}
 
-    /// Addresses of one name, sorted. A failed look-up keeps the addresses of the last one that succeeded.
-    async fn resolve(
-        &self,
-        resolver: Option<&TokioResolver>,
-        name: &DnsEndpoint,
-        known: &mut HashMap<String, Vec<IpAddr>>,
-    ) -> (Vec<IpAddr>, Option<Duration>) {
-        if let Ok(literal) = name.host.parse() {
-            return (vec![literal], None);
+/// Addresses of one name, sorted. A failed look-up keeps the addresses of the last one that succeeded.
+async fn resolve(
+    resolver: Option<&TokioResolver>,
+    cluster: &str,
+    name: &DnsEndpoint,
+    known: &mut HashMap<String, Vec<IpAddr>>,
+) -> (Vec<IpAddr>, Option<Duration>) {
+    if let Ok(literal) = name.host.parse() {
+        return (vec![literal], None);
+    }
+    let looked_up = match resolver {
+        Some(resolver) => resolver.lookup_ip(name.host.as_str()).await.map_err(|error| error.to_string()),
+        None => Err("no resolver configuration".to_owned()),
+    };
+    match looked_up {
+        Ok(found) => {
+            let ttl = found.valid_until().saturating_duration_since(std::time::Instant::now());
+            let mut addresses: Vec<IpAddr> = found.iter().collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            known.insert(name.host.clone(), addresses.clone());
+            (addresses, Some(ttl))
         }
-        let looked_up = match resolver {
-            Some(resolver) => resolver.lookup_ip(name.host.as_str()).await.map_err(|error| error.to_string()),
-            None => Err("no resolver configuration".to_owned()),
-        };
-        match looked_up {
-            Ok(found) => {
-                let ttl = found.valid_until().saturating_duration_since(std::time::Instant::now());
-                let mut addresses: Vec<IpAddr> = found.iter().collect();
-                addresses.sort_unstable();
-                addresses.dedup();
-                known.insert(name.host.clone(), addresses.clone());
-                (addresses, Some(ttl))
-            }
-            Err(error) => {
-                log::warn!(target: "dns", "cluster {}: {}: {error}", self.cluster, name.host);
-                (known.get(&name.host).cloned().unwrap_or_default(), None)
-            }
+        Err(error) => {
+            log::warn!(target: "dns", "cluster {}: {}: {error}", cluster, name.host);
+            (known.get(&name.host).cloned().unwrap_or_default(), None)
         }
     }
 }

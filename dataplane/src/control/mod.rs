@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod backend;
+mod dialer;
 mod dns;
 mod options;
 mod port;
@@ -39,6 +40,7 @@ use crate::{
     control::{
         admin::{Admin, AdminError, DrainRequest, DrainScope, Listen, ServerInfo, ServerState},
         backend::AdminBackend,
+        dialer::ClusterDialer,
         dns::{Dns, Resolution},
         snapshot::{Builder, Resolved},
         sockets::Sockets,
@@ -143,6 +145,7 @@ struct Control {
     shared: Rc<Shared>,
     stream: ConfigStream,
     builder: Builder,
+    dialer: Arc<ClusterDialer>,
     sockets: Sockets,
     dns: Dns,
     resolutions: mpsc::Receiver<Resolution>,
@@ -182,8 +185,11 @@ impl Control {
         server.concurrency.set(options.concurrency as u64);
         let listener_stats = Arc::new(ListenerManagerStats::default());
         registry.register("listener_manager", listener_stats.clone());
+        let marked = options.capture != CaptureMode::None;
+        let dialer = Arc::new(ClusterDialer::new(Arc::new(loaded.bootstrap.config.clone()), marked));
         let stream =
             ConfigStream::new(loaded).map_err(|error| ServeError::Io { doing: "watching files", error })?;
+        let stream = stream.with_dialer(loaded, dialer.clone());
         let shared = Rc::new(Shared {
             process,
             config: RefCell::new(Arc::default()),
@@ -204,6 +210,7 @@ impl Control {
         let (sender, resolutions) = mpsc::channel(64);
         Ok(Self {
             builder: Builder::new(options.concurrency, registry),
+            dialer,
             sockets: Sockets::default(),
             dns: Dns::new(sender),
             resolutions,
@@ -314,6 +321,7 @@ impl Control {
         if listeners_changed {
             self.count_listeners(&config);
         }
+        self.dialer.update(&config, &self.resolved);
         let snapshot = self.builder.build(&config, &changed, &self.resolved, arrived);
         self.publish(snapshot);
         let mut failed = Vec::new();
@@ -363,6 +371,7 @@ impl Control {
     fn resolve(&mut self, resolution: Resolution) {
         self.resolved.insert(resolution.cluster.clone(), resolution.endpoints);
         let config = self.shared.config.borrow().clone();
+        self.dialer.update(&config, &self.resolved);
         let snapshot = self.builder.resolve(&config, &resolution.cluster, &self.resolved);
         self.publish(snapshot);
     }
