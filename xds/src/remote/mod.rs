@@ -104,8 +104,7 @@ impl Remote {
             let (source, resource_type) = at;
             let Some(key) = key(source, *resource_type) else { continue };
             kept.insert(key.clone());
-            let same = self.wanted.get(at).is_some_and(|before| before == interest);
-            if same && self.tasks.contains_key(&key) {
+            if self.wanted.get(at).is_some_and(|before| before == interest) {
                 continue;
             }
             let Some(task) = self.task(source, *resource_type, key) else { continue };

@@ -27,6 +27,9 @@ use super::{
 /// Largest response that is read.
 const RESPONSE_MAX: usize = 256 << 20;
 
+/// How long a stream that takes no more requests may take to say why.
+const ENDING: Duration = Duration::from_secs(1);
+
 /// A stream of requests and responses, opened again and again.
 pub(super) struct StreamTask<P> {
     link: Link,
@@ -186,21 +189,20 @@ impl<P: Protocol> StreamTask<P> {
         opening: Option<Opening<P::Response>>,
         responses: Option<Streaming<P::Response>>,
     ) -> Status {
-        let mut responses = match (opening, responses) {
-            (_, Some(responses)) => responses,
-            (Some(opening), None) => match opening.await {
-                Ok(response) => response.into_inner(),
-                Err(status) => return status,
-            },
-            (None, None) => return Status::ok(""),
-        };
         // What it may still have said will be said again on the next stream.
-        loop {
-            match responses.message().await {
-                Ok(Some(_)) => {}
-                Ok(None) => return Status::ok(""),
-                Err(status) => return status,
-            }
+        let ending = async {
+            let mut responses = match (opening, responses) {
+                (_, Some(responses)) => responses,
+                (Some(opening), None) => opening.await?.into_inner(),
+                (None, None) => return Ok(()),
+            };
+            while responses.message().await?.is_some() {}
+            Ok(())
+        };
+        match tokio::time::timeout(ENDING, ending).await {
+            Ok(Ok(())) => Status::ok(""),
+            Ok(Err(status)) => status,
+            Err(_) => Status::cancelled("it takes no more requests"),
         }
     }
 
