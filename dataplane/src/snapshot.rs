@@ -4,7 +4,7 @@
 //! pointers, and state that belongs to a part (a cluster's limits, a host's counters) survives updates of its neighbours.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, atomic::AtomicU32},
     time::Instant,
 };
@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub changed_clusters: Vec<Arc<str>>,
     /// When what is new in it arrived in the process, if it came from a control plane or file.
     pub arrived: Option<Instant>,
+    /// Runtime values by their keys.
+    pub runtime: Arc<BTreeMap<String, String>>,
 }
 
 /// A listener and what its connections meet.

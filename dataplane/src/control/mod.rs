@@ -47,6 +47,7 @@ use crate::{
         sources::Sources,
     },
     observe::{
+        access::pipe::Pipes,
         access_log::{AccessLogError, AccessLogs},
         stats::{ListenerManagerStats, Registry, ServerStats},
     },
@@ -171,6 +172,7 @@ impl Control {
         log::info!(target: "worker", "{probe}");
         let process = Arc::new(Process {
             access_logs: AccessLogs::new(options.access_log, &registry)?,
+            log_pipes: Pipes::new(&registry),
             registry: registry.clone(),
             downstream_connections: AtomicU64::new(0),
             downstream_connections_max: AtomicU64::new(

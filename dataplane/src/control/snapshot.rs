@@ -62,6 +62,7 @@ impl Builder {
         resolved: &Resolved,
         arrived: Option<Instant>,
     ) -> Arc<Snapshot> {
+        self.last.runtime = config.runtime.clone();
         self.update_listeners(config, &changed.listeners);
         self.update_routes(config, &changed.routes);
         let mut clusters = self.update_clusters(config, &changed.clusters, resolved);

@@ -2,13 +2,14 @@
 
 use std::{
     cell::{Cell, RefCell},
+    net::SocketAddr,
     rc::Rc,
     time::Instant,
 };
 
 use culvert_model::Action;
 use culvert_proto::{
-    RequestHead, ResponseHead, Version,
+    Headers, RequestHead, ResponseHead, Version,
     h1::{self, Framing},
     route::{Match, Mutations, NoRoute, Table, redirect_location, tls_location},
 };
@@ -22,7 +23,8 @@ use crate::{
         log::Flags,
         reply::Reply,
     },
-    upstream::{Host, TunnelConn},
+    observe::access::{LogType, Times},
+    upstream::{Cluster, Host, TunnelConn},
 };
 
 /// What happens to the connection after an exchange.
@@ -58,9 +60,18 @@ pub(super) struct Record {
     pub(super) bytes_received: Cell<u64>,
     pub(super) bytes_sent: Cell<u64>,
     pub(super) route_name: RefCell<String>,
-    pub(super) cluster: RefCell<Option<Rc<str>>>,
+    pub(super) cluster: RefCell<Option<Rc<Cluster>>>,
     pub(super) host: RefCell<Option<Rc<Host>>>,
     pub(super) response: RefCell<Option<Box<ResponseHead>>>,
+    /// Trailers of the response, kept for logs.
+    pub(super) trailers: RefCell<Option<Headers>>,
+    /// This end of the upstream connection, when a log asks for it.
+    pub(super) upstream_local: Cell<Option<SocketAddr>>,
+    /// Why no upstream connection came about.
+    pub(super) upstream_failure: RefCell<String>,
+    /// How often an upstream was tried.
+    pub(super) attempts: Cell<u32>,
+    pub(super) times: RefCell<Times>,
     /// How the response's body is framed towards the client.
     pub(super) framing: Cell<Framing>,
 }
@@ -86,6 +97,11 @@ impl<'c> Exchange<'c> {
             cluster: RefCell::default(),
             host: RefCell::default(),
             response: RefCell::default(),
+            trailers: RefCell::default(),
+            upstream_local: Cell::default(),
+            upstream_failure: RefCell::default(),
+            attempts: Cell::default(),
+            times: RefCell::default(),
             framing: Cell::new(Framing::None),
         };
         Self { downstream_version: head.version, conn, head, framing, record, keep_alive }
@@ -110,6 +126,12 @@ impl<'c> Exchange<'c> {
     }
 
     async fn answer(&mut self, timers: &mut Timers) -> After {
+        if self.framing.is_empty() {
+            self.record.times.borrow_mut().rx_end = Some(time::now());
+        }
+        if self.conn.manager.spec.config.log_on_new_request {
+            self.log(LogType::DownstreamStart);
+        }
         if let Err(reply) = hygiene::prepare(self) {
             return self.reply(reply);
         }
@@ -179,10 +201,12 @@ impl<'c> Exchange<'c> {
         let body = reply.into_body();
         let with_body = !body.is_empty() && !bodiless && self.head.method != culvert_proto::Method::Head;
         self.conn.codec.send_head(&head, Framing::Length(body.len() as u64));
+        self.record.times.borrow_mut().tx_begin = Some(time::now());
         if with_body {
             self.record.bytes_sent.set(body.len() as u64);
             self.conn.codec.send_data(body);
         }
+        self.record.times.borrow_mut().tx_end = Some(time::now());
         self.record.response.replace(Some(head));
         if !self.framing.is_empty() {
             self.conn.manager.stats.downstream_rq_response_before_rq_complete.inc();
@@ -198,7 +222,7 @@ impl<'c> Exchange<'c> {
             manager.codes.record(status);
         }
         manager.stats.downstream_rq_time.record(millis(time::now() - self.record.started));
-        manager.logs.write(&self);
+        self.log(LogType::DownstreamEnd);
         let response = self.record.response.take();
         self.conn.worker.recycle(self.head, response);
     }

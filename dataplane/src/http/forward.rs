@@ -73,7 +73,7 @@ impl Exchange<'_> {
             return self.no_cluster(action);
         };
         let Some(cluster) = self.conn.worker.cluster(&name) else { return self.no_cluster(action) };
-        *self.record.cluster.borrow_mut() = Some(name);
+        *self.record.cluster.borrow_mut() = Some(cluster.clone());
         let upgrade = match self.upgrade(action) {
             Ok(upgrade) => upgrade,
             Err(reply) => return self.reply(reply),
@@ -92,6 +92,7 @@ impl Exchange<'_> {
         let mutations = Mutations::new(table, matched, weighted);
         let framing = self.prepare_head(action, matched, weighted, &mutations, &host, upgrade);
         let active = ActiveUpstream::new(&cluster, &host);
+        self.record.attempts.set(1);
         let via =
             Via { pod: self.conn.downstream.pod.clone(), source: self.conn.downstream.preserved_source };
         let progress = Progress {
@@ -106,6 +107,7 @@ impl Exchange<'_> {
             Ok(mut lent) => {
                 lent.begin_request();
                 lent.conn.send_head(&self.head, framing);
+                self.upstream_begun(&lent, framing.is_empty());
                 let outcome = self.converse(&cluster, &lent, &mutations, &progress, &deadlines, timers).await;
                 (outcome, Some(lent))
             }
@@ -145,6 +147,19 @@ impl Exchange<'_> {
                 .map(|expired| Err(Outcome::Expired(expired)))
         })
         .await
+    }
+
+    /// Records the beginning of the exchange with the upstream.
+    fn upstream_begun(&self, lent: &Lent, complete: bool) {
+        let now = Some(time::now());
+        let mut times = self.record.times.borrow_mut();
+        times.upstream_tx_begin = now;
+        if complete {
+            times.upstream_tx_end = now;
+        }
+        if self.conn.manager.logs.wants_upstream_local() {
+            self.record.upstream_local.set(lent.conn.local_addr());
+        }
     }
 
     fn cluster_name<'a>(
@@ -260,6 +275,10 @@ impl Exchange<'_> {
                     match pumped {
                         Ok(()) => {
                             progress.request_complete.set(true);
+                            let mut times = self.record.times.borrow_mut();
+                            times.rx_end = Some(time::now());
+                            times.upstream_tx_end = times.rx_end;
+                            drop(times);
                             deadlines.request_completed(timers);
                         }
                         Err(PumpError::Downstream(error)) => {
@@ -313,12 +332,14 @@ impl Exchange<'_> {
             && (!self.keeps_alive()
                 || !progress.request_complete.get()
                 || downstream_framing == Framing::UntilClose);
+        self.record.times.borrow_mut().upstream_rx_begin = Some(time::now());
         self.upstream_answered(cluster, lent, &head);
         self.record.status.set(head.status);
         self.record.details.set("via_upstream");
         self.finish_head(&mut head, mutations, lent, switched, close);
         self.conn.codec.send_head(&head, downstream_framing);
         self.record.framing.set(downstream_framing);
+        self.record.times.borrow_mut().tx_begin = Some(time::now());
         progress.response_started.set(true);
         self.record.response.replace(Some(head));
         if switched {
@@ -341,6 +362,12 @@ impl Exchange<'_> {
                     let trailers = upstream.take_trailers();
                     let enabled = self.conn.manager.spec.config.http1.enable_trailers;
                     server.finish(trailers.as_ref().filter(|_| enabled));
+                    if trailers.is_some() {
+                        self.record.trailers.replace(trailers);
+                    }
+                    let mut times = self.record.times.borrow_mut();
+                    times.upstream_rx_end = Some(time::now());
+                    times.tx_end = times.upstream_rx_end;
                     return Ok(());
                 }
                 Err(error) => return Err(Failed::Upstream(error)),

@@ -3,7 +3,7 @@
 //! The order is Envoy's: path, host, identity headers (`conn_manager_utility.cc`, documented under "HTTP header
 //! sanitizing" and "HTTP header manipulation").
 
-use std::{io::Write as _, net::IpAddr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use culvert_model::ServerHeader;
 use culvert_proto::{
@@ -236,15 +236,6 @@ pub(super) fn stamp(conn: &Connection, head: &mut ResponseHead) {
     if !head.headers.contains("date") {
         conn.worker.date.with(|date| head.headers.push("date", date));
     }
-}
-
-/// `ip:port`, or `-` for what has none.
-pub(super) fn write_peer(peer: Peer, out: &mut Vec<u8>) {
-    // Writing to a vector cannot fail.
-    let _ = match peer {
-        Peer::Ip(address) => write!(out, "{address}"),
-        Peer::Unix => write!(out, "-"),
-    };
 }
 
 #[cfg(test)]

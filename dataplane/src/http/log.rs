@@ -1,170 +1,72 @@
-//! Access logs: one line per request.
+//! What is known of a request, for logs and header values.
 
-use std::{cell::RefCell, ops::BitOr, sync::Arc};
+use std::rc::Rc;
 
-use culvert_model::{AccessLog, Format, FormatPart};
+use culvert_proto::{Headers, Version};
 
+pub(super) use crate::observe::access::Flags;
 use crate::{
-    http::{exchange::Exchange, format::Values},
-    observe::access_log::{AccessLogs, Sink},
+    http::exchange::Exchange,
+    observe::access::{Facts, LogType},
+    upstream::Host,
 };
 
-/// `%RESPONSE_FLAGS%`: why a response is not the upstream's own.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Flags(u16);
-
-impl Flags {
-    /// `DC`
-    pub(super) const DOWNSTREAM_TERMINATION: Self = Self(1);
-    /// `DPE`
-    pub(super) const DOWNSTREAM_PROTOCOL_ERROR: Self = Self(1 << 1);
-    /// `NC`
-    pub(super) const NO_CLUSTER: Self = Self(1 << 2);
-    /// `UH`
-    pub(super) const NO_HEALTHY_UPSTREAM: Self = Self(1 << 3);
-    /// `NR`
-    pub(super) const NO_ROUTE: Self = Self(1 << 4);
-    /// `SI`
-    pub(super) const STREAM_IDLE_TIMEOUT: Self = Self(1 << 5);
-    /// `UF`
-    pub(super) const UPSTREAM_CONNECTION_FAILURE: Self = Self(1 << 6);
-    /// `UC`
-    pub(super) const UPSTREAM_CONNECTION_TERMINATION: Self = Self(1 << 7);
-    /// `UO`
-    pub(super) const UPSTREAM_OVERFLOW: Self = Self(1 << 8);
-    /// `UPE`
-    pub(super) const UPSTREAM_PROTOCOL_ERROR: Self = Self(1 << 9);
-    /// `UT`
-    pub(super) const UPSTREAM_REQUEST_TIMEOUT: Self = Self(1 << 10);
-
-    const NAMES: [(Self, &'static str); 11] = [
-        (Self::DOWNSTREAM_TERMINATION, "DC"),
-        (Self::DOWNSTREAM_PROTOCOL_ERROR, "DPE"),
-        (Self::NO_CLUSTER, "NC"),
-        (Self::NO_HEALTHY_UPSTREAM, "UH"),
-        (Self::NO_ROUTE, "NR"),
-        (Self::STREAM_IDLE_TIMEOUT, "SI"),
-        (Self::UPSTREAM_CONNECTION_FAILURE, "UF"),
-        (Self::UPSTREAM_CONNECTION_TERMINATION, "UC"),
-        (Self::UPSTREAM_OVERFLOW, "UO"),
-        (Self::UPSTREAM_PROTOCOL_ERROR, "UPE"),
-        (Self::UPSTREAM_REQUEST_TIMEOUT, "UT"),
-    ];
-
-    /// Appends the names, separated by commas; false when there are none.
-    pub(super) fn write(self, out: &mut Vec<u8>) -> bool {
-        let mut any = false;
-        for (flag, name) in Self::NAMES {
-            if self.0 & flag.0 != 0 {
-                if any {
-                    out.push(b',');
-                }
-                out.extend_from_slice(name.as_bytes());
-                any = true;
-            }
-        }
-        any
-    }
+/// Headers that are away from their heads while they are changed.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Held<'h> {
+    pub(super) request: Option<&'h Headers>,
+    pub(super) response: Option<&'h Headers>,
 }
 
-impl BitOr for Flags {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-}
-
-/// The access logs of a connection manager.
-pub(super) struct Loggers {
-    loggers: Vec<Logger>,
-    line: RefCell<Vec<u8>>,
-}
-
-struct Logger {
-    sink: Arc<Sink>,
-    format: Format,
-}
-
-impl Loggers {
-    /// Opens what is configured.
-    pub(super) fn new(configured: &[AccessLog], files: &AccessLogs) -> Self {
-        let open = |configured: &AccessLog| match files.sink(&configured.path) {
-            Ok(sink) => {
-                Some(Logger { sink, format: configured.format.clone().unwrap_or_else(default_format) })
-            }
-            Err(error) => {
-                ::log::error!(target: "access_log", "{error}");
-                None
-            }
+impl Exchange<'_> {
+    /// Calls `read` with what is known now. `host` is the one that was chosen, where the record does not have it yet.
+    pub(super) fn with_facts<R>(
+        &self,
+        log_type: LogType,
+        host: Option<&Rc<Host>>,
+        held: Held<'_>,
+        read: impl FnOnce(&Facts<'_>) -> R,
+    ) -> R {
+        let record = &self.record;
+        let downstream = &self.conn.downstream;
+        let (route_name, response, trailers) =
+            (record.route_name.borrow(), record.response.borrow(), record.trailers.borrow());
+        let chosen = record.host.borrow();
+        let host = host.or(chosen.as_ref()).map(|host| host.spec());
+        let cluster = record.cluster.borrow().as_ref().map(|cluster| cluster.config());
+        let complete = log_type == LogType::DownstreamEnd;
+        let facts = Facts {
+            complete,
+            hostname: &self.conn.worker.process.hostname,
+            protocol: Some(self.downstream_version),
+            request: Some(&self.head),
+            request_headers: Some(held.request.unwrap_or(&self.head.headers)),
+            response_headers: held.response.or_else(|| response.as_ref().map(|head| &head.headers)),
+            response_trailers: trailers.as_ref(),
+            status: record.status.get(),
+            details: record.details.get(),
+            flags: record.flags.get(),
+            bytes_received: record.bytes_received.get(),
+            bytes_sent: record.bytes_sent.get(),
+            route_name: &route_name,
+            cluster: cluster.as_ref().map(|cluster| (&*cluster.name, cluster.stat_name.as_str())),
+            host: host.as_deref(),
+            upstream_local: record.upstream_local.get(),
+            upstream_failure: &record.upstream_failure.borrow(),
+            upstream_protocol: (record.times.borrow().upstream_tx_begin.is_some()).then_some(Version::Http11),
+            attempts: record.attempts.get(),
+            times: *record.times.borrow(),
+            ..Facts::connection(log_type, record.started, downstream.remote, downstream.local)
         };
-        Self { loggers: configured.iter().filter_map(open).collect(), line: RefCell::default() }
+        read(&facts)
     }
 
-    /// Logs a request that has ended.
-    pub(super) fn write(&self, exchange: &Exchange<'_>) {
-        if self.loggers.is_empty() {
-            return;
-        }
-        let values = Values::for_response(exchange, None);
-        let mut line = self.line.borrow_mut();
-        for logger in &self.loggers {
-            line.clear();
-            for part in &logger.format {
-                if !values.append(part, None, None, &mut line) {
-                    line.push(b'-');
-                }
-            }
-            line.push(b'\n');
-            logger.sink.write_line(&line);
+    /// Logs it.
+    pub(super) fn log(&self, log_type: LogType) {
+        let manager = &self.conn.manager;
+        if !manager.logs.is_empty() {
+            let runtime = self.conn.worker.runtime();
+            self.with_facts(log_type, None, Held::default(), |facts| manager.logs.write(facts, &runtime));
         }
     }
-}
-
-/// Envoy's default format (docs: "Default format string").
-fn default_format() -> Format {
-    let text = |text: &str| FormatPart::Text(text.to_owned());
-    let request = |name: &str, alternative: Option<&str>| FormatPart::RequestHeader {
-        name: name.to_owned(),
-        alternative: alternative.map(str::to_owned),
-        max: None,
-    };
-    let service_time = FormatPart::ResponseHeader {
-        name: "x-envoy-upstream-service-time".to_owned(),
-        alternative: None,
-        max: None,
-    };
-    vec![
-        text("["),
-        FormatPart::StartTime,
-        text("] \""),
-        request(":method", None),
-        text(" "),
-        request("x-envoy-original-path", Some(":path")),
-        text(" "),
-        FormatPart::Protocol,
-        text("\" "),
-        FormatPart::ResponseCode,
-        text(" "),
-        FormatPart::ResponseFlags,
-        text(" "),
-        FormatPart::BytesReceived,
-        text(" "),
-        FormatPart::BytesSent,
-        text(" "),
-        FormatPart::Duration,
-        text(" "),
-        service_time,
-        text(" \""),
-        request("x-forwarded-for", None),
-        text("\" \""),
-        request("user-agent", None),
-        text("\" \""),
-        request("x-request-id", None),
-        text("\" \""),
-        request(":authority", None),
-        text("\" \""),
-        FormatPart::UpstreamHost,
-        text("\""),
-    ]
 }

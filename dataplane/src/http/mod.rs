@@ -20,7 +20,10 @@ use std::{rc::Rc, sync::Arc};
 use culvert_proto::h1::RequestOptions;
 
 use crate::{
-    observe::stats::{CodeStats, HttpStats},
+    observe::{
+        access::Loggers,
+        stats::{CodeStats, HttpStats},
+    },
     snapshot::{HttpSpec, RouteSpec},
     worker::{LocalTable, Worker},
 };
@@ -36,7 +39,7 @@ pub struct HttpManager {
     /// `downstream_rq_<class>`
     codes: Arc<CodeStats>,
     inline: Option<Rc<LocalTable>>,
-    logs: log::Loggers,
+    logs: Loggers,
 }
 
 impl HttpManager {
@@ -51,7 +54,7 @@ impl HttpManager {
             RouteSpec::Inline(table) => Some(Rc::new(LocalTable(table.clone()))),
             RouteSpec::Rds(_) => None,
         };
-        let logs = log::Loggers::new(&spec.config.access_log, &worker.process.access_logs);
+        let logs = worker.loggers(&spec.config.access_log);
         Self { options: RequestOptions::from(&*spec.config), stats, codes, inline, logs, spec }
     }
 

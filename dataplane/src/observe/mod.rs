@@ -3,6 +3,7 @@
 //! Workers write, the control thread reads. Nothing here makes a worker wait: statistics are single-writer atomics, log
 //! lines travel through a bounded lock-free queue, and both are collected by the control thread at its own pace.
 
+pub mod access;
 pub mod access_log;
 pub mod codes;
 pub mod histogram;

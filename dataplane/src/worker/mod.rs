@@ -8,7 +8,7 @@ mod command;
 mod pool;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, Ref, RefCell},
     collections::HashMap,
     rc::Rc,
     sync::{
@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use culvert_model::AccessLog;
 use culvert_proto::{RequestHead, ResponseHead, route::Table};
 use culvert_ring::{
     task::{self, TaskId},
@@ -32,6 +33,7 @@ use crate::{
     http::date::Date,
     listener::{ListenerRuntime, accept},
     observe::{
+        access::{Loggers, Runtime, pipe::Pipes},
         access_log::AccessLogs,
         stats::{CaptureStats, ConfigStats, Registry},
     },
@@ -45,6 +47,8 @@ pub struct Process {
     pub registry: Registry,
     /// Access log files.
     pub access_logs: AccessLogs,
+    /// Access logs of collectors.
+    pub log_pipes: Pipes,
     /// Open downstream connections over all workers, for `global_downstream_max_connections`.
     pub downstream_connections: AtomicU64,
     /// `overload.global_downstream_max_connections`; `u64::MAX` when not set.
@@ -138,6 +142,16 @@ impl Worker {
         let cluster = Rc::new(Cluster::new(spec, self.index, &self.process.registry));
         self.clusters.borrow_mut().insert(key, cluster.clone());
         Some(cluster)
+    }
+
+    /// The access logs that are configured somewhere.
+    pub fn loggers(&self, configured: &[AccessLog]) -> Loggers {
+        Loggers::new(configured, &self.process.access_logs, &self.process.log_pipes)
+    }
+
+    /// Runtime values, for what a key may override.
+    pub fn runtime(&self) -> Ref<'_, Runtime> {
+        Ref::map(self.snapshot.borrow(), |snapshot| &*snapshot.runtime)
     }
 
     /// The route table of that name (RDS).

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{ConfigSource, RouteConfiguration};
+use crate::{AccessLog, ConfigSource, RouteConfiguration};
 
 /// `HttpConnectionManager`, with Envoy's defaults applied. A timeout of `None` is off.
 #[derive(Clone, Debug)]
@@ -74,6 +74,10 @@ pub struct HttpConnectionManager {
     pub suppress_envoy_headers: bool,
     /// `access_log`
     pub access_log: Vec<AccessLog>,
+    /// `access_log_options.flush_access_log_on_new_request`, or the deprecated field: an entry when a request begins.
+    pub log_on_new_request: bool,
+    /// `access_log_options.access_log_flush_interval`, or the deprecated field: entries while a request lasts.
+    pub log_interval: Option<Duration>,
 }
 
 /// Where the routes of a connection manager come from.
@@ -192,15 +196,6 @@ pub struct DiscoveredFilter {
     pub apply_default_without_warming: bool,
     /// `type_urls`: what may come, as full names of messages.
     pub types: Vec<String>,
-}
-
-/// `extensions.access_loggers.file.v3.FileAccessLog` and the stdout and stderr loggers.
-#[derive(Clone, Debug)]
-pub struct AccessLog {
-    /// A path; `/dev/stdout` and `/dev/stderr` are the process's own streams.
-    pub path: String,
-    /// A line without its newline. `None`: Envoy's default format.
-    pub format: Option<crate::Format>,
 }
 
 /// `HttpProtocolOptions.HeadersWithUnderscoresAction`.

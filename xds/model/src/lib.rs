@@ -8,6 +8,7 @@
 //! Types are named after the Envoy message they come from; each field names its source where the names differ.
 #![forbid(unsafe_code)]
 
+mod access_log;
 mod cluster;
 mod extension;
 mod http;
@@ -19,6 +20,7 @@ mod runtime;
 mod source;
 mod tls;
 
+pub use access_log::*;
 pub use cluster::*;
 pub use extension::*;
 pub use http::*;

@@ -26,4 +26,8 @@ pub struct TcpProxy {
     pub max_connect_attempts: u32,
     /// `access_log`
     pub access_log: Vec<crate::AccessLog>,
+    /// `access_log_options.flush_access_log_on_connected`: an entry when the upstream is connected.
+    pub log_on_connected: bool,
+    /// `access_log_options.access_log_flush_interval`, or the deprecated field: entries while the connection lasts.
+    pub log_interval: Option<Duration>,
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{FullRegex, HeaderMatcher, QueryMatcher, RegexSubstitution};
+use crate::{Format, FullRegex, HeaderMatcher, QueryMatcher, RegexSubstitution};
 
 /// `config.route.v3.RouteConfiguration`.
 #[derive(Clone, Debug, Default)]
@@ -280,68 +280,4 @@ pub enum AppendAction {
     OverwriteIfExists,
     /// `OVERWRITE_IF_EXISTS_OR_ADD`
     OverwriteOrAdd,
-}
-
-/// A format string: literals and command operators in order.
-pub type Format = Vec<FormatPart>;
-
-/// One part of a [`Format`].
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum FormatPart {
-    /// Literal text.
-    Text(String),
-    /// `%DOWNSTREAM_REMOTE_ADDRESS%`
-    DownstreamRemoteAddress,
-    /// `%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%`
-    DownstreamRemoteIp,
-    /// `%DOWNSTREAM_REMOTE_PORT%`
-    DownstreamRemotePort,
-    /// `%DOWNSTREAM_LOCAL_ADDRESS%`
-    DownstreamLocalAddress,
-    /// `%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%`
-    DownstreamLocalIp,
-    /// `%DOWNSTREAM_LOCAL_PORT%`
-    DownstreamLocalPort,
-    /// `%PROTOCOL%`
-    Protocol,
-    /// `%HOSTNAME%`
-    Hostname,
-    /// `%REQ(name?alternative):max%`
-    RequestHeader {
-        /// Lower case.
-        name: String,
-        /// Lower case; used when the first is absent.
-        alternative: Option<String>,
-        /// Longest output in bytes.
-        max: Option<usize>,
-    },
-    /// `%RESP(name?alternative):max%`
-    ResponseHeader {
-        /// Lower case.
-        name: String,
-        /// Lower case; used when the first is absent.
-        alternative: Option<String>,
-        /// Longest output in bytes.
-        max: Option<usize>,
-    },
-    /// `%RESPONSE_CODE%`
-    ResponseCode,
-    /// `%ROUTE_NAME%`
-    RouteName,
-    /// `%UPSTREAM_CLUSTER%`
-    UpstreamCluster,
-    /// `%UPSTREAM_HOST%`
-    UpstreamHost,
-    /// `%RESPONSE_CODE_DETAILS%`
-    ResponseCodeDetails,
-    /// `%RESPONSE_FLAGS%`
-    ResponseFlags,
-    /// `%BYTES_RECEIVED%`: body bytes of the request.
-    BytesReceived,
-    /// `%BYTES_SENT%`: body bytes of the response.
-    BytesSent,
-    /// `%DURATION%`: milliseconds from the request's first byte to the response's last.
-    Duration,
-    /// `%START_TIME%`, default format (`%Y-%m-%dT%H:%M:%S.000Z`).
-    StartTime,
 }

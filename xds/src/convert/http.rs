@@ -50,7 +50,7 @@ pub(super) fn connection_manager(
     let certificate = client_certificate(at, manager);
     let strip_port = strip_port(at, manager);
     let upgrades = upgrades(&at.field("upgrade_configs"), &manager.upgrade_configs);
-    let log = access_logs(at, manager);
+    let log = access_log::access_logs(&at.field("access_log"), &manager.access_log);
     let http1 = http1(&at.field("http_protocol_options"), manager.http_protocol_options.as_ref());
     let timeouts = timeouts(at, manager);
     let common =
@@ -100,6 +100,8 @@ pub(super) fn connection_manager(
         upgrades: upgrades?,
         suppress_envoy_headers: router.suppress_envoy_headers,
         access_log: log?,
+        log_on_new_request: false,
+        log_interval: None,
     })
 }
 
@@ -269,13 +271,6 @@ fn upgrades(at: &At<'_>, configs: &[UpgradeConfig]) -> Option<Vec<(String, bool)
         upgrades.push((name, config.enabled.as_ref().is_none_or(|enabled| enabled.value)));
     }
     Some(upgrades)
-}
-
-fn access_logs(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<Vec<culvert_model::AccessLog>> {
-    let at = at.field("access_log");
-    let logs = manager.access_log.iter().enumerate();
-    let converted: Vec<_> = logs.map(|(i, log)| access_log::access_log(&at.index(i), log)).collect();
-    converted.into_iter().collect()
 }
 
 /// What `common_http_protocol_options` says about a downstream connection.

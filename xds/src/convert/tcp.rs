@@ -40,5 +40,7 @@ pub(super) fn tcp_proxy(at: &At<'_>, proxy: &pb::TcpProxy) -> Option<TcpProxy> {
         idle_timeout: idle_timeout?,
         max_connect_attempts: 1,
         access_log: Vec::new(),
+        log_on_connected: false,
+        log_interval: None,
     })
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use culvert_model::{
-    Action, Address, Discovery, EscapedSlashes, Format, FormatPart, HeaderCase, LbPolicy, ServerHeader,
-    StripPort, TrafficDirection, UnderscoresAction,
+    Action, Address, Discovery, EscapedSlashes, Format, FormatPart, HeaderCase, LbPolicy, LogFormat, LogSink,
+    ServerHeader, StripPort, TrafficDirection, UnderscoresAction,
 };
 
 use crate::{bad, good, http, listener, manager, route_action, routes, seconds};
@@ -123,13 +123,24 @@ fn every_field_of_a_connection_manager_takes_effect() {
     assert_eq!(manager.escaped_slashes, EscapedSlashes::UnescapeAndRedirect);
     assert_eq!((manager.strip_port, manager.strip_trailing_host_dot), (StripPort::Matching, true));
     assert!(manager.suppress_envoy_headers);
-    let logs: Vec<_> = manager.access_log.iter().map(|log| log.path.as_str()).collect();
-    assert_eq!(logs, ["/dev/null", "/dev/stdout", "/dev/stderr"]);
-    let format: Format = vec![
+    let parts: Format = vec![
         FormatPart::RequestHeader { name: "a".to_owned(), alternative: None, max: None },
         FormatPart::Text(" 1%".to_owned()),
     ];
-    assert_eq!((&manager.access_log[0].format, &manager.access_log[1].format), (&Some(format), &None));
+    let logs: Vec<_> = manager
+        .access_log
+        .iter()
+        .map(|log| match &log.sink {
+            LogSink::File { path, format } => (path.as_str(), format.clone()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = [
+        ("/dev/null", LogFormat::Text { parts, omit_empty: false }),
+        ("/dev/stdout", LogFormat::Default),
+        ("/dev/stderr", LogFormat::Default),
+    ];
+    assert_eq!(logs, expected);
 }
 
 #[test]

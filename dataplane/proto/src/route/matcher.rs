@@ -44,7 +44,7 @@ const JOINED: [&str; 26] = [
 ];
 
 /// One value of a repeated field is enough; `invert` then says no. Measured on Envoy 1.40.
-fn header_matches(matcher: &HeaderMatcher, request: &RequestView<'_>) -> bool {
+pub fn header_matches(matcher: &HeaderMatcher, request: &RequestView<'_>) -> bool {
     let name = matcher.name.as_str();
     let found = if let Some(value) = pseudo_header(name, request) {
         value.map_or(Verdict::Missing, |value| value_matches(&matcher.rule, value))

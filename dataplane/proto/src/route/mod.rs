@@ -12,6 +12,7 @@ mod table;
 mod trie;
 mod weighted;
 
+pub use matcher::header_matches;
 pub use mutate::{Formatter, Mutations};
 pub use rewrite::{redirect_location, rewrite_host, rewrite_path, tls_location};
 pub use table::{Match, NoRoute, Table};

@@ -42,6 +42,11 @@ impl ClientConn {
         Self { stream, receiver: Receiver::new(), sender, options, cluster }
     }
 
+    /// This end of it, if it is an internet address. A system call.
+    pub fn local_addr(&self) -> Option<std::net::SocketAddr> {
+        self.stream.local_addr().ok()?.as_socket()
+    }
+
     /// Sends a request head.
     pub fn send_head(&self, head: &RequestHead, framing: Framing) {
         let sent = self.stream.write_with(|out| {

@@ -1,0 +1,216 @@
+//! Access logs: what is known of a request or connection, which entries are kept, and how they are written.
+//!
+//! A room that logs owns [`Loggers`], fills in [`Facts`] and calls [`Loggers::write`]. Lines go to files through
+//! [`crate::observe::access_log`]; entries for collectors are encoded here and handed to the control thread through a
+//! bounded queue ([`pipe`]). Nothing waits.
+
+mod entry;
+mod facts;
+mod filter;
+mod flags;
+mod json;
+mod operators;
+pub mod pipe;
+mod time;
+
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
+
+use culvert_model::{AccessLog, AccessLogFilter, Format, FormatPart, GrpcLog, LogFormat, LogSink, Operator};
+
+pub use facts::{CertificateFacts, Facts, LogType, Times, TlsFacts};
+pub use flags::Flags;
+pub use operators::{Value, append};
+use pipe::Pipe;
+
+use crate::observe::{access::pipe::Pipes, access_log::AccessLogs, access_log::Sink};
+
+/// Runtime values, for filters that a key may override.
+pub type Runtime = BTreeMap<String, String>;
+
+/// The access logs of one listener, connection manager or TCP proxy on one worker.
+#[derive(Default)]
+pub struct Loggers {
+    loggers: Vec<Logger>,
+    upstream_local: bool,
+    line: RefCell<Vec<u8>>,
+}
+
+struct Logger {
+    filter: Option<AccessLogFilter>,
+    output: Output,
+}
+
+enum Output {
+    File { sink: Arc<Sink>, format: LineFormat },
+    Http { pipe: Arc<Pipe>, config: Arc<GrpcLog> },
+    Tcp { pipe: Arc<Pipe>, config: Arc<GrpcLog> },
+}
+
+enum LineFormat {
+    Json { root: culvert_model::JsonTemplate, omit_empty: bool },
+    Text { parts: Format, missing: &'static [u8] },
+}
+
+impl Loggers {
+    /// Opens what is configured.
+    pub fn new(configured: &[AccessLog], files: &AccessLogs, pipes: &Pipes) -> Self {
+        let loggers: Vec<_> = configured.iter().filter_map(|log| open(log, files, pipes)).collect();
+        let upstream_local = loggers.iter().any(Logger::wants_upstream_local);
+        Self { loggers, upstream_local, line: RefCell::default() }
+    }
+
+    /// Whether nothing is logged.
+    pub fn is_empty(&self) -> bool {
+        self.loggers.is_empty()
+    }
+
+    /// Whether [`Facts::upstream_local`] is looked at: finding it out is a system call.
+    pub fn wants_upstream_local(&self) -> bool {
+        self.upstream_local
+    }
+
+    /// Logs one entry.
+    pub fn write(&self, facts: &Facts<'_>, runtime: &Runtime) {
+        for logger in &self.loggers {
+            if logger.filter.as_ref().is_some_and(|filter| !filter::passes(filter, facts, runtime)) {
+                continue;
+            }
+            match &logger.output {
+                Output::File { sink, format } => {
+                    let mut line = self.line.borrow_mut();
+                    line.clear();
+                    format.write(facts, &mut line);
+                    line.push(b'\n');
+                    sink.write_line(&line);
+                }
+                Output::Http { pipe, config } => pipe.push(|out| entry::http(facts, config, out)),
+                Output::Tcp { pipe, config } => pipe.push(|out| entry::tcp(facts, config, out)),
+            }
+        }
+    }
+}
+
+impl Logger {
+    fn wants_upstream_local(&self) -> bool {
+        let is_wanted = |part: &FormatPart| {
+            matches!(
+                part,
+                FormatPart::Operator(
+                    Operator::UpstreamLocalAddress | Operator::UpstreamLocalIp | Operator::UpstreamLocalPort
+                )
+            )
+        };
+        match &self.output {
+            Output::File { format: LineFormat::Text { parts, .. }, .. } => parts.iter().any(is_wanted),
+            Output::File { format: LineFormat::Json { root, .. }, .. } => any_part(root, &is_wanted),
+            Output::Http { .. } | Output::Tcp { .. } => true,
+        }
+    }
+}
+
+fn any_part(template: &culvert_model::JsonTemplate, is_wanted: &impl Fn(&FormatPart) -> bool) -> bool {
+    use culvert_model::JsonTemplate;
+    match template {
+        JsonTemplate::List(members) => members.iter().any(|member| any_part(member, is_wanted)),
+        JsonTemplate::Object(members) => members.iter().any(|(_, member)| any_part(member, is_wanted)),
+        JsonTemplate::Value(parts) => parts.iter().any(is_wanted),
+        JsonTemplate::Literal(_) | JsonTemplate::Null => false,
+    }
+}
+
+impl LineFormat {
+    fn write(&self, facts: &Facts<'_>, line: &mut Vec<u8>) {
+        match self {
+            Self::Json { root, omit_empty } => json::write(root, *omit_empty, facts, line),
+            Self::Text { parts, missing } => {
+                for part in parts {
+                    if append(part, facts, line) == Value::Absent {
+                        line.extend_from_slice(missing);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn open(log: &AccessLog, files: &AccessLogs, pipes: &Pipes) -> Option<Logger> {
+    let output = match &log.sink {
+        LogSink::File { path, format } => match files.sink(path) {
+            Ok(sink) => Output::File { sink, format: line_format(format) },
+            Err(error) => {
+                ::log::error!(target: "access_log", "{error}");
+                return None;
+            }
+        },
+        LogSink::GrpcHttp(config) => {
+            Output::Http { pipe: pipes.open(config, pipe::Kind::Http), config: config.clone() }
+        }
+        LogSink::GrpcTcp(config) => {
+            Output::Tcp { pipe: pipes.open(config, pipe::Kind::Tcp), config: config.clone() }
+        }
+    };
+    Some(Logger { filter: log.filter.clone(), output })
+}
+
+fn line_format(format: &LogFormat) -> LineFormat {
+    match format {
+        LogFormat::Default => LineFormat::Text { parts: default_format(), missing: b"-" },
+        LogFormat::Json { root, omit_empty } => {
+            LineFormat::Json { root: root.clone(), omit_empty: *omit_empty }
+        }
+        LogFormat::Text { parts, omit_empty } => {
+            LineFormat::Text { parts: parts.clone(), missing: if *omit_empty { b"" } else { b"-" } }
+        }
+    }
+}
+
+/// Envoy's default format (docs: "Default format string").
+fn default_format() -> Format {
+    let text = |text: &str| FormatPart::Text(text.to_owned());
+    let request = |name: &str, alternative: Option<&str>| FormatPart::RequestHeader {
+        name: name.to_owned(),
+        alternative: alternative.map(str::to_owned),
+        max: None,
+    };
+    let service_time = FormatPart::ResponseHeader {
+        name: "x-envoy-upstream-service-time".to_owned(),
+        alternative: None,
+        max: None,
+    };
+    vec![
+        text("["),
+        FormatPart::StartTime(vec![culvert_model::TimePart::Default]),
+        text("] \""),
+        request(":method", None),
+        text(" "),
+        request("x-envoy-original-path", Some(":path")),
+        text(" "),
+        FormatPart::Operator(Operator::Protocol),
+        text("\" "),
+        FormatPart::Operator(Operator::ResponseCode),
+        text(" "),
+        FormatPart::Operator(Operator::ResponseFlags),
+        text(" "),
+        FormatPart::Operator(Operator::BytesReceived),
+        text(" "),
+        FormatPart::Operator(Operator::BytesSent),
+        text(" "),
+        FormatPart::Operator(Operator::Duration),
+        text(" "),
+        service_time,
+        text(" \""),
+        request("x-forwarded-for", None),
+        text("\" \""),
+        request("user-agent", None),
+        text("\" \""),
+        request("x-request-id", None),
+        text("\" \""),
+        request(":authority", None),
+        text("\" \""),
+        FormatPart::Operator(Operator::UpstreamHost),
+        text("\""),
+    ]
+}
+
+#[cfg(test)]
+mod tests;
