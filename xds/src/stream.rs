@@ -370,9 +370,10 @@ impl ConfigView {
         self.lock().warming(Kind::Listener)
     }
 
-    /// What is waited for, for `/init_dump`: discovery services, with the name of the resource where it is one.
+    /// What is waited for, and by which resources, for `/init_dump`: discovery services, with the name of the resource
+    /// where it is one.
     #[must_use]
-    pub fn unready_targets(&self) -> Vec<String> {
+    pub fn unready_targets(&self) -> Vec<(String, Vec<String>)> {
         self.lock().unready()
     }
 

@@ -94,7 +94,11 @@ impl Backend for AdminBackend {
     }
 
     fn unready_targets(&self) -> Vec<String> {
-        self.0.view.unready_targets()
+        let shown = |(name, users): (String, Vec<String>)| match users.as_slice() {
+            [] => name,
+            users => format!("{name} for {}", users.join(", ")),
+        };
+        self.0.view.unready_targets().into_iter().map(shown).collect()
     }
 }
 

@@ -222,6 +222,8 @@ impl Store {
         let entry = self.entry_mut(id);
         let is_new = entry.subscription.is_none();
         let subscription = entry.subscription.get_or_insert_with(|| Subscription::new(source.clone()));
+        // Who asked last says how long to wait.
+        subscription.config.initial_fetch_timeout = source.initial_fetch_timeout;
         let is_shown = subscription.prefixes.contains_key(&prefix);
         subscription.add_prefix(prefix);
         if is_new {
@@ -333,17 +335,16 @@ impl Store {
         self.next.warming.get(&kind).map_or(0, |entries| entries.len() as u64)
     }
 
-    /// What is waited for, as `/init_dump` names it.
-    pub(crate) fn unready(&self) -> Vec<String> {
+    /// What is waited for, and who waits for it: for `/init_dump`.
+    pub(crate) fn unready(&self) -> Vec<(String, Vec<String>)> {
         let name = |id: &EntryId| {
             let entry = self.entry(*id);
             let kind = self.kind_of(entry);
             let collection = self.feeds[entry.feed.0 as usize].collection == Some(*id);
-            if collection {
-                kind.service().to_owned()
-            } else {
-                format!("{} {}", kind.service(), entry.name())
-            }
+            let service = kind.service();
+            let name = if collection { service.to_owned() } else { format!("{service} {}", entry.name()) };
+            let users = entry.users.iter().filter_map(|(user, _)| self.get(*user));
+            (name, users.map(|user| self.kind_of(user).title(user.name())).collect())
         };
         self.pending.iter().map(name).collect()
     }
@@ -387,3 +388,6 @@ impl Store {
         feeds.filter(started).filter_map(path).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
