@@ -313,7 +313,7 @@ fn refusals_of_whole_bootstraps() {
         ),
         (
             "dynamic_resources: {ads_config: {}}".to_owned(),
-            "bootstrap: dynamic_resources.ads_config.transport_api_version: only V3 is supported",
+            "bootstrap: dynamic_resources.ads_config.api_type: value is required",
         ),
         (
             "dynamic_resources: {lds_config: {}}".to_owned(),

@@ -149,11 +149,10 @@ async fn an_answer_after_the_stream_is_gone_counts() {
     call.next().await;
     call.send(sotw(Cluster, "5", "n", &[]));
     let delivery = client.delivery().await;
-    drop((call, server));
-    let mut server = Sotw::start().await;
-    client.dialer.port.store(server.port, Ordering::Relaxed);
+    call.fail(Status::unavailable("gone"));
     client.remote.answer(delivery.id, Ok(()));
-    let request = server.call().await.next().await;
+    let mut call = server.call().await;
+    let request = call.next().await;
     assert_eq!((request.version_info.as_str(), request.response_nonce.as_str()), ("5", ""));
 }
 
