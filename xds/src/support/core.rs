@@ -29,6 +29,7 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.core.v3.ConfigSource")
     },
     Table::of("envoy.config.core.v3.AggregatedConfigSource"),
+    Table { used: &["region", "zone", "sub_zone"], ..Table::of("envoy.config.core.v3.Locality") },
     Table {
         used: &[
             "api_type",
@@ -40,10 +41,7 @@ pub(super) const TABLES: &[Table] = &[
             "rate_limit_settings",
             "set_node_on_first_message_only",
         ],
-        refused: &[
-            ("config_validators", "validators of control planes are not supported"),
-            ("cluster_specifier", "control planes are named by their clusters"),
-        ],
+        refused: &[("config_validators", "validators of control planes are not supported")],
         ..Table::of("envoy.config.core.v3.ApiConfigSource")
     },
     Table { used: &["max_tokens", "fill_rate"], ..Table::of("envoy.config.core.v3.RateLimitSettings") },
