@@ -50,6 +50,11 @@ struct Open {
 }
 
 impl Subscription {
+    /// Whether anything is wanted.
+    fn wants(&self) -> bool {
+        self.interest.as_ref().is_some_and(|interest| interest.wildcard || !interest.names.is_empty())
+    }
+
     /// Whether a request is to be sent. While a response is unanswered there is none: it would carry either the nonce
     /// before, which control planes drop, or the new one, which they would take for the answer.
     fn is_due(&self) -> bool {
@@ -158,7 +163,7 @@ impl Protocol for Sotw {
             return Received::Ignored(format!("{resource_type} was not asked for"));
         };
         subscription.nonce.clone_from(&response.nonce);
-        if subscription.interest.is_none() {
+        if !subscription.wants() {
             return Received::Ignored(format!("{resource_type} is not wanted any more"));
         }
         // What was said about the response before is of no interest to the control plane any more.
@@ -187,7 +192,7 @@ impl Protocol for Sotw {
         for subscription in self.types.values_mut() {
             let Some(index) = subscription.open.iter().position(|open| open.id == id) else { continue };
             let Some(open) = subscription.open.remove(index) else { continue };
-            if result.is_ok() && subscription.interest.is_some() {
+            if result.is_ok() && subscription.wants() {
                 subscription.version = open.version;
             }
             // Only the last response can be answered: its nonce is the one that counts.

@@ -141,8 +141,11 @@ fn nothing_wanted() {
     assert_eq!(next(&mut stream), said(EDS, "", "x", &[], false));
     assert_eq!(next(&mut stream), None);
     assert_eq!(ignored(&mut stream, response(EDS, "2", "y")), "EDS is not wanted any more");
+    // Nor is what came then a version to go on with.
+    stream.want(EDS, names(&[]));
+    assert_eq!(ignored(&mut stream, response(EDS, "3", "z")), "EDS is not wanted any more");
     stream.want(EDS, names(&["b"]));
-    assert_eq!(next(&mut stream), said(EDS, "", "y", &["b"], false));
+    assert_eq!(next(&mut stream), said(EDS, "", "z", &["b"], false));
     // A wildcard cannot be taken back.
     stream.want(CDS, wildcard());
     next(&mut stream);
