@@ -12,7 +12,10 @@ use std::{
 use culvert_model::{Cluster, Endpoint, HttpConnectionManager, Listener, TcpProxy};
 use culvert_proto::route::Table;
 
-use crate::stat_set;
+use crate::{
+    stat_set,
+    tls::{ClientContext, Slot},
+};
 
 /// One generation of the configuration. Maps that did not change are shared with the generation before.
 #[derive(Clone, Default)]
@@ -71,6 +74,8 @@ pub struct ClusterSpec {
     pub config: Arc<Cluster>,
     /// In configuration order. An endpoint that stayed keeps its counters.
     pub hosts: Arc<[Arc<HostSpec>]>,
+    /// Where what its connections are encrypted with is found.
+    pub tls: Option<Arc<Slot<ClientContext>>>,
     /// Shared by all workers and by later versions of the cluster.
     pub limits: Arc<Limits>,
 }

@@ -99,7 +99,12 @@ pub fn load_bootstrap(options: &LoadOptions) -> Result<Loaded, Errors> {
         node_id: node("id"),
         node_cluster: node("cluster"),
         admin: settings.admin,
-        config: Config { listeners: listeners.into(), clusters: clusters.into(), ..Config::default() },
+        config: Config {
+            listeners: listeners.into(),
+            clusters: clusters.into(),
+            secrets: settings.secrets,
+            ..Config::default()
+        },
         ads: settings.ads.map(Arc::new),
         runtime: Vec::new(),
         lds: settings.lds,

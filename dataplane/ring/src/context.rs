@@ -8,8 +8,8 @@ thread_local! {
     static CURRENT: Cell<Option<NonNull<Core>>> = const { Cell::new(None) };
 }
 
-/// Whether the thread is inside a runtime.
-pub(crate) fn is_inside() -> bool {
+/// Whether the thread is inside a runtime: what is dropped when it has ended can send nothing any more.
+pub fn is_inside() -> bool {
     CURRENT.get().is_some()
 }
 

@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell, RefMut},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
     sync::Arc,
     task::Context,
     time::{Duration, Instant},
@@ -13,7 +14,7 @@ use crate::{
     config::RuntimeConfig,
     io::Io,
     stats::RuntimeStats,
-    task::{TaskFuture, TaskId, Tasks},
+    task::{AfterPoll, TaskFuture, TaskId, Tasks},
     time::Wheel,
     wake::Shared,
 };
@@ -27,6 +28,7 @@ pub(crate) struct Core {
     now: Cell<Instant>,
     main_woken: Cell<bool>,
     tasks: RefCell<Tasks>,
+    after_poll: RefCell<Vec<Rc<dyn AfterPoll>>>,
     wheel: RefCell<Wheel>,
     io: RefCell<Io>,
 }
@@ -40,6 +42,7 @@ impl Core {
             now: Cell::new(now),
             main_woken: Cell::new(true),
             tasks: RefCell::new(Tasks::new(shared.id())),
+            after_poll: RefCell::default(),
             wheel: RefCell::new(Wheel::new(now)),
             io: RefCell::new(Io::new(config, &shared, now)?),
             shared,
@@ -91,6 +94,19 @@ impl Core {
         }
     }
 
+    #[inline]
+    pub(crate) fn after_poll(&self, it: Rc<dyn AfterPoll>) {
+        self.after_poll.borrow_mut().push(it);
+    }
+
+    fn run_after_poll(&self) {
+        loop {
+            // Outside of the borrow, as it may ask again.
+            let Some(it) = self.after_poll.borrow_mut().pop() else { return };
+            it.after_poll();
+        }
+    }
+
     pub(crate) fn take_main_woken(&self) -> bool {
         self.main_woken.replace(false)
     }
@@ -111,14 +127,16 @@ impl Core {
         }
     }
 
-    /// Sends what was queued by what has just run, where the driver prefers that.
+    /// Completes and sends what was queued by what has just run, where the driver prefers that.
     #[inline]
     pub(crate) fn flush_eagerly(&self) {
+        self.run_after_poll();
         self.io.borrow_mut().flush_eager();
     }
 
     /// The end of a turn and the beginning of the next: flush, wait, take in what has happened.
     pub(crate) fn turn(&self) -> io::Result<()> {
+        self.run_after_poll();
         self.io.borrow_mut().settle();
         let idle = !self.main_woken.get() && self.tasks.borrow().queued() == 0;
         let timeout = if !idle || !self.shared.fall_asleep() {
@@ -151,6 +169,7 @@ impl Core {
                 None => break,
             }
         }
+        self.run_after_poll();
         let deadline = Instant::now() + patience;
         while self.io.borrow().is_closing() && Instant::now() < deadline {
             let mut io = self.io.borrow_mut();

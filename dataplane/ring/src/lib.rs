@@ -30,6 +30,7 @@ mod wake;
 
 pub use buf::{Chunk, Lease};
 pub use config::{BufferConfig, DriverKind, IoChoice, RuntimeConfig};
+pub use context::is_inside;
 pub use listener::Listener;
 pub use probe::{Probe, ProbeError, probe};
 pub use runtime::Runtime;

@@ -48,6 +48,7 @@ impl Runtime {
             if core.take_main_woken() {
                 let outcome = main.as_mut().poll(&mut cx);
                 if let Poll::Ready(output) = outcome {
+                    core.flush_eagerly();
                     core.io().flush();
                     return output;
                 }

@@ -141,6 +141,11 @@ impl Stream {
         context::try_with(|core| core.io().abort(this.key));
     }
 
+    /// Closes the connection like [`Stream::abort`]; every use of it fails from now on.
+    pub fn reset(&self) {
+        context::try_with(|core| core.io().abort(self.key));
+    }
+
     /// The peer's address. A system call each time.
     ///
     /// # Errors

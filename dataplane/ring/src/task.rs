@@ -7,6 +7,7 @@ use std::{
     collections::VecDeque,
     pin::Pin,
     ptr,
+    rc::Rc,
     task::{RawWaker, RawWakerVTable, Waker},
 };
 
@@ -30,6 +31,21 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) -> TaskId {
 pub fn abort(task: TaskId) {
     // The future is dropped outside of every borrow, as its destructors call back into the runtime.
     drop(context::try_with(|core| core.abort(task)).flatten());
+}
+
+/// What [`after_poll`] calls back.
+pub trait AfterPoll {
+    /// The task that asked for it has returned; what it queued has not been sent yet. Must not panic.
+    fn after_poll(&self);
+}
+
+/// Calls `it` once, when the task that is running returns: to do once what its several steps ask for.
+///
+/// # Panics
+/// When called outside of `Runtime::block_on`.
+#[inline]
+pub fn after_poll(it: Rc<dyn AfterPoll>) {
+    context::with(|core| core.after_poll(it));
 }
 
 const INDEX_BITS: u32 = 24;

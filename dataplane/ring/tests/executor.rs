@@ -23,6 +23,7 @@ on_both_drivers!(
     a_full_mailbox_gives_the_message_back,
     a_mailbox_ends_when_its_senders_are_gone,
     a_panic_ends_only_its_task,
+    what_comes_after_a_poll_runs_once_and_before_the_next_task,
     a_task_that_ended_can_be_woken_and_aborted,
     a_timer_that_is_pushed_back_fires_once,
     many_threads_send_to_one_mailbox,
@@ -30,6 +31,24 @@ on_both_drivers!(
     timers_fire_in_order_and_never_early,
     wakes_from_other_threads_arrive,
 );
+
+async fn what_comes_after_a_poll_runs_once_and_before_the_next_task() {
+    struct Note(Rc<RefCell<Vec<&'static str>>>);
+    impl task::AfterPoll for Note {
+        fn after_poll(&self) {
+            self.0.borrow_mut().push("after");
+        }
+    }
+    let order = Rc::new(RefCell::new(Vec::new()));
+    let (first, second) = (Rc::clone(&order), Rc::clone(&order));
+    task::spawn(async move {
+        task::after_poll(Rc::new(Note(Rc::clone(&first))));
+        first.borrow_mut().push("first");
+    });
+    task::spawn(async move { second.borrow_mut().push("second") });
+    until(|| order.borrow().len() == 3).await;
+    assert_eq!(*order.borrow(), ["first", "after", "second"]);
+}
 
 async fn timers_fire_in_order_and_never_early() {
     let order = Rc::new(RefCell::new(Vec::new()));

@@ -65,6 +65,10 @@ impl Backend for AdminBackend {
         config.listeners.iter().map(view).collect()
     }
 
+    fn certs(&self) -> Value {
+        super::tls::to_json(&self.0.certificates.borrow())
+    }
+
     fn config_dump(&self, include_endpoints: bool) -> Vec<Value> {
         let query = DumpQuery { include_eds: include_endpoints, ..DumpQuery::default() };
         match culvert_xds::config_dump(&self.0.view, &query).get_mut("configs").map(Value::take) {

@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -21,8 +21,10 @@ use culvert_model::{
 use culvert_xds::remote::{Connecting, DialSettings, Dialer, Io};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, UnixStream};
+use tokio_rustls::TlsConnector;
 
 use super::{dns, snapshot::Resolved};
+use crate::tls::Contexts;
 
 /// Endpoints that one connection tries.
 const TRIES_MAX: usize = 16;
@@ -30,6 +32,7 @@ const TRIES_MAX: usize = 16;
 /// Dials the clusters in force.
 pub(super) struct ClusterDialer {
     known: Mutex<Known>,
+    contexts: Arc<Contexts>,
     /// Whether sockets carry the mark that keeps them from being captured.
     marked: bool,
 }
@@ -50,9 +53,9 @@ enum Targets {
 
 impl ClusterDialer {
     /// A dialler of the clusters in `config`; `marked` when connections are captured.
-    pub(super) fn new(config: Arc<Config>, marked: bool) -> Self {
+    pub(super) fn new(config: Arc<Config>, contexts: Arc<Contexts>, marked: bool) -> Self {
         let known = Known { config, resolved: Resolved::new(), dialled: HashMap::new() };
-        Self { known: Mutex::new(known), marked }
+        Self { known: Mutex::new(known), contexts, marked }
     }
 
     /// Goes on with another configuration, and with what the names in it resolve to.
@@ -108,7 +111,7 @@ impl Dialer for ClusterDialer {
         let turn = known.dialled.entry(cluster.name.clone()).or_default();
         let start = *turn;
         *turn = turn.wrapping_add(1);
-        let marked = self.marked;
+        let (marked, contexts) = (self.marked, self.contexts.clone());
         Box::pin(async move {
             let endpoints = match targets {
                 Targets::Known(assignment) => in_order(&assignment.endpoints, start),
@@ -116,7 +119,7 @@ impl Dialer for ClusterDialer {
                     in_order(&dns::look_up(&cluster.name, &names, family).await, start)
                 }
             };
-            dial(&cluster, &endpoints, marked).await
+            dial(&cluster, &endpoints, &contexts, marked).await
         })
     }
 }
@@ -141,12 +144,17 @@ fn in_order(endpoints: &[Endpoint], start: usize) -> Vec<Endpoint> {
     ordered
 }
 
-async fn dial(cluster: &Cluster, endpoints: &[Endpoint], marked: bool) -> io::Result<Box<dyn Io>> {
+async fn dial(
+    cluster: &Cluster,
+    endpoints: &[Endpoint],
+    contexts: &Contexts,
+    marked: bool,
+) -> io::Result<Box<dyn Io>> {
     let mut failed = io::Error::new(io::ErrorKind::NotFound, format!("{}: no endpoints", cluster.name));
     for endpoint in endpoints.iter().take(TRIES_MAX) {
         let connecting = async {
             let stream = connect(&endpoint.address, marked).await?;
-            secure(stream, cluster, endpoint).await
+            secure(stream, cluster, endpoint, contexts).await
         };
         match within(cluster.connect_timeout, connecting).await {
             Ok(stream) => return Ok(stream),
@@ -192,14 +200,26 @@ fn socket_path(path: &Path) -> std::path::PathBuf {
 }
 
 /// The connection as its cluster's `transport_socket` wants it.
-async fn secure(stream: Box<dyn Io>, cluster: &Cluster, _: &Endpoint) -> io::Result<Box<dyn Io>> {
-    match &cluster.tls {
-        None => Ok(stream),
-        Some(_) => {
-            let reason = "TLS is not supported towards control planes";
-            Err(io::Error::new(io::ErrorKind::Unsupported, reason))
-        }
+async fn secure(
+    stream: Box<dyn Io>,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+    contexts: &Contexts,
+) -> io::Result<Box<dyn Io>> {
+    let Some(tls) = &cluster.tls else { return Ok(stream) };
+    let Some(context) = contexts.client(tls).get() else {
+        return Err(io::Error::other("a secret of the TLS context is missing"));
+    };
+    let ip = match &endpoint.address {
+        Address::Ip(address) => address.ip(),
+        Address::Pipe { .. } => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    let (mut config, name) = context.for_endpoint(&endpoint.hostname, ip);
+    // Servers of gRPC insist on it, whether it is configured or not.
+    if cluster.http2.is_some() && config.alpn_protocols.is_empty() {
+        Arc::make_mut(&mut config).alpn_protocols = vec![b"h2".to_vec()];
     }
+    Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod port;
 mod snapshot;
 mod sockets;
 mod sources;
+mod tls;
 
 use std::{
     cell::{Cell, RefCell},
@@ -45,6 +46,7 @@ use crate::{
         snapshot::{Builder, Resolved},
         sockets::Sockets,
         sources::Sources,
+        tls::TlsControl,
     },
     observe::{
         access::pipe::Pipes,
@@ -52,6 +54,7 @@ use crate::{
         stats::{ListenerManagerStats, Registry, ServerStats},
     },
     snapshot::Snapshot,
+    tls::Contexts,
     worker::{self, Command, Process, StartError, WorkerConfig, Workers},
 };
 
@@ -94,7 +97,7 @@ pub enum ServeError {
 
 /// How long start-up waits for the first addresses of DNS clusters before it serves without them.
 const DNS_PATIENCE: Duration = Duration::from_secs(5);
-/// How often the manager looks for pods that are gone.
+/// How often the manager looks for pods that are gone, and certificate files are looked at.
 const REAP_EVERY: Duration = Duration::from_secs(1);
 
 /// `stats_flush_interval`'s default: how often the interval of histograms begins anew.
@@ -107,6 +110,7 @@ pub(crate) struct Shared {
     pub(crate) config: RefCell<Arc<Config>>,
     pub(crate) snapshot: RefCell<Arc<Snapshot>>,
     pub(crate) view: ConfigView,
+    pub(crate) certificates: RefCell<Vec<crate::tls::Certificates>>,
     pub(crate) server: Arc<ServerStats>,
     pub(crate) info: ServerInfo,
     pub(crate) started: Instant,
@@ -158,6 +162,7 @@ struct Control {
     sources: Sources,
     /// Whether a listener could not be bound.
     unbound: bool,
+    tls: TlsControl,
 }
 
 impl Control {
@@ -170,7 +175,9 @@ impl Control {
         let registry = Registry::new();
         let probe = culvert_ring::probe(options.io)?;
         log::info!(target: "worker", "{probe}");
+        let contexts = Arc::new(Contexts::default());
         let process = Arc::new(Process {
+            tls: contexts.clone(),
             access_logs: AccessLogs::new(options.access_log, &registry)?,
             log_pipes: Pipes::new(&registry),
             registry: registry.clone(),
@@ -188,7 +195,11 @@ impl Control {
         let listener_stats = Arc::new(ListenerManagerStats::default());
         registry.register("listener_manager", listener_stats.clone());
         let marked = options.capture != CaptureMode::None;
-        let dialer = Arc::new(ClusterDialer::new(Arc::new(loaded.bootstrap.config.clone()), marked));
+        let mut tls = TlsControl::new(contexts.clone(), registry.clone());
+        // Control planes may be among its clusters.
+        tls.apply(&loaded.bootstrap.config);
+        let config = Arc::new(loaded.bootstrap.config.clone());
+        let dialer = Arc::new(ClusterDialer::new(config, contexts.clone(), marked));
         let stream =
             ConfigStream::new(loaded).map_err(|error| ServeError::Io { doing: "watching files", error })?;
         let stream = stream.with_dialer(loaded, dialer.clone());
@@ -197,6 +208,7 @@ impl Control {
             config: RefCell::new(Arc::default()),
             snapshot: RefCell::new(Arc::default()),
             view: stream.view(),
+            certificates: RefCell::default(),
             server,
             info,
             started: Instant::now(),
@@ -211,8 +223,9 @@ impl Control {
         let (manager, calls) = start_capture(loaded, &options, &shared)?;
         let (sender, resolutions) = mpsc::channel(64);
         Ok(Self {
-            builder: Builder::new(options.concurrency, registry),
             dialer,
+            tls,
+            builder: Builder::new(options.concurrency, registry, contexts),
             sockets: Sockets::default(),
             dns: Dns::new(sender),
             resolutions,
@@ -267,7 +280,10 @@ impl Control {
                     Ask::Quit => break,
                 },
                 _ = flush.tick() => self.shared.process.registry.flush(),
-                _ = reap.tick() => self.reap(),
+                _ = reap.tick() => {
+                    self.reap();
+                    self.look_at_certificates();
+                }
                 _ = hangup.recv() => self.reload_pods(),
                 _ = reopen.recv() => self.shared.process.access_logs.reopen(),
                 _ = terminate.recv() => break,
@@ -323,6 +339,9 @@ impl Control {
         if listeners_changed {
             self.count_listeners(&config);
         }
+        if self.tls.apply(&config) {
+            self.show_certificates();
+        }
         self.dialer.update(&config, &self.resolved);
         let snapshot = self.builder.build(&config, &changed, &self.resolved, arrived);
         self.publish(snapshot);
@@ -361,6 +380,19 @@ impl Control {
         log::debug!(target: "config", "generation {}", snapshot.generation);
         self.shared.workers.tell_all(|| Command::Publish(snapshot.clone()));
         *self.shared.snapshot.borrow_mut() = snapshot;
+    }
+
+    /// Certificate files that were replaced take effect on new connections; nothing is published.
+    fn look_at_certificates(&mut self) {
+        if self.tls.look_at_files() {
+            self.show_certificates();
+        }
+    }
+
+    fn show_certificates(&self) {
+        let days = self.tls.days_until_expiry().unwrap_or(u64::from(u32::MAX));
+        self.shared.server.days_until_first_cert_expiring.set(days);
+        *self.shared.certificates.borrow_mut() = self.tls.certificates();
     }
 
     fn report(&self, failed: &[BindError]) {

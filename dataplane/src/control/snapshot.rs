@@ -15,6 +15,7 @@ use crate::{
     snapshot::{
         ChainSpec, ClusterSpec, HostSpec, HostStats, HttpSpec, Limits, ListenerSpec, RouteSpec, Snapshot,
     },
+    tls::Contexts,
 };
 
 /// Endpoints of DNS clusters, by cluster name.
@@ -24,6 +25,7 @@ pub(super) type Resolved = HashMap<Arc<str>, Arc<LoadAssignment>>;
 pub(super) struct Builder {
     workers: usize,
     registry: Registry,
+    contexts: Arc<Contexts>,
     manager_stats: Arc<ClusterManagerStats>,
     last: Snapshot,
     clusters: HashMap<Arc<str>, Known>,
@@ -41,12 +43,13 @@ struct Known {
 
 impl Builder {
     /// A builder for this many workers; membership counters of clusters appear in `registry`.
-    pub(super) fn new(workers: usize, registry: Registry) -> Self {
+    pub(super) fn new(workers: usize, registry: Registry, contexts: Arc<Contexts>) -> Self {
         let manager_stats = Arc::new(ClusterManagerStats::default());
         registry.register("cluster_manager", manager_stats.clone());
         Self {
             workers,
             registry,
+            contexts,
             manager_stats,
             last: Snapshot::default(),
             clusters: HashMap::new(),
@@ -213,7 +216,12 @@ impl Builder {
         self.registry.register(scope, breakers.clone());
         let stats = known.map_or_else(|| self.control_stats(config), |known| known.stats);
         count_members(&stats, endpoints);
-        let spec = Arc::new(ClusterSpec { config: config.clone(), hosts, limits });
+        let spec = Arc::new(ClusterSpec {
+            config: config.clone(),
+            hosts,
+            tls: config.tls.as_ref().map(|tls| self.contexts.client(tls)),
+            limits,
+        });
         Known { spec, endpoints: endpoints.clone(), stats, breakers }
     }
 

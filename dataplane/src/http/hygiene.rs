@@ -7,13 +7,14 @@ use std::{net::IpAddr, time::Duration};
 
 use culvert_model::ServerHeader;
 use culvert_proto::{
-    Headers, Method, ResponseHead, Version,
+    Headers, Method, ResponseHead, Scheme, Version,
     h1::{self, push_decimal},
     host, path,
 };
 
 use crate::{
     http::{
+        client_cert,
         connection::{Connection, millis},
         exchange::Exchange,
         reply::Reply,
@@ -113,6 +114,7 @@ fn identify(exchange: &mut Exchange<'_>) {
     let headers = &mut exchange.head.headers;
     // Without `internal_address_config` no address is internal, so with `use_remote_address` every client is an edge's.
     let edge = config.use_remote_address;
+    let proto = if conn.downstream.tls.is_some() { "https" } else { "http" };
     if edge {
         if let Some(remote) = remote {
             let text = remote.to_string();
@@ -133,10 +135,16 @@ fn identify(exchange: &mut Exchange<'_>) {
         }
     }
     if edge && config.xff_num_trusted_hops == 0 {
-        headers.set("x-forwarded-proto", "http");
+        headers.set("x-forwarded-proto", proto);
     } else if !headers.contains("x-forwarded-proto") {
-        headers.push("x-forwarded-proto", "http");
+        headers.push("x-forwarded-proto", proto);
     }
+    if headers.get("x-forwarded-proto") == Some(b"https") {
+        exchange.head.scheme = Scheme::Https;
+    }
+    let headers = &mut exchange.head.headers;
+    let tls = conn.downstream.tls.as_deref();
+    client_cert::apply(headers, config.forward_client_cert, config.client_cert_details, tls);
     if config.append_forwarded_port
         && !headers.contains("x-forwarded-port")
         && let Peer::Ip(local) = conn.downstream.local

@@ -3,6 +3,7 @@
 //! `connection` reads requests off a downstream connection and decides whether it stays open; `exchange` is one request
 //! and its response; `forward` is the router; `codec` is the wire.
 
+mod client_cert;
 pub mod codec;
 pub mod connection;
 pub mod date;

@@ -1,6 +1,7 @@
 //! Accepting connections and handing them to the filter chain of their listener.
 
 mod runtime;
+mod secure;
 
 use std::{
     cell::RefCell,
@@ -18,7 +19,7 @@ use crate::{
     capture::{Direction, PodHandle},
     http::connection::serve,
     tcp,
-    tls::Transport,
+    tls::{TlsInfo, Transport},
     worker::{Admission, Origin, Worker},
 };
 
@@ -34,6 +35,8 @@ pub struct Downstream {
     pub preserved_source: Option<IpAddr>,
     /// The listener it came through.
     pub listener: Rc<ListenerRuntime>,
+    /// What its handshake agreed upon; `None` in the clear.
+    pub tls: Option<Rc<TlsInfo>>,
     _admission: Admission,
 }
 
@@ -128,8 +131,18 @@ fn admit(worker: &Rc<Worker>, stream: Stream, name: &str, origin: &Origin) {
             }
         },
     };
-    let downstream = Downstream { remote, local, pod, preserved_source, listener, _admission: admission };
+    let downstream =
+        Downstream { remote, local, pod, preserved_source, listener, tls: None, _admission: admission };
     let stream = Transport::from(stream);
+    if secure::is_wanted(&downstream) {
+        task::spawn(secure::handshake(worker.clone(), stream, downstream));
+    } else {
+        start(worker, stream, downstream);
+    }
+}
+
+/// Hands a connection to its terminal filter.
+fn start(worker: &Rc<Worker>, stream: Transport, downstream: Downstream) {
     match &downstream.listener.chain {
         Chain::Http(manager) => {
             let manager = manager.clone();

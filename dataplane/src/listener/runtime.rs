@@ -1,6 +1,11 @@
 //! A configured listener as one worker runs it.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    cell::{Cell, OnceCell},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
 
 use culvert_ring::time;
 
@@ -12,6 +17,7 @@ use crate::{
     },
     snapshot::{ChainSpec, ListenerSpec},
     tcp::TcpManager,
+    tls::TlsStats,
     worker::Worker,
 };
 
@@ -25,6 +31,7 @@ pub struct ListenerRuntime {
     pub worker_stats: Arc<ListenerWorkerStats>,
     /// What its connections meet.
     pub chain: Chain,
+    tls_stats: OnceCell<Arc<TlsStats>>,
     draining: Cell<bool>,
 }
 
@@ -51,11 +58,21 @@ impl ListenerRuntime {
             },
             |earlier| (earlier.stats.clone(), earlier.worker_stats.clone()),
         );
+        let tls_stats = earlier.map(|earlier| earlier.tls_stats.clone()).unwrap_or_default();
         let chain = match &spec.chain {
             ChainSpec::Http(http) => Chain::Http(Rc::new(HttpManager::new(http.clone(), worker))),
             ChainSpec::Tcp(tcp) => Chain::Tcp(Rc::new(TcpManager::new(tcp.clone(), worker))),
         };
-        Self { spec, stats, worker_stats, chain, draining: Cell::new(false) }
+        Self { spec, stats, worker_stats, chain, tls_stats, draining: Cell::new(false) }
+    }
+
+    /// Counters of its handshakes, which are there once there has been one.
+    pub fn tls_stats(&self, worker: &Worker) -> &TlsStats {
+        self.tls_stats.get_or_init(|| {
+            let stats = Arc::new(TlsStats::of_server());
+            worker.process.registry.register(stat_scope(&self.spec), stats.clone());
+            stats
+        })
     }
 
     /// From now on its connections close after their current request.

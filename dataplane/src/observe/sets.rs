@@ -175,6 +175,8 @@ stat_set! {
     pub struct ServerStats {
         /// Workers.
         gauge concurrency,
+        /// 4,294,967,295 without certificates.
+        gauge days_until_first_cert_expiring,
         gauge hot_restart_epoch,
         /// 1 while the server is live and not draining.
         gauge live,

@@ -1,5 +1,28 @@
 //! The only room that knows rustls: identity, handshake, secrets.
 
+mod certificate;
+mod context;
+mod contexts;
+mod handshake;
+mod info;
+mod params;
+mod san;
+mod session;
+mod stats;
+mod stream;
+mod tickets;
 mod transport;
+mod verify;
 
-pub use transport::Transport;
+pub use certificate::{CertificateInfo, hex};
+pub use context::{
+    CertificateBytes, Certificates, ClientContext, ContextError, Material, ServerContext, Slot, client,
+    server,
+};
+pub use contexts::Contexts;
+pub use handshake::{HandshakeError, accept, connect};
+pub use info::{PeerCertificate, TlsInfo};
+pub use stats::TlsStats;
+pub use stream::Encrypted;
+pub use tickets::OwnKeys;
+pub use transport::{Peeked, Transport};

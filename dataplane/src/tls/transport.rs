@@ -12,6 +12,8 @@ use std::{
 use culvert_ring::{Chunk, Lease, Stream};
 use socket2::SockAddr;
 
+use super::stream::Encrypted;
+
 /// A connected stream. It has the methods of [`Stream`] and the same promises; in the clear it costs one branch more.
 #[derive(Debug)]
 pub enum Transport {
@@ -19,6 +21,8 @@ pub enum Transport {
     Plain(Stream),
     /// In the clear, with bytes that a listener filter has received already.
     Peeked(Box<Peeked>),
+    /// Encrypted.
+    Tls(Encrypted),
 }
 
 /// A stream whose first bytes were received before it was handed on.
@@ -42,7 +46,7 @@ impl Transport {
     /// Receives; see [`Stream::poll_read`].
     ///
     /// # Errors
-    /// Those of recv(2), once and for all.
+    /// Those of recv(2), once and for all. Encrypted, an end without close_notify is one of kind `UnexpectedEof`.
     #[inline]
     pub fn poll_read(&self, cx: &mut Context<'_>) -> Poll<io::Result<Lease>> {
         match self {
@@ -51,6 +55,7 @@ impl Transport {
                 Some(lease) => Poll::Ready(Ok(lease)),
                 None => peeked.stream.poll_read(cx),
             },
+            Self::Tls(encrypted) => encrypted.poll_read(cx),
         }
     }
 
@@ -73,6 +78,7 @@ impl Transport {
         match self {
             Self::Plain(stream) => stream.send(chunk),
             Self::Peeked(peeked) => peeked.stream.send(chunk),
+            Self::Tls(encrypted) => encrypted.send(chunk.into()),
         }
     }
 
@@ -82,13 +88,18 @@ impl Transport {
         match self {
             Self::Plain(stream) => stream.write_with(write),
             Self::Peeked(peeked) => peeked.stream.write_with(write),
+            Self::Tls(encrypted) => encrypted.write_with(write),
         }
     }
 
     /// Bytes queued that the kernel has not accepted yet.
     #[inline]
     pub fn queued(&self) -> usize {
-        self.stream().queued()
+        match self {
+            Self::Plain(stream) => stream.queued(),
+            Self::Peeked(peeked) => peeked.stream.queued(),
+            Self::Tls(encrypted) => encrypted.queued(),
+        }
     }
 
     /// Ready when no more than `at_most` bytes are queued.
@@ -97,7 +108,11 @@ impl Transport {
     /// The error that ended sending; it stays.
     #[inline]
     pub fn poll_drained(&self, cx: &mut Context<'_>, at_most: usize) -> Poll<io::Result<()>> {
-        self.stream().poll_drained(cx, at_most)
+        match self {
+            Self::Plain(stream) => stream.poll_drained(cx, at_most),
+            Self::Peeked(peeked) => peeked.stream.poll_drained(cx, at_most),
+            Self::Tls(encrypted) => encrypted.poll_drained(cx, at_most),
+        }
     }
 
     /// Waits, like [`Transport::poll_drained`].
@@ -110,7 +125,11 @@ impl Transport {
 
     /// Closes the sending side behind everything queued. Later sends are dropped.
     pub fn shutdown_write(&self) {
-        self.stream().shutdown_write();
+        match self {
+            Self::Plain(stream) => stream.shutdown_write(),
+            Self::Peeked(peeked) => peeked.stream.shutdown_write(),
+            Self::Tls(encrypted) => encrypted.shutdown_write(),
+        }
     }
 
     /// Bytes the kernel has accepted for sending so far.
@@ -120,12 +139,20 @@ impl Transport {
 
     /// Puts an idle connection aside; see [`Stream::park`].
     pub fn park(&self, tag: u64) {
-        self.stream().park(tag);
+        match self {
+            Self::Plain(stream) => stream.park(tag),
+            Self::Peeked(peeked) => peeked.stream.park(tag),
+            Self::Tls(encrypted) => encrypted.park(tag),
+        }
     }
 
     /// Takes the connection back; see [`Stream::unpark`].
     pub fn unpark(&self) -> bool {
-        self.stream().unpark()
+        match self {
+            Self::Plain(stream) => stream.unpark(),
+            Self::Peeked(peeked) => peeked.stream.unpark(),
+            Self::Tls(encrypted) => encrypted.unpark(),
+        }
     }
 
     /// Closes the connection with a reset (RST); what is queued is lost.
@@ -133,6 +160,7 @@ impl Transport {
         match self {
             Self::Plain(stream) => stream.abort(),
             Self::Peeked(peeked) => peeked.stream.abort(),
+            Self::Tls(encrypted) => encrypted.abort(),
         }
     }
 
@@ -160,11 +188,21 @@ impl Transport {
         self.stream().fd()
     }
 
+    /// The socket and what was received of it already; `None` when the connection is encrypted.
+    pub(super) fn into_plain(self) -> Option<(Stream, Option<Lease>)> {
+        match self {
+            Self::Plain(stream) => Some((stream, None)),
+            Self::Peeked(peeked) => Some((peeked.stream, peeked.leftover.take())),
+            Self::Tls(_) => None,
+        }
+    }
+
     #[inline]
     fn stream(&self) -> &Stream {
         match self {
             Self::Plain(stream) => stream,
             Self::Peeked(peeked) => &peeked.stream,
+            Self::Tls(encrypted) => encrypted.stream(),
         }
     }
 }

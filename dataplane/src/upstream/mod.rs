@@ -5,7 +5,7 @@ mod limit;
 mod pool;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     net::IpAddr,
     rc::Rc,
     sync::Arc,
@@ -21,6 +21,7 @@ use crate::{
     capture::PodHandle,
     observe::stats::{ClusterStats, CodeStats, Registry},
     snapshot::{ClusterSpec, Limits},
+    tls::{ClientContext, Slot, TlsStats},
     upstream::balancer::Balancer,
 };
 
@@ -56,6 +57,9 @@ pub struct Cluster {
     pub stats: Arc<ClusterStats>,
     /// `upstream_rq_<code>`
     pub codes: Arc<CodeStats>,
+    /// Of handshakes; registered with the first.
+    tls_stats: OnceCell<Arc<TlsStats>>,
+    registry: Registry,
 }
 
 impl Cluster {
@@ -75,6 +79,8 @@ impl Cluster {
             limits: spec.limits.clone(),
             stats,
             codes,
+            tls_stats: OnceCell::new(),
+            registry: registry.clone(),
             spec: RefCell::new(spec),
         }
     }
@@ -110,6 +116,19 @@ impl Cluster {
         for host in self.hosts.borrow().iter() {
             host.removed.set(true);
         }
+    }
+
+    /// Where what its connections are encrypted with is found; `None` leaves them in the clear.
+    fn tls(&self) -> Option<Arc<Slot<ClientContext>>> {
+        self.spec.borrow().tls.clone()
+    }
+
+    fn tls_stats(&self) -> &TlsStats {
+        self.tls_stats.get_or_init(|| {
+            let stats = Arc::new(TlsStats::of_client());
+            self.registry.register(format!("cluster.{}", self.config().stat_name), stats.clone());
+            stats
+        })
     }
 
     /// The cluster as configured.

@@ -19,7 +19,7 @@ use socket2::SockAddr;
 use crate::{
     capture,
     http::codec::h1::ClientConn,
-    tls::Transport,
+    tls::{self, HandshakeError, Transport},
     upstream::{
         Cluster, Host, PoolKey, Via,
         limit::{Credit, Limit},
@@ -303,20 +303,30 @@ impl Cluster {
     /// # Errors
     /// The kernel's reason, or the cluster's `connect_timeout` passed.
     pub async fn connect(&self, host: &Host, via: &Via) -> Result<Transport, AcquireError> {
-        let address = host.spec().endpoint.address.clone();
+        let endpoint = host.spec().endpoint.clone();
         let (socket, address) =
-            socket_for(&address, via).map_err(|error| AcquireError::Connect(error.to_string()))?;
+            socket_for(&endpoint.address, via).map_err(|error| AcquireError::Connect(error.to_string()))?;
         let mut deadline = time::Timer::new();
-        deadline.set(time::now() + self.config().connect_timeout);
+        let until = time::now() + self.config().connect_timeout;
+        deadline.set(until);
         let mut connecting = std::pin::pin!(Stream::connect(socket, &address));
-        poll_fn(|cx| {
+        let stream = poll_fn(|cx| {
             if let Poll::Ready(result) = connecting.as_mut().poll(cx) {
-                let result = result.map(Transport::from);
                 return Poll::Ready(result.map_err(|error| AcquireError::Connect(error.to_string())));
             }
             deadline.poll_expired(cx).map(|()| Err(AcquireError::Timeout))
         })
-        .await
+        .await?;
+        let Some(slot) = self.tls() else { return Ok(stream.into()) };
+        let ip = match &endpoint.address {
+            Address::Ip(address) => address.ip(),
+            Address::Pipe { .. } => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        };
+        let shaking = tls::connect(stream, &slot, &endpoint.hostname, ip, until, self.tls_stats());
+        Box::pin(shaking).await.map_err(|error| match error {
+            HandshakeError::Timeout => AcquireError::Timeout,
+            error => AcquireError::Connect(format!("TLS: {error}")),
+        })
     }
 }
 

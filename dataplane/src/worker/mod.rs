@@ -38,6 +38,7 @@ use crate::{
         stats::{CaptureStats, ConfigStats, Registry},
     },
     snapshot::Snapshot,
+    tls::Contexts,
     upstream::{Cluster, IdleSet},
 };
 
@@ -45,6 +46,8 @@ use crate::{
 pub struct Process {
     /// Where counters are read from.
     pub registry: Registry,
+    /// TLS contexts.
+    pub tls: Arc<Contexts>,
     /// Access log files.
     pub access_logs: AccessLogs,
     /// Access logs of collectors.

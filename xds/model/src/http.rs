@@ -56,6 +56,10 @@ pub struct HttpConnectionManager {
     pub server_header: ServerHeader,
     /// `via`
     pub via: String,
+    /// `forward_client_cert_details`
+    pub forward_client_cert: ForwardClientCert,
+    /// `set_current_client_cert_details`
+    pub client_cert_details: ClientCertDetails,
     /// `normalize_path`
     pub normalize_path: bool,
     /// `merge_slashes`
@@ -288,4 +292,35 @@ pub enum HeaderCase {
     Preserve,
     /// `proper_case_words`: `Content-Type`.
     Proper,
+}
+
+/// `HttpConnectionManager.ForwardClientCertDetails`: what becomes of `x-forwarded-client-cert`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ForwardClientCert {
+    /// `ALWAYS_FORWARD_ONLY`: it is forwarded, whoever sent it.
+    Always,
+    /// `APPEND_FORWARD`: with a client certificate it is forwarded, and that is appended.
+    Append,
+    /// `FORWARD_ONLY`: with a client certificate it is forwarded.
+    Forward,
+    /// `SANITIZE`: it is removed.
+    #[default]
+    Sanitize,
+    /// `SANITIZE_SET`: with a client certificate it is replaced by that.
+    Set,
+}
+
+/// `HttpConnectionManager.SetCurrentClientCertDetails`: what is said of a client certificate besides its hash.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct ClientCertDetails {
+    /// `cert`: itself.
+    pub cert: bool,
+    /// `chain`: itself and what came with it.
+    pub chain: bool,
+    /// `dns`: its DNS names.
+    pub dns: bool,
+    /// `subject`
+    pub subject: bool,
+    /// `uri`: its URIs.
+    pub uri: bool,
 }

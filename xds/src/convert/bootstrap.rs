@@ -1,8 +1,10 @@
 //! `config.bootstrap.v3`, without the resources in it.
 
-use std::{net::IpAddr, str::FromStr as _};
+use std::{collections::HashMap, net::IpAddr, str::FromStr as _, sync::Arc};
 
-use culvert_model::{Address, ApiKind, ApiSource, CaptureSettings, ConfigSource};
+use culvert_model::{
+    Address, ApiKind, ApiSource, CaptureSettings, ConfigSource, Discovered, ResourceKey, Secret,
+};
 use envoy_types::pb::{
     envoy::{
         config::{
@@ -22,7 +24,7 @@ use envoy_types::pb::{
 };
 use ipnet::IpNet;
 
-use super::{core, extension_name, unpack};
+use super::{core, extension_name, tls, unpack};
 use crate::{NoteKind, at::At};
 
 const CONNECTION_LIMIT: &str = "overload.global_downstream_max_connections";
@@ -36,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) ads: Option<ApiSource>,
     pub(crate) capture: CaptureSettings,
     pub(crate) max_downstream_connections: Option<u64>,
+    /// `static_resources.secrets`
+    pub(crate) secrets: Discovered<Secret>,
 }
 
 /// The settings of a bootstrap.
@@ -58,6 +62,7 @@ pub(crate) fn settings(at: &At<'_>, message: &pb::Bootstrap) -> Option<Settings>
     let engine = only::<GoogleRe2>(&at.field("default_regex_engine"), message.default_regex_engine.as_ref());
     let resolver =
         resolver(&at.field("typed_dns_resolver_config"), message.typed_dns_resolver_config.as_ref());
+    let secrets = secrets(&at.field("static_resources").field("secrets"), message);
     engine?;
     resolver?;
     let (runtime, overload) = (runtime?, overload?);
@@ -69,6 +74,7 @@ pub(crate) fn settings(at: &At<'_>, message: &pb::Bootstrap) -> Option<Settings>
         capture: capture?,
         // The resource monitor takes the place of the runtime key, as in Envoy.
         max_downstream_connections: overload.or(runtime),
+        secrets: secrets?,
     })
 }
 
@@ -79,6 +85,19 @@ fn ads(at: &At<'_>, source: &ApiConfigSource) -> Option<ApiSource> {
         return at.field("api_type").error("aggregated discovery is done over gRPC only");
     }
     Some(source)
+}
+
+fn secrets(at: &At<'_>, message: &pb::Bootstrap) -> Option<Discovered<Secret>> {
+    let mut secrets = HashMap::new();
+    let all = message.static_resources.iter().flat_map(|resources| &resources.secrets);
+    for (index, message) in all.enumerate() {
+        let at = at.index(index);
+        let key = ResourceKey { source: None, name: message.name.clone() };
+        if secrets.insert(Arc::new(key), Arc::new(tls::secret(&at, message)?)).is_some() {
+            return at.field("name").error(format!("duplicate secret {:?}", message.name));
+        }
+    }
+    Some(Arc::new(secrets))
 }
 
 /// `Some(None)` where there is nothing to convert.

@@ -32,7 +32,7 @@ use envoy_types::pb::envoy::{
 };
 use envoy_types::pb::google::protobuf::UInt32Value;
 
-use super::{Localities, core, endpoint, http, unpack};
+use super::{Localities, core, endpoint, http, tls, unpack};
 use crate::{NoteKind, at::At};
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -50,7 +50,7 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
     let localities = balancing.as_ref().map(|(_, localities)| *localities);
     let discovery = discovery(at, message, localities.unwrap_or_default());
     let protocol = protocol(at, message);
-    let socket = core::raw_socket(&at.field("transport_socket"), message.transport_socket.as_ref());
+    let socket = tls::upstream(&at.field("transport_socket"), message.transport_socket.as_ref());
     let connect_timeout = core::duration_or(
         &at.field("connect_timeout"),
         message.connect_timeout.as_ref(),
@@ -60,7 +60,8 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         &at.field("per_connection_buffer_limit_bytes"),
         message.per_connection_buffer_limit_bytes.as_ref(),
     );
-    socket?;
+    let tls = socket?;
+    tls::no_auto_sni(at, message, tls.is_some())?;
     let (lb_policy, localities) = balancing?;
     let protocol = protocol?;
     let stat_name = if message.alt_stat_name.is_empty() { &message.name } else { &message.alt_stat_name };
@@ -79,7 +80,7 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         enable_trailers: protocol.enable_trailers,
         buffer_limit_bytes: buffer_limit_bytes?,
         max_response_headers_bytes: protocol.max_response_headers_bytes,
-        tls: None,
+        tls,
         http2: protocol.http2,
     };
     Some(Cluster { model, localities })

@@ -9,17 +9,13 @@ use std::{
 
 use culvert_model::{Address, ApiKind, ApiSource, ConfigSource, GrpcService, RateLimit, SourceSpecifier};
 use envoy_types::pb::{
-    envoy::{
-        config::core::v3::{
-            self as pb, address, api_config_source::ApiType, config_source::ConfigSourceSpecifier,
-            data_source, grpc_service::TargetSpecifier, socket_address::PortSpecifier, transport_socket,
-        },
-        extensions::transport_sockets::raw_buffer::v3::RawBuffer,
+    envoy::config::core::v3::{
+        self as pb, address, api_config_source::ApiType, config_source::ConfigSourceSpecifier, data_source,
+        grpc_service::TargetSpecifier, socket_address::PortSpecifier,
     },
     google::protobuf,
 };
 
-use super::{extension_name, unpack};
 use crate::at::At;
 
 /// Longest duration that is told apart from "for ever": a century.
@@ -119,19 +115,6 @@ pub(super) fn address(at: &At<'_>, address: Option<&pb::Address>) -> Option<Addr
             .field("socket_address")
             .field("address")
             .error(format!("malformed IP address {name:?}; only clusters of type STRICT_DNS resolve names")),
-    }
-}
-
-/// The transport socket of either side: bytes as they are.
-pub(super) fn raw_socket(at: &At<'_>, socket: Option<&pb::TransportSocket>) -> Option<()> {
-    let Some(socket) = socket else { return Some(()) };
-    let at = at.field("typed_config");
-    match socket.config_type.as_ref() {
-        None => at.error("value is required"),
-        Some(transport_socket::ConfigType::TypedConfig(any)) if unpack::<RawBuffer>(any).is_none() => {
-            at.unsupported(format!("{} is not a supported transport socket", extension_name(Some(any))))
-        }
-        Some(transport_socket::ConfigType::TypedConfig(_)) => Some(()),
     }
 }
 

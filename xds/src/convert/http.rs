@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use culvert_model::{
-    EscapedSlashes, HeaderCase, Http1Options, HttpConnectionManager, HttpFilter, RouteSource, ServerHeader,
-    StripPort, UnderscoresAction,
+    ClientCertDetails, EscapedSlashes, ForwardClientCert, HeaderCase, Http1Options, HttpConnectionManager,
+    HttpFilter, RouteSource, ServerHeader, StripPort, UnderscoresAction,
 };
 use envoy_types::pb::{
     envoy::{
@@ -47,7 +47,6 @@ pub(super) fn connection_manager(
     let routes = routes(at, manager, clusters);
     let router = filters(&at.field("http_filters"), &manager.http_filters);
     let request_id = request_id(at, manager);
-    let certificate = client_certificate(at, manager);
     let strip_port = strip_port(at, manager);
     let upgrades = upgrades(&at.field("upgrade_configs"), &manager.upgrade_configs);
     let log = access_log::access_logs(&at.field("access_log"), &manager.access_log);
@@ -57,7 +56,6 @@ pub(super) fn connection_manager(
         common(&at.field("common_http_protocol_options"), manager.common_http_protocol_options.as_ref());
     codec?;
     request_id?;
-    certificate?;
     let (router, common, timeouts) = (router?, common?, timeouts?);
     Some(HttpConnectionManager {
         stat_prefix: manager.stat_prefix.clone(),
@@ -91,6 +89,8 @@ pub(super) fn connection_manager(
             ServerHeaderTransformation::PassThrough => ServerHeader::PassThrough,
         },
         via: manager.via.clone(),
+        forward_client_cert: forward_client_cert(manager),
+        client_cert_details: client_cert_details(manager),
         normalize_path: is_true(manager.normalize_path.as_ref()),
         merge_slashes: manager.merge_slashes,
         escaped_slashes: escaped_slashes(manager.path_with_escaped_slashes_action()),
@@ -224,18 +224,26 @@ fn request_id(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<()> {
     }
 }
 
-/// Without TLS every policy but one removes the header that names a client's certificate.
-fn client_certificate(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<()> {
-    let at = at.field("forward_client_cert_details");
+fn forward_client_cert(manager: &pb::HttpConnectionManager) -> ForwardClientCert {
     match manager.forward_client_cert_details() {
-        ForwardClientCertDetails::Sanitize => Some(()),
-        ForwardClientCertDetails::AlwaysForwardOnly => at.unsupported("ALWAYS_FORWARD_ONLY is not supported"),
-        ForwardClientCertDetails::ForwardOnly
-        | ForwardClientCertDetails::AppendForward
-        | ForwardClientCertDetails::SanitizeSet => {
-            at.note(NoteKind::NoEffect, "a connection without TLS has no client certificate");
-            Some(())
-        }
+        ForwardClientCertDetails::AlwaysForwardOnly => ForwardClientCert::Always,
+        ForwardClientCertDetails::AppendForward => ForwardClientCert::Append,
+        ForwardClientCertDetails::ForwardOnly => ForwardClientCert::Forward,
+        ForwardClientCertDetails::Sanitize => ForwardClientCert::Sanitize,
+        ForwardClientCertDetails::SanitizeSet => ForwardClientCert::Set,
+    }
+}
+
+fn client_cert_details(manager: &pb::HttpConnectionManager) -> ClientCertDetails {
+    let Some(details) = manager.set_current_client_cert_details.as_ref() else {
+        return ClientCertDetails::default();
+    };
+    ClientCertDetails {
+        cert: details.cert,
+        chain: details.chain,
+        dns: details.dns,
+        subject: is_true(details.subject.as_ref()),
+        uri: details.uri,
     }
 }
 

@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::{
     },
 };
 
-use super::{Clusters, core, extension_name, http, tcp, unpack};
+use super::{Clusters, core, extension_name, http, tcp, tls, unpack};
 use crate::{NoteKind, at::At};
 
 /// A listener. `clusters` are those that the routes in it may refer to.
@@ -118,7 +118,7 @@ fn the_chain(at: &At<'_>, message: &pb::Listener, clusters: &Clusters<'_>) -> Op
 }
 
 fn filter_chain(at: &At<'_>, chain: &pb::FilterChain, clusters: &Clusters<'_>) -> Option<FilterChain> {
-    core::raw_socket(&at.field("transport_socket"), chain.transport_socket.as_ref())?;
+    let at_chain = *at;
     let at_filters = at.field("filters");
     let [filter] = chain.filters.as_slice() else {
         return match chain.filters.is_empty() {
@@ -139,12 +139,19 @@ fn filter_chain(at: &At<'_>, chain: &pb::FilterChain, clusters: &Clusters<'_>) -
     } else {
         return at.unsupported(format!("{} is not a supported network filter", extension_name(Some(any))));
     };
+    let http = matches!(filter, TerminalFilter::Http(_));
+    let tls = tls::downstream(&at_chain.field("transport_socket"), chain.transport_socket.as_ref(), http);
+    let handshake_timeout = core::timeout(
+        &at_chain.field("transport_socket_connect_timeout"),
+        chain.transport_socket_connect_timeout.as_ref(),
+        None,
+    );
     Some(FilterChain {
         name: chain.name.clone(),
         matches: FilterChainMatch::default(),
         filters: Vec::new(),
         terminal: Some(filter),
-        tls: None,
-        handshake_timeout: None,
+        tls: tls?,
+        handshake_timeout: handshake_timeout?,
     })
 }

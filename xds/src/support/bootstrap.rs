@@ -63,8 +63,7 @@ pub(super) const TABLES: &[Table] = &[
     },
     // The resources below are looked into one by one, under their own names.
     Table {
-        used: &["listeners", "clusters"],
-        refused: &[("secrets", "TLS is not supported")],
+        used: &["listeners", "clusters", "secrets"],
         ..Table::of("envoy.config.bootstrap.v3.Bootstrap.StaticResources")
     },
     Table {

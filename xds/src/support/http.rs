@@ -2,7 +2,6 @@
 
 use super::Table;
 
-const NO_TLS: &str = "a connection without TLS has no client certificate";
 const NO_TRACING: &str = "requests are not traced";
 
 /// `Http1ProtocolOptions` of a connection manager.
@@ -67,6 +66,14 @@ pub(super) const UPSTREAM_COMMON: Table = Table {
 
 pub(super) const TABLES: &[Table] = &[
     Table {
+        used: &["subject", "cert", "chain", "dns", "uri"],
+        only_off: &["issuer", "format"],
+        ..Table::of(
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.\
+             SetCurrentClientCertDetails",
+        )
+    },
+    Table {
         used: &[
             "codec_type",
             "stat_prefix",
@@ -99,6 +106,7 @@ pub(super) const TABLES: &[Table] = &[
             "strip_trailing_host_dot",
             "append_x_forwarded_port",
             "forward_client_cert_details",
+            "set_current_client_cert_details",
             "internal_address_config",
         ],
         used_as: &[
@@ -108,7 +116,6 @@ pub(super) const TABLES: &[Table] = &[
         no_effect: &[
             ("http2_protocol_options", "HTTP/2 is not spoken; a client that opens with it is refused"),
             ("http3_protocol_options", "HTTP/3 is not spoken; UDP listeners are refused"),
-            ("set_current_client_cert_details", NO_TLS),
             ("add_proxy_protocol_connection_state", "the PROXY protocol is not spoken"),
         ],
         only_off: &[

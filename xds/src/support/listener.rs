@@ -59,11 +59,14 @@ pub(super) const TABLES: &[Table] = &[
     },
     Table::of("envoy.extensions.filters.listener.original_dst.v3.OriginalDst"),
     Table {
-        used: &["filters", "transport_socket", "name", "filter_chain_match"],
-        no_effect: &[
-            ("metadata", "nothing reads it"),
-            ("transport_socket_connect_timeout", "there is no TLS handshake to wait for"),
+        used: &[
+            "filters",
+            "transport_socket",
+            "name",
+            "filter_chain_match",
+            "transport_socket_connect_timeout",
         ],
+        no_effect: &[("metadata", "nothing reads it")],
         only_off: &["use_proxy_proto"],
         ..Table::of("envoy.config.listener.v3.FilterChain")
     },

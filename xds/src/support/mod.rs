@@ -13,6 +13,7 @@ mod http;
 mod listener;
 mod route;
 mod runtime;
+mod tls;
 
 /// What is promised about a field.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -84,6 +85,7 @@ fn families() -> impl Iterator<Item = &'static Table> {
         listener::TABLES,
         route::TABLES,
         runtime::TABLES,
+        tls::TABLES,
     ]
     .into_iter()
     .flatten()

@@ -126,7 +126,8 @@ fn is_grpc(request: &RequestView<'_>) -> bool {
     matches!(rest, Some([] | [b'+', ..]))
 }
 
-fn string_matches(matcher: &StringMatcher, value: &[u8]) -> bool {
+/// Whether `value` satisfies `matcher`.
+pub fn string_matches(matcher: &StringMatcher, value: &[u8]) -> bool {
     match matcher {
         StringMatcher::Exact { value: expected, ignore_case } => {
             equal(value, expected.as_bytes(), *ignore_case)

@@ -12,7 +12,7 @@ mod table;
 mod trie;
 mod weighted;
 
-pub use matcher::header_matches;
+pub use matcher::{header_matches, string_matches};
 pub use mutate::{Formatter, Mutations};
 pub use rewrite::{redirect_location, rewrite_host, rewrite_path, tls_location};
 pub use table::{Match, NoRoute, Table};

@@ -11,6 +11,10 @@ impl Io {
     /// The owner has dropped the stream or listener.
     pub(crate) fn close(&mut self, key: Key) {
         let Some(slot) = self.slots.get_mut(key) else { return };
+        if slot.phase == Phase::Closing {
+            // It was reset.
+            return;
+        }
         let unsent = slot.phase == Phase::Open && slot.queued() > 0 && slot.write_error == 0;
         slot.phase = if unsent { Phase::Lingering } else { Phase::Closing };
         (slot.reader, slot.writer, slot.inbox) = (None, None, None);

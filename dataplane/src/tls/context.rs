@@ -1,0 +1,447 @@
+//! TLS contexts, compiled: what a handshake needs, made by control and shared by all workers.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use culvert_model::{CommonTls, DownstreamTls, SessionTickets, UpstreamTls, ValidationContext};
+use rustls::{
+    ClientConfig, Error, ServerConfig, SignatureScheme,
+    client::{ClientSessionMemoryCache, ResolvesClientCert, Resumption},
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, pem::PemObject},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use webpki::{CertRevocationList, OwnedCertRevocationList};
+
+use super::{
+    certificate::{CertificateInfo, sha256},
+    params, san,
+    tickets::{Binding, OwnKeys, Sessions, Tickets},
+    verify::{Policy, Roots, Verifier},
+};
+
+/// Why a context could not be compiled.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct ContextError(String);
+
+impl ContextError {
+    fn of(what: &str, why: impl fmt::Display) -> Self {
+        Self(format!("{what}: {why}"))
+    }
+}
+
+/// The bytes that a context refers to, read.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Material {
+    /// In order of preference.
+    pub certificates: Vec<CertificateBytes>,
+    /// `trusted_ca`, PEM.
+    pub trusted_ca: Option<Arc<[u8]>>,
+    /// `crl`, PEM.
+    pub crl: Option<Arc<[u8]>>,
+    /// PEM, by trust domain.
+    pub bundles: Vec<(String, Arc<[u8]>)>,
+    /// `session_ticket_keys`, when they are a secret.
+    pub ticket_keys: Option<Vec<Arc<[u8]>>>,
+}
+
+/// A certificate with its key.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct CertificateBytes {
+    /// PEM, the leaf first.
+    pub chain: Arc<[u8]>,
+    /// PEM.
+    pub key: Arc<[u8]>,
+    /// DER.
+    pub ocsp_staple: Option<Arc<[u8]>>,
+}
+
+/// What connections of a filter chain are accepted with.
+pub struct ServerContext {
+    pub(super) config: Arc<ServerConfig>,
+    /// For a client that offers only protocols that are not configured; as in Envoy it gets none.
+    pub(super) without_alpn: Option<Arc<ServerConfig>>,
+    sessions: Option<Arc<Sessions>>,
+    binding: Binding,
+    /// For `/certs`.
+    pub certificates: Certificates,
+}
+
+/// What connections to a cluster are made with.
+pub struct ClientContext {
+    pub(super) config: Arc<ClientConfig>,
+    /// The same without SNI.
+    pub(super) nameless: Arc<ClientConfig>,
+    pub(super) sni: Option<ServerName<'static>>,
+    pub(super) auto_host_sni: bool,
+    /// For `/certs`.
+    pub certificates: Certificates,
+}
+
+impl ClientContext {
+    /// For connections that are not a worker's.
+    pub fn config(&self) -> &Arc<ClientConfig> {
+        &self.config
+    }
+
+    /// The configuration and the name to connect with. `hostname` is the endpoint's, `fallback` its address.
+    pub fn for_endpoint(
+        &self,
+        hostname: &str,
+        fallback: std::net::IpAddr,
+    ) -> (Arc<ClientConfig>, ServerName<'static>) {
+        let own = || ServerName::try_from(hostname.to_owned()).ok();
+        let host = if self.auto_host_sni && !hostname.is_empty() { own() } else { None };
+        match host.or_else(|| self.sni.clone()) {
+            Some(name @ ServerName::DnsName(_)) => (self.config.clone(), name),
+            Some(name) => (self.nameless.clone(), name),
+            None => (self.nameless.clone(), ServerName::IpAddress(fallback.into())),
+        }
+    }
+}
+
+/// The certificates of a context.
+#[derive(Clone, Debug, Default)]
+pub struct Certificates {
+    /// Its own.
+    pub own: Vec<Arc<CertificateInfo>>,
+    /// Those it trusts.
+    pub trusted: Vec<Arc<CertificateInfo>>,
+    /// Where each of its own was read from.
+    pub own_paths: Vec<String>,
+    /// Where those it trusts were read from.
+    pub trusted_path: String,
+}
+
+/// A context that may not be there yet, and that may be replaced while connections go on with the one they have.
+///
+/// The lock is taken once for each new connection, never for a request.
+#[derive(Debug)]
+pub struct Slot<C>(Mutex<Option<Arc<C>>>);
+
+impl<C> Default for Slot<C> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<C> Slot<C> {
+    /// The context in force; `None` while a secret is missing.
+    pub fn get(&self) -> Option<Arc<C>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces it.
+    pub fn set(&self, context: Arc<C>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(context);
+    }
+}
+
+/// What the client said in the handshake that this thread is working on.
+pub(super) struct Hello {
+    pub(super) sni: Option<String>,
+    pub(super) local: Arc<CertificateInfo>,
+}
+
+thread_local! {
+    static HELLO: RefCell<Option<Hello>> = const { RefCell::new(None) };
+}
+
+/// What [`Resolver`] saw since this was last asked.
+pub(super) fn take_hello() -> Option<Hello> {
+    HELLO.with_borrow_mut(Option::take)
+}
+
+/// Compiles a downstream context. `scope` names where it belongs: tickets issued there are good only there. Sessions of
+/// `before` are kept when they mean the same.
+///
+/// # Errors
+/// What is wrong with the certificates, keys or lists.
+pub fn server(
+    tls: &DownstreamTls,
+    validation: Option<&ValidationContext>,
+    material: &Material,
+    scope: &str,
+    keys: &Arc<OwnKeys>,
+    before: Option<&ServerContext>,
+) -> Result<ServerContext, ContextError> {
+    let provider = Arc::new(params::provider(&tls.common));
+    let (policy, trusted) = policy(validation, material)?;
+    let verifier = Verifier::of_clients(policy, tls.require_client_certificate, provider.clone());
+    let resolver = Arc::new(Resolver::new(&material.certificates, &provider)?);
+    if resolver.entries.is_empty() {
+        return Err(ContextError("no certificate is given".to_owned()));
+    }
+    let own = resolver.entries.iter().map(|entry| entry.info.clone()).collect();
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&params::versions(&tls.common))
+        .map_err(|error| ContextError::of("tls_params", error))?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(resolver);
+    config.ignore_client_order = true;
+    let binding = binding(scope, tls, validation, material);
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    let sessions = (!tls.disable_stateful_resumption).then(|| {
+        let kept = before.filter(|before| before.binding == binding).and_then(|it| it.sessions.clone());
+        kept.unwrap_or_else(|| Arc::new(Sessions::new(tls.session_timeout)))
+    });
+    if let Some(sessions) = &sessions {
+        config.session_storage = sessions.clone();
+    }
+    let bad_key = || ContextError("session_ticket_keys: a key has 80 bytes".to_owned());
+    match (&tls.tickets, &material.ticket_keys) {
+        (SessionTickets::Disabled, _) => {}
+        (SessionTickets::Keys(keys), _) | (SessionTickets::Sds(_), Some(keys)) => {
+            let tickets = Tickets::configured(keys, binding, tls.session_timeout).ok_or_else(bad_key)?;
+            config.ticketer = Arc::new(tickets);
+        }
+        (SessionTickets::Own | SessionTickets::Sds(_), _) => {
+            config.ticketer = Arc::new(Tickets::own(keys.clone(), binding, tls.session_timeout));
+        }
+    }
+    let without_alpn = (!tls.common.alpn.is_empty()).then(|| Arc::new(config.clone()));
+    config.alpn_protocols = alpn(&tls.common);
+    let certificates = Certificates { own, trusted, ..Certificates::default() };
+    Ok(ServerContext { config: Arc::new(config), without_alpn, sessions, binding, certificates })
+}
+
+/// Compiles an upstream context.
+///
+/// # Errors
+/// See [`server`].
+pub fn client(
+    tls: &UpstreamTls,
+    validation: Option<&ValidationContext>,
+    material: &Material,
+) -> Result<ClientContext, ContextError> {
+    let provider = Arc::new(params::provider(&tls.common));
+    let (policy, trusted) = policy(validation, material)?;
+    let verifier = Verifier::of_servers(policy, tls.auto_sni_san_validation, provider.clone());
+    let resolver = Arc::new(Resolver::new(&material.certificates, &provider)?);
+    let own = resolver.entries.iter().map(|entry| entry.info.clone()).collect();
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&params::versions(&tls.common))
+        .map_err(|error| ContextError::of("tls_params", error))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_cert_resolver(resolver);
+    config.alpn_protocols = alpn(&tls.common);
+    config.resumption = match tls.max_session_keys as usize {
+        0 => Resumption::disabled(),
+        // The store counts servers, and keeps as many tickets as it likes for each.
+        keys => Resumption::store(Arc::new(ClientSessionMemoryCache::new(keys.max(8)))),
+    };
+    let sni = match tls.sni.as_str() {
+        "" => None,
+        name => {
+            let parsed = ServerName::try_from(name.to_owned());
+            Some(parsed.map_err(|_| ContextError(format!("sni: {name:?} is not a host name")))?)
+        }
+    };
+    let mut nameless = config.clone();
+    nameless.enable_sni = false;
+    Ok(ClientContext {
+        config: Arc::new(config),
+        nameless: Arc::new(nameless),
+        sni,
+        auto_host_sni: tls.auto_host_sni,
+        certificates: Certificates { own, trusted, ..Certificates::default() },
+    })
+}
+
+fn alpn(common: &CommonTls) -> Vec<Vec<u8>> {
+    common.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect()
+}
+
+/// Everything that a full handshake would have looked at.
+fn binding(
+    scope: &str,
+    tls: &DownstreamTls,
+    validation: Option<&ValidationContext>,
+    material: &Material,
+) -> Binding {
+    let mut text = Vec::new();
+    let mut part = |bytes: &[u8]| {
+        text.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+        text.extend_from_slice(bytes);
+    };
+    part(scope.as_bytes());
+    part(&[u8::from(tls.require_client_certificate)]);
+    part(format!("{validation:?}").as_bytes());
+    part(material.trusted_ca.as_deref().unwrap_or_default());
+    part(material.crl.as_deref().unwrap_or_default());
+    for (domain, bundle) in &material.bundles {
+        part(domain.as_bytes());
+        part(bundle);
+    }
+    sha256(&text)
+}
+
+fn policy(
+    validation: Option<&ValidationContext>,
+    material: &Material,
+) -> Result<(Policy, Vec<Arc<CertificateInfo>>), ContextError> {
+    let none = ValidationContext::default();
+    let context = validation.unwrap_or(&none);
+    let mut trusted = Vec::new();
+    let mut bundle = |what: &str, pem: &[u8]| {
+        let (certificates, crls) = certificates(what, pem)?;
+        trusted.extend(certificates.iter().filter_map(CertificateInfo::parse).map(Arc::new));
+        Ok::<_, ContextError>((certificates, crls))
+    };
+    let (mut roots, mut crls): (Option<Vec<CertificateDer<'static>>>, _) = (None, Vec::new());
+    if let Some(pem) = &material.trusted_ca {
+        let (certificates, more) = bundle("trusted_ca", pem)?;
+        roots = Some(certificates);
+        crls.extend(more);
+    }
+    if context.system_roots {
+        let system = rustls_native_certs::load_native_certs().certs;
+        if system.is_empty() {
+            return Err(ContextError("system_root_certs: the system has none".to_owned()));
+        }
+        roots.get_or_insert_default().extend(system);
+    }
+    let mut spiffe = std::collections::HashMap::new();
+    for (domain, pem) in &material.bundles {
+        let (certificates, _) = bundle(&format!("trust domain {domain}"), pem)?;
+        spiffe.insert(domain.clone(), to_roots("trust_bundle", certificates)?);
+    }
+    if let Some(pem) = &material.crl {
+        let before = crls.len();
+        for der in CertificateRevocationListDer::pem_slice_iter(pem) {
+            crls.push(der.map_err(|error| ContextError::of("crl", error))?);
+        }
+        if crls.len() == before {
+            return Err(ContextError("crl: no revocation list in it".to_owned()));
+        }
+    }
+    let crls: Result<Vec<_>, ContextError> = crls
+        .iter()
+        .map(|der| {
+            let list = OwnedCertRevocationList::from_der(der);
+            Ok(CertRevocationList::from(list.map_err(|error| ContextError::of("crl", error))?))
+        })
+        .collect();
+    let roots = match roots {
+        // Those of the system may hold what is not understood here; one that was configured is an error.
+        Some(roots) if context.system_roots && material.trusted_ca.is_none() => {
+            let good: Vec<_> =
+                roots.into_iter().filter(|der| webpki::anchor_from_trusted_cert(der).is_ok()).collect();
+            Some(to_roots("system_root_certs", good)?)
+        }
+        Some(roots) => Some(to_roots("trusted_ca", roots)?),
+        None => None,
+    };
+    let policy = Policy {
+        roots,
+        spiffe,
+        crls: crls?,
+        only_leaf_crl: context.only_leaf_crl,
+        sans: context.sans.clone(),
+        certificate_hashes: context.certificate_hashes.clone(),
+        spki_hashes: context.spki_hashes.clone(),
+        allow_expired: context.allow_expired,
+        accept_untrusted: context.accept_untrusted,
+        max_depth: context.max_depth,
+    };
+    Ok((policy, trusted))
+}
+
+fn to_roots(what: &str, certificates: Vec<CertificateDer<'static>>) -> Result<Roots, ContextError> {
+    Roots::new(certificates).map_err(|error| ContextError::of(what, error))
+}
+
+type Bundle = (Vec<CertificateDer<'static>>, Vec<CertificateRevocationListDer<'static>>);
+
+/// The certificates and revocation lists of a bundle.
+fn certificates(what: &str, pem: &[u8]) -> Result<Bundle, ContextError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let found = found.map_err(|error| ContextError::of(what, error))?;
+    if found.is_empty() {
+        return Err(ContextError::of(what, "no certificate in it"));
+    }
+    let crls: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
+    Ok((found, crls.map_err(|error| ContextError::of(what, error))?))
+}
+
+/// Chooses among the own certificates.
+#[derive(Debug)]
+struct Resolver {
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Arc<CertifiedKey>,
+    info: Arc<CertificateInfo>,
+    is_ecdsa: bool,
+}
+
+impl Resolver {
+    fn new(certificates: &[CertificateBytes], provider: &CryptoProvider) -> Result<Self, ContextError> {
+        let entries: Result<Vec<_>, _> = certificates.iter().map(|it| Entry::new(it, provider)).collect();
+        Ok(Self { entries: entries? })
+    }
+
+    /// The first whose names stand for `name`, exactly before by wildcard, else the first of all; one with an ECDSA key
+    /// before its equals when the peer can verify that.
+    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<&Entry> {
+        let usable = |entry: &&Entry| entry.key.key.choose_scheme(schemes).is_some();
+        let exact = |entry: &Entry, name: &str| {
+            entry.info.dns_sans.iter().any(|known| known.eq_ignore_ascii_case(name))
+        };
+        let wild = |entry: &Entry, name: &str| {
+            entry.info.dns_sans.iter().any(|known| san::dns_name_matches(name, known))
+        };
+        let rank = |entry: &Entry| match name {
+            Some(name) if exact(entry, name) => 0,
+            Some(name) if wild(entry, name) => 1,
+            _ => 2,
+        };
+        self.entries.iter().filter(usable).min_by_key(|entry| (rank(entry), !entry.is_ecdsa))
+    }
+}
+
+impl Entry {
+    fn new(bytes: &CertificateBytes, provider: &CryptoProvider) -> Result<Self, ContextError> {
+        let (chain, _) = certificates("certificate_chain", &bytes.chain)?;
+        let key = PrivateKeyDer::from_pem_slice(&bytes.key)
+            .map_err(|error| ContextError::of("private_key", error))?;
+        let info = chain.first().and_then(CertificateInfo::parse);
+        let info = info.ok_or_else(|| ContextError("certificate_chain: cannot be read".to_owned()))?;
+        let mut key = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
+            Error::InconsistentKeys(_) => {
+                ContextError("private_key: it does not belong to the certificate".to_owned())
+            }
+            error => ContextError::of("private_key", error),
+        })?;
+        key.ocsp = bytes.ocsp_staple.as_deref().map(<[u8]>::to_vec);
+        let is_ecdsa = key.key.algorithm() == rustls::SignatureAlgorithm::ECDSA;
+        Ok(Self { key: Arc::new(key), info: Arc::new(info), is_ecdsa })
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let entry = self.choose(hello.server_name(), hello.signature_schemes())?;
+        let seen = Hello { sni: hello.server_name().map(str::to_owned), local: entry.info.clone() };
+        HELLO.set(Some(seen));
+        Some(entry.key.clone())
+    }
+}
+
+impl ResolvesClientCert for Resolver {
+    fn resolve(&self, _hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.choose(None, schemes).map(|entry| entry.key.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        !self.entries.is_empty()
+    }
+}

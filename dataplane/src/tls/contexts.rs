@@ -1,0 +1,72 @@
+//! The contexts of a process, by the configuration they were made from.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use culvert_model::{DownstreamTls, UpstreamTls};
+
+use super::{ClientContext, OwnKeys, ServerContext, Slot};
+
+/// Places for compiled contexts. Control fills them; a listener or cluster finds its own by the identity of its
+/// configuration, once for each new connection.
+#[derive(Debug, Default)]
+pub struct Contexts {
+    servers: Places<DownstreamTls, ServerContext>,
+    clients: Places<UpstreamTls, ClientContext>,
+    /// What session tickets are encrypted with where no keys are configured.
+    pub keys: Arc<OwnKeys>,
+}
+
+impl Contexts {
+    /// The place of a downstream context.
+    pub fn server(&self, tls: &Arc<DownstreamTls>) -> Arc<Slot<ServerContext>> {
+        self.servers.get(tls)
+    }
+
+    /// The place of an upstream context.
+    pub fn client(&self, tls: &Arc<UpstreamTls>) -> Arc<Slot<ClientContext>> {
+        self.clients.get(tls)
+    }
+
+    /// Forgets what is configured no more. Whoever still has a place keeps it as it is.
+    pub fn retain(
+        &self,
+        server: impl Fn(&Arc<DownstreamTls>) -> bool,
+        client: impl Fn(&Arc<UpstreamTls>) -> bool,
+    ) {
+        self.servers.retain(server);
+        self.clients.retain(client);
+    }
+}
+
+/// By the address of the configuration, which the entry keeps alive.
+struct Places<K, C>(Mutex<HashMap<usize, Place<K, C>>>);
+
+type Place<K, C> = (Arc<K>, Arc<Slot<C>>);
+
+impl<K, C> Places<K, C> {
+    fn get(&self, key: &Arc<K>) -> Arc<Slot<C>> {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = places.entry(Arc::as_ptr(key).addr()).or_insert_with(|| (key.clone(), Arc::default()));
+        entry.1.clone()
+    }
+
+    fn retain(&self, keep: impl Fn(&Arc<K>) -> bool) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, (key, _)| keep(key));
+    }
+}
+
+impl<K, C> Default for Places<K, C> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K, C> fmt::Debug for Places<K, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Places")
+    }
+}

@@ -1,0 +1,141 @@
+//! Whom the proxy trusts, and whom it does not.
+
+use std::sync::Arc;
+
+use crate::{
+    VERSIONS, downstream, own, peer,
+    pki::{Ca, Identity, Leaf},
+    quoted,
+    support::{
+        DRIVERS,
+        culvert::{Culvert, cluster, indent},
+        upstream::Upstream,
+    },
+    trusting, upstream, with_socket,
+};
+
+const SPIFFE: &str =
+    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
+
+/// A culvert with this downstream context in front of a mirror.
+fn start(driver: &str, common: &str, more: &str) -> (Culvert, u16) {
+    let backend = Upstream::mirror();
+    let (admin, port, config) =
+        with_socket("", &cluster("up", &[backend.address]), &downstream(common, more));
+    (Culvert::start(driver, admin, &config), port)
+}
+
+/// Whether a client with this certificate is served; with TLS 1.3 it learns of a refusal only when it reads.
+fn is_served(ca: &Ca, identity: Option<&Identity>, port: u16) -> bool {
+    let served = VERSIONS.map(|version| {
+        let config = Arc::new(peer::client_config(ca, identity, &[version]));
+        peer::connect(&config, port, "a.test").and_then(|mut client| peer::get(&mut client, "/", "")).is_ok()
+    });
+    assert_eq!(served[0], served[1], "both versions agree");
+    served[0]
+}
+
+#[test]
+fn clients_have_to_show_what_is_required() {
+    let (ca, other) = (Ca::new("ca"), Ca::new("other"));
+    let server = ca.issue(&Leaf { dns: &["a.test"], ..Leaf::default() });
+    let leaf =
+        |serial, uri: &'static [&'static str]| Leaf { serial, uri, dns: &["client.test"], ..Leaf::default() };
+    let good = ca.issue(&leaf(7, &["spiffe://td/good"]));
+    let revoked = ca.issue(&leaf(8, &["spiffe://td/good"]));
+    let bad_name = ca.issue(&leaf(9, &["spiffe://td/bad"]));
+    let stranger = other.issue(&leaf(7, &["spiffe://td/good"]));
+    let expired = ca.issue(&Leaf { expired: true, ..leaf(10, &["spiffe://td/good"]) });
+    for driver in DRIVERS {
+        let policy = format!(
+            "crl: {{inline_string: {}}}\nmatch_typed_subject_alt_names:\n- {{san_type: URI, matcher: {{exact: \
+             \"spiffe://td/good\"}}}}\n- {{san_type: DNS, matcher: {{exact: nobody.test}}}}\n",
+            quoted(&ca.crl(&[8]))
+        );
+        let common = own(&server) + &trusting(&ca, &policy);
+        let (culvert, port) = start(driver, &common, "require_client_certificate: true\n");
+        let stat = |name: &str| culvert.stat(&format!("listener.127.0.0.1_{port}.ssl.{name}"));
+        assert!(is_served(&ca, Some(&good), port));
+        assert_eq!(stat("handshake"), 2);
+        assert!(!is_served(&ca, None, port));
+        assert_eq!(stat("fail_verify_no_cert"), 2);
+        assert!(!is_served(&ca, Some(&stranger), port));
+        assert_eq!(stat("fail_verify_error"), 2);
+        assert!(!is_served(&ca, Some(&revoked), port));
+        assert!(!is_served(&ca, Some(&expired), port));
+        assert_eq!(stat("fail_verify_error"), 6);
+        assert!(!is_served(&ca, Some(&bad_name), port));
+        assert_eq!((stat("fail_verify_san"), stat("handshake")), (2, 2));
+    }
+    // Each relaxation lets through what it is for, and nothing else.
+    let with = |policy: &str, more: &str| start(DRIVERS[0], &(own(&server) + &trusting(&ca, policy)), more);
+    let (_culvert, port) = with("", "");
+    assert!(is_served(&ca, None, port) && is_served(&ca, Some(&good), port));
+    assert!(!is_served(&ca, Some(&stranger), port), "one that is shown has to be good");
+    let (_culvert, port) = with("allow_expired_certificate: true\n", "");
+    assert!(is_served(&ca, Some(&expired), port) && !is_served(&ca, Some(&stranger), port));
+    let (_culvert, port) = with("trust_chain_verification: ACCEPT_UNTRUSTED\n", "");
+    assert!(is_served(&ca, Some(&stranger), port));
+    let (_culvert, port) = start(DRIVERS[0], &own(&server), "require_client_certificate: true\n");
+    assert!(is_served(&ca, Some(&stranger), port) && !is_served(&ca, None, port));
+}
+
+#[test]
+fn servers_have_to_be_who_they_should_be() {
+    let (ca, other) = (Ca::new("ca"), Ca::new("other"));
+    let identity = ca.issue(&Leaf { dns: &["*.test"], uri: &["spiffe://td/server"], ..Leaf::default() });
+    let client = ca.issue(&Leaf { dns: &["proxy.test"], ..Leaf::default() });
+    let backend = peer::server(&identity, None, &[], peer::mirror);
+    let strict = peer::server(&identity, Some(&ca), &[], peer::mirror);
+    let status = |driver, address, common: &str, more: &str| {
+        let clusters = cluster("up", &[address]) + &indent(&upstream(common, more), 2);
+        let (admin, port, config) = with_socket("", &clusters, "");
+        let config =
+            config.replace("    filter_chains:\n    -       filters:", "    filter_chains:\n    - filters:");
+        let culvert = Culvert::start(driver, admin, &config);
+        let status = crate::support::client::Client::connect(port).get("/").status;
+        let count = |name: &str| culvert.stat(&format!("cluster.up.ssl.{name}"));
+        (status, count("fail_verify_error"), count("fail_verify_san"))
+    };
+    let san = |value: &str| {
+        format!("match_typed_subject_alt_names: [{{san_type: URI, matcher: {{prefix: \"{value}\"}}}}]\n")
+    };
+    for driver in DRIVERS {
+        let at = backend.address;
+        assert_eq!(status(driver, at, "", "sni: x.test\n"), (200, 0, 0), "nothing is asked for");
+        assert_eq!(status(driver, at, &trusting(&ca, ""), "sni: x.test\n"), (200, 0, 0));
+        assert_eq!(status(driver, at, &trusting(&other, ""), "sni: x.test\n"), (503, 1, 0));
+        assert_eq!(status(driver, at, &trusting(&ca, &san("spiffe://td/")), ""), (200, 0, 0));
+        assert_eq!(status(driver, at, &trusting(&ca, &san("spiffe://other/")), ""), (503, 0, 1));
+        let auto = |sni| format!("sni: {sni}\nauto_sni_san_validation: true\n");
+        assert_eq!(status(driver, at, &trusting(&ca, ""), &auto("x.test")), (200, 0, 0));
+        assert_eq!(status(driver, at, &trusting(&ca, ""), &auto("x.y.test")), (503, 0, 1));
+        let both = own(&client) + &trusting(&ca, "");
+        assert_eq!(status(driver, strict.address, &both, "sni: x.test\n"), (200, 0, 0));
+        assert_eq!(status(driver, strict.address, &trusting(&ca, ""), "sni: x.test\n").0, 503);
+    }
+}
+
+#[test]
+fn each_trust_domain_of_spiffe_has_its_own_authority() {
+    let (one, two) = (Ca::new("one"), Ca::new("two"));
+    let server = one.issue(&Leaf { dns: &["a.test"], ..Leaf::default() });
+    let validator = format!(
+        "validation_context:\n  custom_validator_config:\n    name: spiffe\n    typed_config:\n      \"@type\": \
+         {SPIFFE}\n      trust_domains:\n      - {{name: one, trust_bundle: {{inline_string: {}}}}}\n      - {{name: \
+         two, trust_bundle: {{inline_string: {}}}}}\n",
+        quoted(&one.pem()),
+        quoted(&two.pem())
+    );
+    let svid = |ca: &Ca, uri: &[&str]| ca.issue(&Leaf { uri, ..Leaf::default() });
+    for driver in DRIVERS {
+        let common = own(&server) + &validator;
+        let (_culvert, port) = start(driver, &common, "require_client_certificate: true\n");
+        assert!(is_served(&one, Some(&svid(&one, &["spiffe://one/a"])), port));
+        assert!(is_served(&one, Some(&svid(&two, &["spiffe://two/a"])), port));
+        assert!(!is_served(&one, Some(&svid(&two, &["spiffe://one/a"])), port), "signed by another domain's");
+        assert!(!is_served(&one, Some(&svid(&one, &["spiffe://three/a"])), port));
+        assert!(!is_served(&one, Some(&svid(&one, &["spiffe://one/a", "spiffe://one/b"])), port));
+        assert!(!is_served(&one, Some(&svid(&one, &[])), port));
+    }
+}
