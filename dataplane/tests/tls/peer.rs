@@ -1,7 +1,7 @@
 //! TLS clients and servers of a test's own, on rustls and blocking sockets.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     net::{SocketAddr, TcpStream},
     sync::Arc,
     time::Duration,

@@ -18,7 +18,6 @@ pub struct Ca {
 pub struct Identity {
     pub chain: String,
     pub key: String,
-    pub serial: u64,
 }
 
 /// What a certificate is for.
@@ -28,7 +27,6 @@ pub struct Leaf<'a> {
     pub uri: &'a [&'a str],
     pub serial: u64,
     pub expired: bool,
-    pub rsa: bool,
 }
 
 impl Ca {
@@ -64,7 +62,7 @@ impl Ca {
         }
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed");
-        Identity { chain: certificate.pem(), key: key.serialize_pem(), serial: leaf.serial }
+        Identity { chain: certificate.pem(), key: key.serialize_pem() }
     }
 
     /// A revocation list of these serial numbers.

@@ -162,7 +162,7 @@ fn a_truncated_body_does_not_look_complete() {
         let _culvert = Culvert::start(driver, admin, &config);
         let config = Arc::new(peer::client_config(&ca, None, &VERSIONS));
         let mut client = peer::connect(&config, port, "a.test").expect("a connection");
-        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("sent");
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").expect("sent");
         client.flush().expect("sent");
         let mut answer = Vec::new();
         let end = client.read_to_end(&mut answer);

@@ -32,7 +32,7 @@ use envoy_types::pb::{
 };
 
 use super::{Clusters, access_log, core, extension_name, route, unpack};
-use crate::{NoteKind, at::At};
+use crate::at::At;
 
 /// Seconds of `common_http_protocol_options.idle_timeout` when it is not given, on both sides.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);

@@ -7,6 +7,7 @@ mod refusals;
 mod routes;
 mod settings;
 mod sources;
+mod tls;
 
 use std::time::Duration;
 

@@ -26,8 +26,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("MANAGER", "add_user_agent: true", "@add_user_agent: true is not supported; only the default is"),
     (
         "MANAGER",
-        "forward_client_cert_details: ALWAYS_FORWARD_ONLY",
-        "@forward_client_cert_details: ALWAYS_FORWARD_ONLY is not supported",
+        "set_current_client_cert_details: {issuer: true}",
+        "@set_current_client_cert_details.issuer: true is not supported; only the default is",
     ),
     (
         "MANAGER",
@@ -238,9 +238,9 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "CLUSTER",
         "transport_socket: {name: tls, typed_config: {'@type': \
-         EXT/transport_sockets.tls.v3.UpstreamTlsContext}}",
+         EXT/transport_sockets.tls.v3.DownstreamTlsContext}}",
         "cluster \"a\": transport_socket.typed_config: \
-         envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext is not supported",
+         envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext is not supported",
     ),
 ];
 
@@ -308,8 +308,7 @@ fn refusals_of_whole_bootstraps() {
         ),
         (
             "static_resources: {secrets: [{name: x}]}".to_owned(),
-            "bootstrap: static_resources.secrets: \
-        TLS is not supported",
+            "bootstrap: static_resources.secrets[0]: a secret needs a type",
         ),
         (
             "dynamic_resources: {ads_config: {}}".to_owned(),

@@ -1,0 +1,157 @@
+//! TLS contexts and secrets.
+
+use culvert_model::{
+    CertificateSource, DownstreamTls, ResourceKey, SanKind, Secret, SecretData, SessionTickets, TlsVersion,
+    UpstreamTls, ValidationSource,
+};
+use culvert_xds::Loaded;
+
+use crate::{bad, good, http, listener, seconds};
+
+const HASH: &str = "df6ff72fe9116521268f6f2dd4966f51df479883fe7037b39f75916ac3049d1a";
+
+/// A bootstrap whose listener has this context, or rather whose filter chain.
+fn with_chain(more: &str, common: &str) -> String {
+    let socket = format!(
+        "transport_socket: {{name: tls, typed_config: {{'@type': EXT/transport_sockets.tls.v3.DownstreamTlsContext, \
+         {more} common_tls_context: {{{common}}}}}}}\n      transport_socket_connect_timeout: 3s\n      filters:"
+    );
+    http(&[]).replace("- filters:\n      - name: http", &format!("- {socket}\n      - name: http"))
+}
+
+fn with_cluster(more: &str, common: &str) -> String {
+    let socket = format!(
+        "transport_socket: {{name: tls, typed_config: {{'@type': EXT/transport_sockets.tls.v3.UpstreamTlsContext, \
+         {more} common_tls_context: {{{common}}}}}}}"
+    );
+    http(&[("CLUSTER", &socket)])
+}
+
+const OWN: &str =
+    "tls_certificates: [{certificate_chain: {inline_string: c}, private_key: {inline_string: k}}]";
+
+fn downstream(more: &str, common: &str) -> DownstreamTls {
+    let loaded = good(&with_chain(more, common));
+    let chain = listener(&loaded).filter_chains[0].clone();
+    assert_eq!(chain.handshake_timeout, seconds(3));
+    DownstreamTls::clone(chain.tls.as_ref().expect("TLS"))
+}
+
+fn upstream(more: &str, common: &str) -> UpstreamTls {
+    let loaded = good(&with_cluster(more, common));
+    UpstreamTls::clone(loaded.bootstrap.config.clusters[0].tls.as_ref().expect("TLS"))
+}
+
+fn texts(loaded: &Loaded) -> Vec<String> {
+    loaded.notes.iter().map(|note| note.text.clone()).collect()
+}
+
+#[test]
+fn defaults_are_those_of_envoy() {
+    let server = downstream("", OWN);
+    assert_eq!((server.common.version_min, server.common.version_max), (TlsVersion::V1_2, TlsVersion::V1_3));
+    assert_eq!((server.tickets, server.session_timeout), (SessionTickets::Own, seconds(7_200).unwrap()));
+    assert!(!server.require_client_certificate && !server.disable_stateful_resumption);
+    let client = upstream("", "");
+    assert_eq!((client.common.version_min, client.common.version_max), (TlsVersion::V1_2, TlsVersion::V1_2));
+    assert_eq!((client.max_session_keys, client.common.validation), (1, ValidationSource::None));
+}
+
+#[test]
+fn every_field_arrives() {
+    let server = downstream(
+        "require_client_certificate: true, disable_stateful_session_resumption: true, session_timeout: 9s, \
+         disable_stateless_session_resumption: true,",
+        &format!(
+            "{OWN}, alpn_protocols: [h2, http/1.1], tls_params: {{tls_minimum_protocol_version: TLSv1_3, \
+             cipher_suites: ['[ECDHE-RSA-AES128-GCM-SHA256|AES128-SHA]'], ecdh_curves: [P-521, P-256]}}, \
+             validation_context: {{trusted_ca: {{inline_string: a}}, crl: {{inline_string: r}}, \
+             only_verify_leaf_cert_crl: true, max_verify_depth: 2, allow_expired_certificate: true, \
+             trust_chain_verification: ACCEPT_UNTRUSTED, verify_certificate_hash: [{HASH}], \
+             match_subject_alt_names: [{{exact: old}}]}}"
+        ),
+    );
+    assert!(server.require_client_certificate && server.disable_stateful_resumption);
+    assert_eq!((server.tickets, server.session_timeout), (SessionTickets::Disabled, seconds(9).unwrap()));
+    assert_eq!(server.common.alpn, ["http/1.1"], "HTTP/2 is not spoken");
+    assert_eq!(server.common.version_min, TlsVersion::V1_3);
+    assert_eq!(server.common.cipher_suites, ["ECDHE-RSA-AES128-GCM-SHA256"]);
+    assert_eq!(server.common.curves, ["P-256"]);
+    let ValidationSource::Inline(context) = &server.common.validation else { panic!("inline") };
+    assert_eq!(context.trusted_ca, Some(SecretData::Inline(b"a".as_slice().into())));
+    assert_eq!(context.crl, Some(SecretData::Inline(b"r".as_slice().into())));
+    assert!(context.only_leaf_crl && context.allow_expired && context.accept_untrusted);
+    assert_eq!((context.max_depth, context.certificate_hashes.len()), (Some(2), 1));
+    assert_eq!((context.sans.len(), context.sans[0].kind), (1, None));
+    let client = upstream(
+        "sni: a.b, auto_host_sni: true, auto_sni_san_validation: true, max_session_keys: 5,",
+        "tls_certificate_sds_secret_configs: [{name: id}], combined_validation_context: \
+         {default_validation_context: {match_typed_subject_alt_names: [{san_type: URI, matcher: {exact: u}}]}, \
+         validation_context_sds_secret_config: {name: ROOT, sds_config: {path: /x}}}",
+    );
+    assert_eq!((client.sni.as_str(), client.max_session_keys), ("a.b", 5));
+    assert!(client.auto_host_sni && client.auto_sni_san_validation);
+    assert!(matches!(&client.common.certificates[..], [CertificateSource::Sds(id)] if id.name == "id"));
+    let ValidationSource::Combined { default, secret } = &client.common.validation else {
+        panic!("combined")
+    };
+    assert_eq!((default.sans[0].kind, secret.name.as_str()), (Some(SanKind::Uri), "ROOT"));
+}
+
+#[test]
+fn static_secrets_are_found_by_name() {
+    let text = http(&[]).replace(
+        "static_resources:\n",
+        "static_resources:\n  secrets:\n  - {name: a, validation_context: {trusted_ca: {inline_string: x}}}\n  - {name: \
+         b, generic_secret: {secret: {inline_string: s}}}\n",
+    );
+    let secrets = good(&text).bootstrap.config.secrets;
+    let find = |name: &str| secrets.get(&ResourceKey { source: None, name: name.to_owned() }).cloned();
+    assert!(matches!(find("a").as_deref(), Some(Secret::Validation(_))));
+    assert!(matches!(find("b").as_deref(), Some(Secret::Generic(bytes)) if **bytes == *b"s"));
+    assert!(find("c").is_none());
+}
+
+#[test]
+fn what_cannot_be_had_is_refused_by_name() {
+    for (text, expected) in [
+        (with_chain("", ""), "common_tls_context: no TLS certificates found for server context"),
+        (with_chain("", &format!("{OWN}, alpn_protocols: [h2]")), "alpn_protocols: HTTP/2 is not supported"),
+        (
+            with_chain("", &format!("{OWN}, tls_params: {{tls_maximum_protocol_version: TLSv1_1}}")),
+            "tls_params.tls_maximum_protocol_version: versions before TLS 1.2 are not supported",
+        ),
+        (
+            with_chain("", &format!("{OWN}, tls_params: {{cipher_suites: [AES128-SHA]}}")),
+            "tls_params.cipher_suites: none of AES128-SHA is supported",
+        ),
+        (with_chain("require_sni: true,", OWN), "require_sni: true is not supported; only the default is"),
+        (
+            with_chain(
+                "",
+                &format!("{OWN}, validation_context: {{match_subject_alt_names: [{{exact: a}}]}}"),
+            ),
+            "without trusted CA is insecure and not allowed",
+        ),
+        (
+            with_chain(
+                "",
+                &format!("{OWN}, validation_context: {{verify_certificate_hash: [{}]}}", &HASH[2..]),
+            ),
+            "verify_certificate_hash[0]: value length must be at least 64 bytes",
+        ),
+        (
+            with_chain("session_ticket_keys: {keys: [{inline_string: short}]},", OWN),
+            "session_ticket_keys.keys[0]: a session ticket key has 80 bytes, not 5",
+        ),
+        (with_cluster("allow_renegotiation: true,", ""), "allow_renegotiation: true is not supported"),
+        (with_cluster("auto_sni_san_validation: true,", ""), "it needs sni or auto_host_sni"),
+        (with_cluster("", &format!("{OWN}, key_log: {{path: /x}}")), "key_log: keys are not logged"),
+    ] {
+        let errors = bad(&text).join("\n");
+        assert!(errors.contains(expected), "{expected:?} is not in {errors}");
+    }
+    // What is left out is said.
+    let loaded = good(&with_chain("", &format!("{OWN}, alpn_protocols: [h2, http/1.1]")));
+    assert!(texts(&loaded).iter().any(|text| text.contains("h2 is not offered")), "{:?}", texts(&loaded));
+}
