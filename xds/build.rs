@@ -1,6 +1,8 @@
-//! Compiles Envoy's .proto files, which `envoy-types` ships, and Culvert's own into one descriptor set.
+//! Compiles Envoy's .proto files, which `envoy-types` ships, and Culvert's own into one descriptor set, with an index
+//! of what is where in it.
 
 use std::{
+    collections::HashMap,
     env, fs,
     path::{Path, PathBuf},
     process::{Command, exit},
@@ -74,8 +76,57 @@ fn run() -> Result<(), String> {
     for name in names {
         compiler.open_file(&name).map_err(|e| format!("{}: {e}", name.display()))?;
     }
-    let out = PathBuf::from(variable("OUT_DIR")?).join("descriptors.bin");
-    fs::write(&out, compiler.encode_file_descriptor_set()).map_err(|e| format!("{}: {e}", out.display()))
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let set = compiler.encode_file_descriptor_set();
+    let index = index(&compiler, &set)?;
+    let write = |name: &str, bytes: &[u8]| {
+        let path = out.join(name);
+        fs::write(&path, bytes).map_err(|e| format!("{}: {e}", path.display()))
+    };
+    write("descriptors.bin", &set)?;
+    write("descriptors.rs", index.as_bytes())
+}
+
+/// Where each file is in the encoded set, what it imports, and which file defines which message: with it a part of the
+/// set can be decoded.
+fn index(compiler: &protox::Compiler, set: &[u8]) -> Result<String, String> {
+    let files = compiler.file_descriptor_set().file;
+    let numbers: HashMap<_, _> =
+        files.iter().enumerate().map(|(number, file)| (file.name(), number)).collect();
+    let mut messages = Vec::new();
+    let mut source = format!("pub(super) static FILES: [File; {}] = [\n", files.len());
+    let mut start = 0;
+    for (number, file) in files.iter().enumerate() {
+        let end = record_end(set, start).ok_or("the descriptor set is cut short")?;
+        let imports: Vec<_> =
+            file.dependency.iter().filter_map(|import| numbers.get(import.as_str())).collect();
+        source += &format!("File {{ start: {start}, end: {end}, imports: &{imports:?} }},\n");
+        start = end;
+        messages
+            .extend(file.message_type.iter().map(|m| (format!("{}.{}", file.package(), m.name()), number)));
+    }
+    messages.sort();
+    source += &format!("];\npub(super) static MESSAGES: [(&str, u16); {}] = {messages:?};\n", messages.len());
+    if start == set.len() {
+        Ok(source)
+    } else {
+        Err("the descriptor set holds more than its files".to_owned())
+    }
+}
+
+/// The end of the length-delimited field that begins at `start`.
+fn record_end(set: &[u8], start: usize) -> Option<usize> {
+    let mut at = start + 1;
+    let mut length = 0;
+    for shift in (0..).step_by(7) {
+        let byte = *set.get(at)?;
+        length |= usize::from(byte & 0x7F) << shift;
+        at += 1;
+        if byte < 0x80 {
+            break;
+        }
+    }
+    Some(at + length).filter(|end| *end <= set.len())
 }
 
 fn variable(name: &str) -> Result<String, String> {

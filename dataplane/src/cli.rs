@@ -380,12 +380,26 @@ pub enum Command {
     /// Enrol, remove and list the pods of a running culvert
     #[command(subcommand)]
     Pod(PodCommand),
-    /// Say whether configurations can be served, and name what cannot
-    Check {
-        /// Bootstrap or resource files
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
-    },
+    /// Say of every resource whether it can be served, and name what cannot
+    Check(Check),
+}
+
+/// `culvert check`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Check {
+    /// Bootstraps, discovery responses, lists of resources; files that share a name up to .clusters.yaml,
+    /// .listeners.yaml and the like are one snapshot
+    #[arg(required_unless_present = "fields", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Print how many resources were refused for each feature, in place of the resources that are not in error
+    #[arg(long)]
+    pub summary: bool,
+    /// Print one JSON document in place of lines
+    #[arg(long, conflicts_with = "summary")]
+    pub json: bool,
+    /// Print every field that is accepted, and those that are accepted without effect with the reason
+    #[arg(long)]
+    pub fields: bool,
 }
 
 /// `culvert pod ...`: what is asked of the running culvert through its control socket.

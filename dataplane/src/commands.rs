@@ -1,6 +1,8 @@
 //! What the command line asks for: serving, validating, talking to a serving culvert.
 
-use std::{path::PathBuf, time::Duration};
+mod check;
+
+use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use culvert::{
@@ -50,29 +52,9 @@ pub(crate) fn validate(cli: &Cli) -> anyhow::Result<()> {
 /// Runs a subcommand.
 pub(crate) fn run(command: &Command, cli: &Cli) -> anyhow::Result<()> {
     match command {
-        Command::Check { files } => check(files),
+        Command::Check(check) => check::run(check, cli),
         Command::Pod(command) => pod(command, cli),
     }
-}
-
-fn check(files: &[PathBuf]) -> anyhow::Result<()> {
-    let mut failed = 0;
-    for (path, result) in culvert_xds::check(files) {
-        match result {
-            Ok(notes) => {
-                println!("{}: accepted", path.display());
-                print_notes(&notes);
-            }
-            Err(errors) => {
-                failed += 1;
-                println!("{}: error: {errors}", path.display());
-            }
-        }
-    }
-    if failed > 0 {
-        bail!("{failed} file(s) refused");
-    }
-    Ok(())
 }
 
 fn print_notes(notes: &[Note]) {

@@ -12,6 +12,9 @@ use culvert::cli::{Cli, Mode};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // A page of 2 MiB for every few kilobytes would be most of the memory that a start takes. Where the kernel refuses,
+    // only memory is lost.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let cli = Cli::parse();
     if let Some(text) = cli.early_output() {
         print!("{text}");

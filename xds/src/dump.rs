@@ -43,7 +43,7 @@ fn section(name: &str) -> Map<String, Json> {
 fn bootstrap(store: &Store) -> Map<String, Json> {
     let mut section = section("BootstrapConfigDump");
     let message = descriptor::message("envoy.config.bootstrap.v3.Bootstrap");
-    if let Some(bootstrap) = message.and_then(|message| show(message, store.raw.bootstrap.clone())) {
+    if let Some(bootstrap) = message.and_then(|message| show(message, store.raw.bootstrap())) {
         section.insert("bootstrap".to_owned(), bootstrap);
     }
     section.insert("last_updated".to_owned(), clock::rfc3339(store.started).into());
@@ -233,9 +233,14 @@ fn show_resource(resource: &Resource) -> Option<Json> {
 }
 
 fn show(descriptor: prost_reflect::MessageDescriptor, bytes: Bytes) -> Option<Json> {
-    let mut message = DynamicMessage::decode(descriptor, bytes).ok()?;
-    redact(&mut message);
-    Some(to_json(&message))
+    let read = |descriptor| {
+        let mut message = DynamicMessage::decode(descriptor, bytes.clone()).ok()?;
+        redact(&mut message);
+        serialize(&message)
+    };
+    // What was accepted without effect may hold an extension that no table knows.
+    read(descriptor.clone())
+        .or_else(|| read(descriptor::everything().get_message_by_name(descriptor.full_name())?))
 }
 
 /// `@type` first.
@@ -252,9 +257,13 @@ fn with_type(message: &DynamicMessage, json: Json) -> Json {
 }
 
 fn to_json(message: &DynamicMessage) -> Json {
+    serialize(message).unwrap_or(Json::Null)
+}
+
+/// `None` for an `Any` of a type that is not among the descriptors that the message's own one comes with.
+fn serialize(message: &DynamicMessage) -> Option<Json> {
     let options = SerializeOptions::new().use_proto_field_name(true);
-    // It fails for an `Any` of a type that is not known, which is not accepted anywhere.
-    message.serialize_with_options(serde_json::value::Serializer, &options).unwrap_or(Json::Null)
+    message.serialize_with_options(serde_json::value::Serializer, &options).ok()
 }
 
 /// Overwrites fields marked as sensitive, at any depth.

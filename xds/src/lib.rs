@@ -18,6 +18,7 @@ mod convert;
 mod counters;
 mod decode;
 mod descriptor;
+mod document;
 mod dump;
 mod encode;
 mod error;
@@ -35,8 +36,9 @@ mod stream;
 mod support;
 mod walk;
 
-pub use check::check;
+pub use check::{CheckOptions, Checked, FieldPromise, Promise, Verdict, check, promises};
 pub use counters::SourceCounters;
+pub use descriptor::{release, release_unused};
 pub use encode::encode_message;
 pub use error::{Error, ErrorKind, Errors, Note, NoteKind};
 pub use load::{LoadOptions, Loaded, load_bootstrap};

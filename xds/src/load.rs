@@ -11,7 +11,7 @@ use culvert_model::{Address, ApiSource, Bootstrap, Config, Discovery, Listener, 
 use envoy_types::pb::envoy::config::{
     bootstrap::v3 as pb, cluster::v3 as cluster_pb, listener::v3 as listener_pb,
 };
-use prost::{Message as _, bytes::Bytes};
+use prost::{Message as _, bytes::Bytes, encoding};
 use prost_reflect::{DynamicMessage, Value};
 
 use crate::{
@@ -19,7 +19,9 @@ use crate::{
     at::Sink,
     convert::{self, Clusters, Localities},
     decode::{self, Syntax, UnknownFields},
-    descriptor, remote,
+    descriptor,
+    document::{Document, Part, Unreadable},
+    remote,
     resource::{Kind, Resource},
     walk,
 };
@@ -62,16 +64,32 @@ impl Loaded {
     /// `node`, after the command line, as control planes are told it: with what Culvert says about itself.
     #[must_use]
     pub fn node(&self) -> envoy_types::pb::envoy::config::core::v3::Node {
-        remote::of_bootstrap(&self.raw.bootstrap)
+        remote::of_bootstrap(&self.raw.rest)
     }
 }
 
 /// A bootstrap as it came.
 #[derive(Clone, Debug)]
 pub(crate) struct Raw {
-    pub(crate) bootstrap: Bytes,
+    /// All but the resources.
+    rest: Bytes,
     pub(crate) listeners: Vec<Resource>,
     pub(crate) clusters: Vec<Resource>,
+}
+
+impl Raw {
+    /// The whole bootstrap on the wire.
+    pub(crate) fn bootstrap(&self) -> Bytes {
+        let mut bytes = self.rest.to_vec();
+        for resource in self.listeners.iter().chain(&self.clusters) {
+            // Messages merge: each resource comes in a `static_resources` that holds nothing else.
+            let number = if resource.kind == Kind::Listener { 1 } else { 2 };
+            let mut resources = Vec::with_capacity(resource.bytes.len() + 8);
+            encoding::bytes::encode(number, &resource.bytes, &mut resources);
+            encoding::bytes::encode(2, &resources, &mut bytes);
+        }
+        bytes.into()
+    }
 }
 
 /// Reads, checks and converts a bootstrap.
@@ -80,241 +98,299 @@ pub(crate) struct Raw {
 /// Everything that is wrong with it: unreadable or malformed text, fields that do not exist, violated constraints and
 /// features that are not supported.
 pub fn load_bootstrap(options: &LoadOptions) -> Result<Loaded, Errors> {
-    let (message, mut notes) = read(options)?;
-    let (rest, listeners, clusters) = take_apart(&message);
-    let raw = Raw { bootstrap: decode::canonical(&message).into(), listeners, clusters };
-
-    let mut errors = Vec::new();
-    let settings = settings(&rest, &mut errors, &mut notes);
-    let (clusters, localities) = static_clusters(&raw.clusters, &mut errors, &mut notes);
-    let listeners = static_listeners(&raw, &mut errors, &mut notes);
-    errors.extend(missing_local_cluster(&rest, &raw.clusters));
-    if let Some(settings) = &settings {
-        errors.extend(unfit_control_planes(settings, &clusters, &raw.clusters));
+    let Examined { loaded, errors, notes, .. } = examine(options);
+    match loaded {
+        Some(loaded) if errors.is_empty() => Ok(Loaded { notes, ..loaded }),
+        _ => Err(errors.into()),
     }
-    let Some(settings) = settings.filter(|_| errors.is_empty()) else { return Err(errors.into()) };
-
-    let node = |field| node_field(&message, field);
-    let bootstrap = Bootstrap {
-        node_id: node("id"),
-        node_cluster: node("cluster"),
-        admin: settings.admin,
-        config: Config {
-            listeners: listeners.into(),
-            clusters: clusters.into(),
-            secrets: settings.secrets,
-            ..Config::default()
-        },
-        ads: settings.ads.map(Arc::new),
-        runtime: Vec::new(),
-        lds: settings.lds,
-        cds: settings.cds,
-        capture: settings.capture,
-        max_downstream_connections: settings.max_downstream_connections,
-    };
-    Ok(Loaded {
-        bootstrap,
-        notes,
-        raw,
-        localities,
-        reject_unknown_dynamic_fields: options.reject_unknown_dynamic_fields,
-    })
 }
 
-/// The bootstrap message with the command line applied.
-fn read(options: &LoadOptions) -> Result<(DynamicMessage, Vec<Note>), Errors> {
-    let unknown =
-        if options.allow_unknown_static_fields { UnknownFields::Note } else { UnknownFields::Refuse };
-    let mut notes = Vec::new();
-    let mut bytes = Vec::new();
+/// All there is to say about a bootstrap.
+pub(crate) struct Examined {
+    /// `None` when it cannot be served.
+    loaded: Option<Loaded>,
+    /// Why not.
+    pub(crate) errors: Vec<Error>,
+    pub(crate) notes: Vec<Note>,
+    /// Type and name of the resources in it.
+    pub(crate) resources: Vec<(Kind, String)>,
+}
+
+pub(crate) fn examine(options: &LoadOptions) -> Examined {
+    let mut reading = Reading::new(options);
+    let loaded = inputs(options)
+        .and_then(|inputs| reading.load(&inputs, options))
+        .map_err(|error| reading.errors.push(error));
+    let Reading { errors, notes, resources, .. } = reading;
+    Examined { loaded: loaded.ok().flatten(), errors, notes, resources }
+}
+
+/// A file or an argument that holds a bootstrap, or a part of one.
+struct Input {
+    contents: Contents,
+    /// What errors in it begin with.
+    prefix: &'static str,
+}
+
+enum Contents {
+    Text(String, Syntax),
+    Wire(Vec<u8>),
+}
+
+/// What the command line names, in the order in which it is merged.
+fn inputs(options: &LoadOptions) -> Result<Vec<Input>, Error> {
     if options.config_path.is_none() && options.config_yaml.is_none() {
-        return Err(bootstrap_error("at least one of --config-path and --config-yaml has to be given").into());
+        return Err(bootstrap_error("at least one of --config-path and --config-yaml has to be given"));
     }
+    let mut inputs = Vec::new();
     if let Some(path) = &options.config_path {
-        bytes.extend(decode::canonical(&read_file(path, unknown, &mut notes)?));
+        inputs.push(Input { contents: read_file(path)?, prefix: "" });
     }
     if let Some(text) = &options.config_yaml {
-        let message = read_text(text, Syntax::Yaml, unknown, &mut notes).map_err(|errors| {
-            let in_argument = |e: Error| Error { resource: format!("--config-yaml: {}", e.resource), ..e };
-            errors.into_iter().map(in_argument).collect::<Vec<_>>()
-        })?;
-        // Bytes of two messages, one after the other, are the bytes of the two merged.
-        bytes.extend(decode::canonical(&message));
+        let contents = Contents::Text(text.clone(), Syntax::Yaml);
+        inputs.push(Input { contents, prefix: "--config-yaml: " });
     }
-    let merged =
-        descriptor::message(BOOTSTRAP).and_then(|d| DynamicMessage::decode(d, bytes.as_slice()).ok());
-    let Some(mut message) = merged else { return Err(bootstrap_error("cannot be merged").into()) };
-    for (field, value) in [("id", &options.node_id), ("cluster", &options.node_cluster)] {
-        if let (Some(value), Some(Value::Message(node))) = (value, message.get_field_by_name_mut("node")) {
-            node.set_field_by_name(field, Value::String(value.clone()));
+    Ok(inputs)
+}
+
+/// `.pb` holds the wire format, `.json` JSON, anything else YAML.
+fn read_file(path: &Path) -> Result<Contents, Error> {
+    let in_file = |reason: String| bootstrap_error(format!("{}: {reason}", path.display()));
+    let contents = fs::read(path).map_err(|e| in_file(e.to_string()))?;
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    if extension == "pb" {
+        return Ok(Contents::Wire(contents));
+    }
+    let syntax = if extension == "json" { Syntax::Json } else { Syntax::Yaml };
+    let text = String::from_utf8(contents).map_err(|_| in_file("not UTF-8".to_owned()))?;
+    Ok(Contents::Text(text, syntax))
+}
+
+/// A resource that was not read yet, and what errors in it begin with.
+type Unread<'a> = (Part<'a>, &'static str);
+
+/// Static resources of one type.
+struct Resources<T> {
+    models: Vec<Arc<T>>,
+    resources: Vec<Resource>,
+    /// Also of those that did not convert: an error in a cluster is not one in every route to it.
+    names: HashSet<String>,
+    /// See [`Loaded::localities`].
+    localities: Vec<(String, Localities)>,
+}
+
+impl<T> Default for Resources<T> {
+    fn default() -> Self {
+        Self { models: Vec::new(), resources: Vec::new(), names: HashSet::new(), localities: Vec::new() }
+    }
+}
+
+/// What reading has come to.
+struct Reading {
+    unknown: UnknownFields,
+    errors: Vec<Error>,
+    notes: Vec<Note>,
+    /// Type and name of each resource, in their order.
+    resources: Vec<(Kind, String)>,
+}
+
+impl Reading {
+    fn new(options: &LoadOptions) -> Self {
+        let unknown = match options.allow_unknown_static_fields {
+            true => UnknownFields::Note,
+            false => UnknownFields::Refuse,
+        };
+        Self { unknown, errors: Vec::new(), notes: Vec::new(), resources: Vec::new() }
+    }
+
+    /// The bootstrap; `None` when something is wrong with it.
+    fn load(&mut self, inputs: &[Input], options: &LoadOptions) -> Result<Option<Loaded>, Error> {
+        let (rest, parts) = self.split(inputs, options)?;
+        let settings = self.settings(&rest);
+        let (listeners, clusters) = parts.into_iter().partition(|(part, _)| part.kind == Kind::Listener);
+        let clusters = self.clusters(clusters);
+        let listeners = self.listeners(listeners, &clusters.names);
+        self.errors.extend(missing_local_cluster(&rest, &clusters.names));
+        if let Some(settings) = &settings {
+            self.errors.extend(unfit_control_planes(settings, &clusters.models, &clusters.names));
+        }
+        let Some(settings) = settings.filter(|_| self.errors.is_empty()) else { return Ok(None) };
+
+        let node = |field| node_field(&rest, field);
+        let bootstrap = Bootstrap {
+            node_id: node("id"),
+            node_cluster: node("cluster"),
+            admin: settings.admin,
+            config: Config {
+                listeners: listeners.models.into(),
+                clusters: clusters.models.into(),
+                secrets: settings.secrets,
+                ..Config::default()
+            },
+            ads: settings.ads.map(Arc::new),
+            runtime: settings.runtime,
+            stats: settings.stats,
+            lds: settings.lds,
+            cds: settings.cds,
+            capture: settings.capture,
+            max_downstream_connections: settings.max_downstream_connections,
+        };
+        let raw = Raw {
+            rest: decode::canonical(&rest).into(),
+            listeners: listeners.resources,
+            clusters: clusters.resources,
+        };
+        Ok(Some(Loaded {
+            bootstrap,
+            notes: Vec::new(),
+            raw,
+            localities: clusters.localities,
+            reject_unknown_dynamic_fields: options.reject_unknown_dynamic_fields,
+        }))
+    }
+
+    /// The bootstrap without its resources, with the command line applied, and these.
+    fn split<'a>(
+        &mut self,
+        inputs: &'a [Input],
+        options: &LoadOptions,
+    ) -> Result<(DynamicMessage, Vec<Unread<'a>>), Error> {
+        let Some(descriptor) = descriptor::message(BOOTSTRAP) else {
+            return Err(bootstrap_error("no descriptor"));
+        };
+        let mut parts = Vec::new();
+        let mut bytes = Vec::new();
+        for input in inputs {
+            let sink = Sink::new("bootstrap");
+            let root = sink.root();
+            let rest = match &input.contents {
+                Contents::Text(text, syntax) => match Document::parse(text, *syntax) {
+                    Ok(document) => {
+                        parts.extend(document.parts.into_iter().map(|part| (part, input.prefix)));
+                        decode::decode(&root, &descriptor, &document.rest, self.unknown)
+                    }
+                    Err(reason) => root.error(reason),
+                },
+                Contents::Wire(wire) => {
+                    let mut message = decode::from_wire(&root, &descriptor, wire, self.unknown);
+                    let taken = message.as_mut().map(Part::take).unwrap_or_default();
+                    parts.extend(taken.into_iter().map(|part| (part, input.prefix)));
+                    message
+                }
+            };
+            let (errors, notes) = sink.into_parts();
+            self.notes.extend(notes);
+            self.fail(errors, input.prefix);
+            // Bytes of two messages, one after the other, are the bytes of the two merged.
+            bytes.extend(rest.as_ref().map(decode::canonical).unwrap_or_default());
+        }
+        let Ok(mut rest) = DynamicMessage::decode(descriptor, bytes.as_slice()) else {
+            return Err(bootstrap_error("cannot be merged"));
+        };
+        for (field, value) in [("id", &options.node_id), ("cluster", &options.node_cluster)] {
+            if let (Some(value), Some(Value::Message(node))) = (value, rest.get_field_by_name_mut("node")) {
+                node.set_field_by_name(field, Value::String(value.clone()));
+            }
+        }
+        Ok((rest, parts))
+    }
+
+    fn settings(&mut self, rest: &DynamicMessage) -> Option<convert::Settings> {
+        let sink = Sink::new("bootstrap");
+        let root = sink.root();
+        walk::walk(&root, rest);
+        let typed = pb::Bootstrap::decode(decode::canonical(rest).as_slice());
+        let settings = match typed {
+            _ if sink.has_errors() => None,
+            Ok(typed) => convert::settings(&root, &typed),
+            Err(e) => root.error(e.to_string()),
+        };
+        let (errors, notes) = sink.into_parts();
+        self.errors.extend(errors);
+        self.notes.extend(notes);
+        settings
+    }
+
+    fn clusters(&mut self, unread: Vec<Unread<'_>>) -> Resources<culvert_model::Cluster> {
+        let mut read = Resources::default();
+        for unread in unread {
+            let Some((resource, message)) = self.read(unread, &mut read.names) else { continue };
+            match resource.convert_message::<cluster_pb::Cluster, _>(Some(&message), convert::cluster) {
+                Ok((cluster, notes)) => {
+                    if let Discovery::Eds { service_name, .. } = &cluster.model.discovery {
+                        read.localities.push((service_name.clone(), cluster.localities));
+                    }
+                    read.models.push(Arc::new(cluster.model));
+                    self.notes.extend(notes);
+                }
+                Err(found) => self.errors.extend(found),
+            }
+            read.resources.push(resource);
+        }
+        read
+    }
+
+    fn listeners(&mut self, unread: Vec<Unread<'_>>, names: &HashSet<String>) -> Resources<Listener> {
+        let clusters = Clusters { exists: &|name| names.contains(name), validate: true };
+        let mut read = Resources::default();
+        for unread in unread {
+            let Some((resource, message)) = self.read(unread, &mut read.names) else { continue };
+            let converted = resource
+                .convert_message::<listener_pb::Listener, _>(Some(&message), |at, message| {
+                    convert::listener(at, message, &clusters)
+                });
+            match converted {
+                Ok((listener, notes)) => {
+                    self.errors.extend(same_address(&listener, read.models.iter().map(AsRef::as_ref)));
+                    read.models.push(Arc::new(listener));
+                    self.notes.extend(notes);
+                }
+                Err(found) => self.errors.extend(found),
+            }
+            read.resources.push(resource);
+        }
+        read
+    }
+
+    /// The next resource; `None` when it could not be read.
+    fn read(
+        &mut self,
+        (part, prefix): Unread<'_>,
+        names: &mut HashSet<String>,
+    ) -> Option<(Resource, DynamicMessage)> {
+        let kind = part.kind;
+        match part.read(self.unknown, &mut self.notes) {
+            Ok((resource, message)) => {
+                self.resources.push((kind, resource.name.clone()));
+                if !names.insert(resource.name.clone()) {
+                    self.errors.push(duplicate(&resource));
+                }
+                Some((resource, message))
+            }
+            Err(Unreadable { name, errors }) => {
+                self.resources.push((kind, name.clone()));
+                names.insert(name);
+                self.fail(errors, prefix);
+                None
+            }
         }
     }
-    Ok((message, notes))
+
+    fn fail(&mut self, errors: Vec<Error>, prefix: &str) {
+        let prefixed = |e: Error| Error { resource: format!("{prefix}{}", e.resource), ..e };
+        self.errors.extend(errors.into_iter().map(prefixed));
+    }
 }
 
 fn bootstrap_error(reason: impl Into<String>) -> Error {
     Error::invalid("bootstrap", "", reason)
 }
 
-/// `.pb` holds the wire format, `.json` JSON, anything else YAML.
-fn read_file(path: &Path, unknown: UnknownFields, notes: &mut Vec<Note>) -> Result<DynamicMessage, Errors> {
-    let in_file = |reason: String| bootstrap_error(format!("{}: {reason}", path.display()));
-    let contents = fs::read(path).map_err(|e| in_file(e.to_string()))?;
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    if extension == "pb" {
-        let sink = Sink::new("bootstrap");
-        let message = descriptor::message(BOOTSTRAP)
-            .and_then(|descriptor| decode::from_wire(&sink.root(), &descriptor, &contents, unknown));
-        return finish(sink, message, notes).map_err(Errors::from);
-    }
-    let syntax = if extension == "json" { Syntax::Json } else { Syntax::Yaml };
-    let text = String::from_utf8(contents).map_err(|_| in_file("not UTF-8".to_owned()))?;
-    read_text(&text, syntax, unknown, notes).map_err(Errors::from)
-}
-
-fn read_text(
-    text: &str,
-    syntax: Syntax,
-    unknown: UnknownFields,
-    notes: &mut Vec<Note>,
-) -> Result<DynamicMessage, Vec<Error>> {
-    let tree = decode::parse(text, syntax).map_err(|reason| vec![bootstrap_error(reason)])?;
-    let sink = Sink::new("bootstrap");
-    // An empty document is an empty message.
-    let empty = serde_json::Value::Object(serde_json::Map::new());
-    let root = if tree.is_null() { &empty } else { &tree };
-    let message = descriptor::message(BOOTSTRAP)
-        .and_then(|descriptor| decode::decode(&sink.root(), &descriptor, root, unknown));
-    finish(sink, message, notes).map_err(|errors| attribute(errors, &tree))
-}
-
-fn finish(
-    sink: Sink,
-    message: Option<DynamicMessage>,
-    notes: &mut Vec<Note>,
-) -> Result<DynamicMessage, Vec<Error>> {
-    let (errors, more) = sink.into_parts();
-    notes.extend(more);
-    match message {
-        Some(message) if errors.is_empty() => Ok(message),
-        _ if errors.is_empty() => Err(vec![bootstrap_error("does not decode")]),
-        _ => Err(errors),
-    }
-}
-
-/// Names the static resource that an error in the bootstrap's text is in.
-fn attribute(errors: Vec<Error>, tree: &serde_json::Value) -> Vec<Error> {
-    let find = |value: &serde_json::Value, names: [&str; 2]| {
-        names.iter().find_map(|name| value.get(name)).cloned().unwrap_or_default()
-    };
-    let resources = find(tree, ["static_resources", "staticResources"]);
-    errors
-        .into_iter()
-        .map(|error| {
-            for (field, kind) in [("listeners", Kind::Listener), ("clusters", Kind::Cluster)] {
-                let Some(rest) = error.field.strip_prefix(&format!("static_resources.{field}[")) else {
-                    continue;
-                };
-                let Some((index, rest)) = rest.split_once(']') else { continue };
-                let resource = &resources[field][index.parse::<usize>().unwrap_or(usize::MAX)];
-                if let Some(name) = resource.get("name").and_then(|name| name.as_str()) {
-                    let field = rest.trim_start_matches('.').to_owned();
-                    return Error { resource: kind.title(name), field, ..error };
-                }
-            }
-            error
-        })
-        .collect()
-}
-
-/// The bootstrap without its listeners and clusters, and these.
-fn take_apart(message: &DynamicMessage) -> (DynamicMessage, Vec<Resource>, Vec<Resource>) {
-    let mut rest = message.clone();
-    let mut take = |field: &str, kind: Kind| -> Vec<Resource> {
-        let Some(Value::Message(resources)) = rest.get_field_by_name_mut("static_resources") else {
-            return Vec::new();
-        };
-        let Some(Value::List(values)) = resources.take_field_by_name(field) else { return Vec::new() };
-        values.iter().filter_map(Value::as_message).map(|message| Resource::new(kind, message)).collect()
-    };
-    let listeners = take("listeners", Kind::Listener);
-    let clusters = take("clusters", Kind::Cluster);
-    (rest, listeners, clusters)
-}
-
-fn settings(
-    rest: &DynamicMessage,
-    errors: &mut Vec<Error>,
-    notes: &mut Vec<Note>,
-) -> Option<convert::Settings> {
-    let sink = Sink::new("bootstrap");
-    let root = sink.root();
-    walk::walk(&root, rest);
-    let typed = pb::Bootstrap::decode(decode::canonical(rest).as_slice());
-    let settings = match typed {
-        _ if sink.has_errors() => None,
-        Ok(typed) => convert::settings(&root, &typed),
-        Err(e) => root.error(e.to_string()),
-    };
-    let (found, more) = sink.into_parts();
-    errors.extend(found);
-    notes.extend(more);
-    settings
-}
-
-type StaticClusters = (Vec<Arc<culvert_model::Cluster>>, Vec<(String, Localities)>);
-
-fn static_clusters(resources: &[Resource], errors: &mut Vec<Error>, notes: &mut Vec<Note>) -> StaticClusters {
-    let mut seen = HashSet::new();
-    let mut clusters = Vec::with_capacity(resources.len());
-    let mut localities = Vec::new();
-    for resource in resources {
-        if !seen.insert(&resource.name) {
-            errors.push(duplicate(resource));
-        }
-        match resource.convert::<cluster_pb::Cluster, _>(convert::cluster) {
-            Ok((cluster, more)) => {
-                if let Discovery::Eds { service_name, .. } = &cluster.model.discovery {
-                    localities.push((service_name.clone(), cluster.localities));
-                }
-                clusters.push(Arc::new(cluster.model));
-                notes.extend(more);
-            }
-            Err(found) => errors.extend(found),
-        }
-    }
-    (clusters, localities)
-}
-
-fn static_listeners(raw: &Raw, errors: &mut Vec<Error>, notes: &mut Vec<Note>) -> Vec<Arc<Listener>> {
-    // Also those that did not convert: an error in a cluster is not one in every route to it.
-    let names: HashSet<_> = raw.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
-    let clusters = Clusters { exists: &|name| names.contains(name), validate: true };
-    let mut seen = HashSet::new();
-    let mut listeners: Vec<Arc<Listener>> = Vec::with_capacity(raw.listeners.len());
-    for resource in &raw.listeners {
-        if !seen.insert(&resource.name) {
-            errors.push(duplicate(resource));
-        }
-        let converted = resource
-            .convert::<listener_pb::Listener, _>(|at, message| convert::listener(at, message, &clusters));
-        match converted {
-            Ok((listener, more)) => {
-                errors.extend(same_address(&listener, listeners.iter().map(AsRef::as_ref)));
-                listeners.push(Arc::new(listener));
-                notes.extend(more);
-            }
-            Err(found) => errors.extend(found),
-        }
-    }
-    listeners
-}
-
 /// The error of a bootstrap whose `local_cluster_name` is none of its clusters.
-fn missing_local_cluster(rest: &DynamicMessage, clusters: &[Resource]) -> Option<Error> {
+fn missing_local_cluster(rest: &DynamicMessage, clusters: &HashSet<String>) -> Option<Error> {
     let manager = rest.get_field_by_name("cluster_manager")?;
     let name = manager.as_message()?.get_field_by_name("local_cluster_name")?.as_str()?.to_owned();
-    if name.is_empty() || clusters.iter().any(|cluster| cluster.name == name) {
+    if name.is_empty() || clusters.contains(&name) {
         return None;
     }
     let field = "cluster_manager.local_cluster_name";
@@ -326,14 +402,14 @@ fn missing_local_cluster(rest: &DynamicMessage, clusters: &[Resource]) -> Option
 fn unfit_control_planes(
     settings: &convert::Settings,
     clusters: &[Arc<culvert_model::Cluster>],
-    resources: &[Resource],
+    names: &HashSet<String>,
 ) -> Vec<Error> {
     let mut errors = Vec::new();
     let check = |errors: &mut Vec<Error>, field: &str, api: &ApiSource| {
         for service in &api.services {
             let name = service.cluster.as_str();
             let field = format!("dynamic_resources.{field}");
-            if !resources.iter().any(|resource| resource.name == name) {
+            if !names.contains(name) {
                 let reason = format!("unknown cluster {name:?}: it has to be in static_resources");
                 errors.push(Error::invalid("bootstrap", &field, reason));
             }

@@ -165,7 +165,7 @@ pub(crate) struct Resource {
 
 impl Resource {
     pub(crate) fn new(kind: Kind, message: &DynamicMessage) -> Self {
-        Self { kind, name: name(kind, message), bytes: decode::canonical(message).into() }
+        Self { kind, name: name(kind, message), bytes: decode::canonical(message).into_boxed_slice().into() }
     }
 
     /// The message again; `None` cannot happen for bytes that this crate wrote.
@@ -173,21 +173,8 @@ impl Resource {
         DynamicMessage::decode(self.kind.descriptor()?, self.bytes.clone()).ok()
     }
 
-    /// Checks the resource and converts it from its message `P`.
-    ///
-    /// # Errors
-    /// Everything that is wrong with it.
-    pub(crate) fn convert<P, T>(
-        &self,
-        convert: impl FnOnce(&At<'_>, &P) -> Option<T>,
-    ) -> Result<(T, Vec<Note>), Vec<Error>>
-    where
-        P: prost::Message + Default,
-    {
-        self.convert_message(None, convert)
-    }
-
-    /// [`Resource::convert`] of a resource whose `message` is at hand.
+    /// Checks the resource and converts it from its message `P`; `message` is what its bytes mean, where that is at
+    /// hand.
     ///
     /// # Errors
     /// Everything that is wrong with it.

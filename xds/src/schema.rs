@@ -8,7 +8,6 @@ use std::{
 use prost_reflect::{FieldDescriptor, MessageDescriptor, OneofDescriptor};
 
 use crate::{
-    descriptor,
     rules::{self, Rule},
     support::{self, Table},
 };
@@ -36,10 +35,16 @@ pub(crate) struct FieldSchema {
     pub(crate) sensitive: bool,
 }
 
+static KNOWN: LazyLock<RwLock<HashMap<String, Arc<Schema>>>> = LazyLock::new(RwLock::default);
+
+/// Forgets all schemas, which keep descriptors in memory.
+pub(crate) fn forget() {
+    *KNOWN.write().unwrap_or_else(PoisonError::into_inner) = HashMap::new();
+}
+
 impl Schema {
     /// The schema of `message`.
     pub(crate) fn of(message: &MessageDescriptor) -> Arc<Self> {
-        static KNOWN: LazyLock<RwLock<HashMap<String, Arc<Schema>>>> = LazyLock::new(RwLock::default);
         // A schema is inserted whole, so that a panic elsewhere cannot have left half of one.
         if let Some(known) = KNOWN.read().unwrap_or_else(PoisonError::into_inner).get(message.full_name()) {
             return known.clone();
@@ -53,7 +58,7 @@ impl Schema {
     }
 
     fn new(message: &MessageDescriptor) -> Self {
-        let sensitive = descriptor::pool().get_extension_by_name("udpa.annotations.sensitive");
+        let sensitive = message.parent_pool().get_extension_by_name("udpa.annotations.sensitive");
         let mut fields: Vec<_> = message
             .fields()
             .map(|field| {

@@ -5,9 +5,9 @@ use prost_reflect::{DynamicMessage, Kind, ReflectMessage as _, Value};
 use crate::{
     NoteKind,
     at::At,
-    decode, rules,
+    decode, descriptor, rules,
     schema::{FieldSchema, Schema},
-    support::{Support, Table},
+    support::{self, Support, Table},
 };
 
 const HTTP_FILTER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter";
@@ -143,12 +143,18 @@ fn visit_message(at: &At<'_>, message: &DynamicMessage, below: Below) {
 }
 
 fn visit_any(at: &At<'_>, any: &DynamicMessage, below: Below) {
+    let url = any.get_field_by_number(1);
+    let url = url.as_deref().and_then(Value::as_str).unwrap_or_default();
+    let name = decode::type_name(url);
+    // What is not supported is not worth looking up.
+    if matches!(below, Below::ByType) && support::table(name).is_none() && descriptor::exists(name) {
+        at.unsupported::<()>(format!("{name} is not supported"));
+        return;
+    }
     let Some(inner) = decode::open(any) else {
         if matches!(below, Below::Nothing) {
             return;
         }
-        let url = any.get_field_by_number(1);
-        let url = url.as_deref().and_then(Value::as_str).unwrap_or_default();
         at.error::<()>(match url {
             "" => "an extension without a type".to_owned(),
             url => format!("unknown extension type {url:?}, or not a message of that type"),

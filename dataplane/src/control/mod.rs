@@ -52,6 +52,7 @@ use crate::{
         access::pipe::Pipes,
         access_log::{AccessLogError, AccessLogs},
         stats::{ListenerManagerStats, Registry, ServerStats},
+        view::View,
     },
     snapshot::Snapshot,
     tls::Contexts,
@@ -99,9 +100,6 @@ pub enum ServeError {
 const DNS_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the manager looks for pods that are gone, and certificate files are looked at.
 const REAP_EVERY: Duration = Duration::from_secs(1);
-
-/// `stats_flush_interval`'s default: how often the interval of histograms begins anew.
-const STATS_FLUSH_EVERY: Duration = Duration::from_secs(5);
 
 /// What the control thread and its admin server share.
 pub(crate) struct Shared {
@@ -163,6 +161,7 @@ struct Control {
     /// Whether a listener could not be bound.
     unbound: bool,
     tls: TlsControl,
+    flush_interval: Duration,
 }
 
 impl Control {
@@ -173,6 +172,7 @@ impl Control {
         asks: mpsc::UnboundedSender<Ask>,
     ) -> Result<Self, ServeError> {
         let registry = Registry::new();
+        registry.set_view(View::new(loaded.bootstrap.stats.clone()));
         let probe = culvert_ring::probe(options.io)?;
         log::info!(target: "worker", "{probe}");
         let contexts = Arc::new(Contexts::default());
@@ -236,6 +236,7 @@ impl Control {
             listener_stats,
             sources: Sources::new(&shared.view, &shared.process.registry),
             unbound: false,
+            flush_interval: loaded.bootstrap.stats.flush_interval,
             shared,
             stream,
             options,
@@ -263,7 +264,7 @@ impl Control {
             self.stop();
             return Ok(());
         }
-        let mut flush = tokio::time::interval(STATS_FLUSH_EVERY);
+        let mut flush = tokio::time::interval(self.flush_interval);
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reap = tokio::time::interval(REAP_EVERY);
         reap.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -279,7 +280,10 @@ impl Control {
                     Ask::Drain(request) => self.drain(request),
                     Ask::Quit => break,
                 },
-                _ = flush.tick() => self.shared.process.registry.flush(),
+                _ = flush.tick() => {
+                    self.shared.process.registry.flush();
+                    culvert_xds::release_unused();
+                }
                 _ = reap.tick() => {
                     self.reap();
                     self.look_at_certificates();
@@ -322,6 +326,7 @@ impl Control {
         self.shared.live.set(true);
         self.shared.server.live.set(1);
         self.shared.server.initialization_time_ms.record(elapsed_ms(self.shared.started));
+        culvert_xds::release();
         log::info!(target: "main", "serving with {} worker(s)", self.options.concurrency);
         Ok(())
     }

@@ -13,3 +13,4 @@ pub mod registry;
 pub mod render;
 pub mod sets;
 pub mod stats;
+pub mod view;

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::observe::registry::{HistogramStat, Kind, Snapshot, Stat};
-use crate::observe::render::BUCKETS;
+use crate::observe::view::View;
 
 /// An address as [`crate::observe::names::address_scope`] spells it, or one token.
 const ADDRESS: &str = r"(?:[_.\d]+|\[[_a-fA-F\d.]*\]_\d+|[^.]+)";
@@ -61,10 +61,11 @@ pub struct Metric {
 
 /// Takes the variable parts out of a statistic's name, as Envoy's default tag extraction does. Like Envoy's, it takes a
 /// cluster name or a prefix to end at its first dot. Culvert's own statistics get no `envoy_` in front.
-pub fn metric(name: &str) -> Metric {
+pub fn metric(name: &str, view: &View) -> Metric {
     let mut cut: Vec<(usize, usize)> = Vec::new();
     let mut labels = String::new();
-    for (label, pattern) in extractors(name) {
+    let defaults = if view.has_default_tags() { extractors(name) } else { &[] };
+    for (label, pattern) in defaults {
         let Some(found) = pattern.captures(name) else { continue };
         let (Some(remove), Some(value)) = (found.get(1), found.get(2)) else { continue };
         // Envoy does not take the listener of its admin server for an address.
@@ -76,6 +77,11 @@ pub fn metric(name: &str) -> Metric {
             labels.push(',');
         }
         let _ = write!(labels, "{label}=\"{}\"", escape(value.as_str()));
+    }
+    for label in view.labels(name) {
+        cut.extend(label.cut);
+        let comma = if labels.is_empty() { "" } else { "," };
+        let _ = write!(labels, "{comma}{}=\"{}\"", sanitize(label.name), escape(label.value));
     }
     cut.sort_unstable();
     let mut rest = String::with_capacity(name.len() + 6);
@@ -96,17 +102,18 @@ pub fn render(snapshot: &Snapshot) -> String {
     let mut out = String::with_capacity(128 * snapshot.stats.len() + 2_048 * snapshot.histograms.len());
     for (kind, type_name) in [(Kind::Counter, "counter"), (Kind::Gauge, "gauge")] {
         let stats = snapshot.stats.iter().filter(|stat| stat.kind == kind);
-        for (name, group) in grouped(stats, |stat: &&Stat| &stat.name) {
+        for (name, group) in grouped(stats, &snapshot.view, |stat: &&Stat| &stat.name) {
             let _ = writeln!(out, "# TYPE {name} {type_name}");
             for (labels, stat) in group {
                 let _ = writeln!(out, "{name}{{{labels}}} {}", stat.value);
             }
         }
     }
-    for (name, group) in grouped(snapshot.histograms.iter(), |histogram: &&HistogramStat| &histogram.name) {
+    let histograms = snapshot.histograms.iter();
+    for (name, group) in grouped(histograms, &snapshot.view, |histogram: &&HistogramStat| &histogram.name) {
         let _ = writeln!(out, "# TYPE {name} histogram");
         for (labels, histogram) in group {
-            write_histogram(&mut out, &name, &labels, histogram);
+            write_histogram(&mut out, &name, &labels, histogram, snapshot.view.bounds(&histogram.name));
         }
     }
     out
@@ -114,21 +121,22 @@ pub fn render(snapshot: &Snapshot) -> String {
 
 fn grouped<T>(
     items: impl Iterator<Item = T>,
+    view: &View,
     name: impl Fn(&T) -> &str,
 ) -> BTreeMap<String, Vec<(String, T)>> {
     let mut groups: BTreeMap<String, Vec<(String, T)>> = BTreeMap::new();
     for item in items {
-        let metric = metric(name(&item));
+        let metric = metric(name(&item), view);
         groups.entry(metric.name).or_default().push((metric.labels, item));
     }
     groups
 }
 
-fn write_histogram(out: &mut String, name: &str, labels: &str, histogram: &HistogramStat) {
+fn write_histogram(out: &mut String, name: &str, labels: &str, histogram: &HistogramStat, bounds: &[f64]) {
     let samples = &histogram.cumulative;
     let comma = if labels.is_empty() { "" } else { "," };
-    for bound in BUCKETS {
-        let count = samples.count_at_most(bound);
+    for bound in bounds {
+        let count = samples.count_at_most(*bound);
         let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}");
     }
     let count = samples.count();
@@ -172,7 +180,7 @@ mod tests {
     use crate::observe::stats::{ClusterStats, CodeStats, Registry};
 
     fn shown(name: &str) -> String {
-        let metric = metric(name);
+        let metric = metric(name, &View::default());
         format!("{}{{{}}}", metric.name, metric.labels)
     }
 
@@ -281,7 +289,7 @@ mod tests {
             "cluster.a\"b\\c\nd.x",
             "é.ü",
         ] {
-            let metric = metric(name);
+            let metric = metric(name, &View::default());
             assert!(metric.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'), "{name}: {metric:?}");
             assert!(!metric.labels.contains('\n'), "{name}");
         }

@@ -8,6 +8,7 @@ use crossbeam_queue::SegQueue;
 
 use crate::observe::histogram::Merged;
 use crate::observe::stats::{Sample, StatSet};
+use crate::observe::view::View;
 
 /// What a statistic is, as Envoy tells them apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct Snapshot {
     pub stats: Vec<Stat>,
     /// Histograms.
     pub histograms: Vec<HistogramStat>,
+    /// How they are shown.
+    pub view: Arc<View>,
 }
 
 impl Snapshot {
@@ -75,6 +78,7 @@ struct Shared {
     /// Sets that no reader has seen yet.
     incoming: SegQueue<(String, Set)>,
     scopes: Mutex<Scopes>,
+    view: Mutex<Arc<View>>,
 }
 
 type Set = Arc<dyn StatSet + Send + Sync>;
@@ -125,8 +129,14 @@ impl Registry {
         self.0.incoming.push((scope.into(), set));
     }
 
-    /// Everything, added up and sorted by name.
+    /// Says how snapshots are shown.
+    pub fn set_view(&self, view: View) {
+        *self.0.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+
+    /// Everything that is to be shown, added up and sorted by name.
     pub fn snapshot(&self) -> Snapshot {
+        let view = self.0.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let scopes = self.scopes();
         let mut stats = BTreeMap::new();
         let mut histograms = BTreeMap::new();
@@ -135,17 +145,27 @@ impl Registry {
             for (name, number) in totals.numbers {
                 let base = scope.baseline.get(&name).copied().unwrap_or(0);
                 let full = join(scope_name, &name);
+                if !view.shows(&full) {
+                    continue;
+                }
                 let stat = number.into_stat(full.clone(), base);
                 stats.insert(full, stat);
             }
             for (name, cumulative) in totals.histograms {
                 let interval = scope.flushed.get(&name).map(|flushed| flushed.interval.clone());
                 let full = join(scope_name, &name);
+                if !view.shows(&full) {
+                    continue;
+                }
                 let interval = interval.unwrap_or_default();
                 histograms.insert(full.clone(), HistogramStat { name: full, cumulative, interval });
             }
         }
-        Snapshot { stats: stats.into_values().collect(), histograms: histograms.into_values().collect() }
+        Snapshot {
+            stats: stats.into_values().collect(),
+            histograms: histograms.into_values().collect(),
+            view,
+        }
     }
 
     /// Ends the histograms' interval and begins the next. To be called every `stats_flush_interval` (default 5 s).

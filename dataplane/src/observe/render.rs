@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::observe::histogram::Merged;
 use crate::observe::registry::{HistogramStat, Kind, Snapshot};
+use crate::observe::view::View;
 
 /// Quantiles of the summary, in percent.
 const QUANTILES: [f64; 10] = [0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 100.0];
@@ -109,7 +110,12 @@ pub fn text(snapshot: &Snapshot, form: HistogramForm) -> String {
         let _ = writeln!(out, "{}: {}", stat.name, stat.value);
     }
     for histogram in &snapshot.histograms {
-        let _ = writeln!(out, "{}: {}", histogram.name, histogram_text(histogram, form));
+        let _ = writeln!(
+            out,
+            "{}: {}",
+            histogram.name,
+            histogram_text(histogram, snapshot.view.bounds(&histogram.name), form)
+        );
     }
     out
 }
@@ -119,12 +125,12 @@ pub fn json(snapshot: &Snapshot, form: HistogramForm) -> Value {
     let mut stats: Vec<Value> =
         snapshot.stats.iter().map(|stat| json!({"name": stat.name, "value": stat.value})).collect();
     if !snapshot.histograms.is_empty() {
-        stats.push(json!({"histograms": histograms_json(&snapshot.histograms, form)}));
+        stats.push(json!({"histograms": histograms_json(&snapshot.histograms, &snapshot.view, form)}));
     }
     json!({ "stats": stats })
 }
 
-fn histogram_text(histogram: &HistogramStat, form: HistogramForm) -> String {
+fn histogram_text(histogram: &HistogramStat, bounds: &[f64], form: HistogramForm) -> String {
     let parts: Vec<String> = match form {
         HistogramForm::Summary if histogram.cumulative.count() == 0 => {
             return "No recorded values".to_owned();
@@ -141,10 +147,10 @@ fn histogram_text(histogram: &HistogramStat, form: HistogramForm) -> String {
             })
             .collect(),
         HistogramForm::Cumulative | HistogramForm::Disjoint => {
-            let interval = bucket_counts(&histogram.interval, form);
-            let cumulative = bucket_counts(&histogram.cumulative, form);
+            let interval = bucket_counts(&histogram.interval, bounds, form);
+            let cumulative = bucket_counts(&histogram.cumulative, bounds, form);
             let counts = interval.iter().zip(&cumulative);
-            BUCKETS
+            bounds
                 .iter()
                 .zip(counts)
                 .map(|(bound, (interval, all))| format!("B{}({interval},{all})", short(*bound)))
@@ -154,7 +160,7 @@ fn histogram_text(histogram: &HistogramStat, form: HistogramForm) -> String {
     parts.join(" ")
 }
 
-fn histograms_json(histograms: &[HistogramStat], form: HistogramForm) -> Value {
+fn histograms_json(histograms: &[HistogramStat], view: &View, form: HistogramForm) -> Value {
     if form == HistogramForm::Summary {
         let quantile = |merged: &Merged, percent: f64| merged.quantile(percent / 100.0);
         let computed: Vec<Value> = histograms
@@ -174,10 +180,11 @@ fn histograms_json(histograms: &[HistogramStat], form: HistogramForm) -> Value {
     histograms
         .iter()
         .map(|histogram| {
-            let interval = bucket_counts(&histogram.interval, form);
-            let cumulative = bucket_counts(&histogram.cumulative, form);
+            let bounds = view.bounds(&histogram.name);
+            let interval = bucket_counts(&histogram.interval, bounds, form);
+            let cumulative = bucket_counts(&histogram.cumulative, bounds, form);
             let counts = interval.iter().zip(&cumulative);
-            let buckets: Vec<Value> = BUCKETS
+            let buckets: Vec<Value> = bounds
                 .iter()
                 .zip(counts)
                 .map(|(bound, (interval, all))| {
@@ -190,14 +197,15 @@ fn histograms_json(histograms: &[HistogramStat], form: HistogramForm) -> Value {
 }
 
 /// The samples at most each bound, or between the bounds.
-fn bucket_counts(merged: &Merged, form: HistogramForm) -> [u64; BUCKETS.len()] {
+fn bucket_counts(merged: &Merged, bounds: &[f64], form: HistogramForm) -> Vec<u64> {
     let mut below = 0;
-    BUCKETS.map(|bound| {
-        let at_most = merged.count_at_most(bound);
+    let count = |bound: &f64| {
+        let at_most = merged.count_at_most(*bound);
         let count = if form == HistogramForm::Disjoint { at_most - below } else { at_most };
         below = at_most;
         count
-    })
+    };
+    bounds.iter().map(count).collect()
 }
 
 /// A whole number as an integer, anything else as it is: `25` and `99.5`.

@@ -73,4 +73,6 @@ pub struct Bootstrap {
     pub capture: CaptureSettings,
     /// `overload.global_downstream_max_connections` of the static runtime layer, if set.
     pub max_downstream_connections: Option<u64>,
+    /// `stats_config`, `stats_flush_interval`
+    pub stats: crate::StatsSettings,
 }

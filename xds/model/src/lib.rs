@@ -18,6 +18,7 @@ mod network;
 mod route;
 mod runtime;
 mod source;
+mod stats;
 mod tls;
 
 pub use access_log::*;
@@ -30,4 +31,5 @@ pub use network::*;
 pub use route::*;
 pub use runtime::*;
 pub use source::*;
+pub use stats::*;
 pub use tls::*;

@@ -3,7 +3,8 @@
 use std::{collections::HashMap, net::IpAddr, str::FromStr as _, sync::Arc};
 
 use culvert_model::{
-    Address, ApiKind, ApiSource, CaptureSettings, ConfigSource, Discovered, ResourceKey, Secret,
+    Address, ApiKind, ApiSource, CaptureSettings, ConfigSource, Discovered, ResourceKey, RuntimeLayer,
+    RuntimeLayerKind, Secret, StatsSettings,
 };
 use envoy_types::pb::{
     envoy::{
@@ -24,7 +25,7 @@ use envoy_types::pb::{
 };
 use ipnet::IpNet;
 
-use super::{core, extension_name, tls, unpack};
+use super::{core, extension_name, stats, tls, unpack};
 use crate::{NoteKind, at::At};
 
 const CONNECTION_LIMIT: &str = "overload.global_downstream_max_connections";
@@ -40,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) max_downstream_connections: Option<u64>,
     /// `static_resources.secrets`
     pub(crate) secrets: Discovered<Secret>,
+    pub(crate) runtime: Vec<RuntimeLayer>,
+    pub(crate) stats: StatsSettings,
 }
 
 /// The settings of a bootstrap.
@@ -63,9 +66,10 @@ pub(crate) fn settings(at: &At<'_>, message: &pb::Bootstrap) -> Option<Settings>
     let resolver =
         resolver(&at.field("typed_dns_resolver_config"), message.typed_dns_resolver_config.as_ref());
     let secrets = secrets(&at.field("static_resources").field("secrets"), message);
+    let stats = stats::settings(at, message);
     engine?;
     resolver?;
-    let (runtime, overload) = (runtime?, overload?);
+    let ((runtime, limit), overload) = (runtime?, overload?);
     Some(Settings {
         admin: admin?,
         lds: lds?,
@@ -73,8 +77,10 @@ pub(crate) fn settings(at: &At<'_>, message: &pb::Bootstrap) -> Option<Settings>
         ads: ads?,
         capture: capture?,
         // The resource monitor takes the place of the runtime key, as in Envoy.
-        max_downstream_connections: overload.or(runtime),
         secrets: secrets?,
+        max_downstream_connections: overload.or(limit),
+        runtime,
+        stats: stats?,
     })
 }
 
@@ -151,37 +157,65 @@ fn overload(at: &At<'_>, message: &pb::Bootstrap) -> Option<Option<u64>> {
     Some(limit)
 }
 
-/// The limit in the static layers, of which later ones win.
-fn runtime(at: &At<'_>, runtime: Option<&pb::LayeredRuntime>) -> Option<Option<u64>> {
+/// The layers, and the limit of connections in the static ones, of which later ones win.
+fn runtime(at: &At<'_>, runtime: Option<&pb::LayeredRuntime>) -> Option<(Vec<RuntimeLayer>, Option<u64>)> {
     let at = at.field("layers");
     let mut limit = None;
-    let mut names = Vec::new();
+    let mut layers: Vec<RuntimeLayer> = Vec::new();
     for (index, layer) in runtime.iter().flat_map(|runtime| &runtime.layers).enumerate() {
         let at = at.index(index);
-        if names.contains(&&layer.name) {
+        if layers.iter().any(|other| other.name == layer.name) {
             return at.field("name").error(format!("duplicate layer name: {:?}", layer.name));
         }
-        names.push(&layer.name);
-        let Some(LayerSpecifier::StaticLayer(values)) = layer.layer_specifier.as_ref() else { continue };
-        let at = at.field("static_layer");
-        let mut flat = Vec::new();
-        flatten("", values, &mut flat);
-        for (key, value) in flat {
-            let at = at.key(&key);
-            if key == CONNECTION_LIMIT {
-                limit = match value {
-                    Kind::NumberValue(number) if *number >= 0.0 && number.fract() == 0.0 => {
-                        Some(*number as u64)
-                    }
-                    Kind::StringValue(text) if text.parse::<u64>().is_ok() => text.parse().ok(),
-                    _ => return at.error("expected a number of connections"),
-                };
-            } else {
-                at.note(NoteKind::NoEffect, "not a runtime key that Culvert knows");
+        let kind = match layer.layer_specifier.as_ref()? {
+            LayerSpecifier::AdminLayer(_)
+                if layers.iter().any(|other| matches!(other.kind, RuntimeLayerKind::Admin)) =>
+            {
+                return at.error("too many admin layers; there can be only one");
             }
-        }
+            LayerSpecifier::AdminLayer(_) => RuntimeLayerKind::Admin,
+            LayerSpecifier::RtdsLayer(rtds) => {
+                let at = at.field("rtds_layer");
+                let source = core::config_source(&at.field("rtds_config"), rtds.rtds_config.as_ref())?;
+                let name = if rtds.name.is_empty() { &layer.name } else { &rtds.name };
+                RuntimeLayerKind::Rtds { name: name.clone(), source }
+            }
+            LayerSpecifier::StaticLayer(values) => {
+                let at = at.field("static_layer");
+                let mut flat = Vec::new();
+                flatten("", values, &mut flat);
+                if let Some((_, value)) = flat.iter().find(|(key, _)| key == CONNECTION_LIMIT) {
+                    limit = Some(connections(&at.key(CONNECTION_LIMIT), value)?);
+                }
+                for (key, _) in flat.iter().filter(|(key, _)| key != CONNECTION_LIMIT) {
+                    at.key(key).note(NoteKind::NoEffect, "not a runtime key that Culvert knows");
+                }
+                let shown = flat.into_iter().map(|(key, value)| (key, shown(value)));
+                RuntimeLayerKind::Static(Arc::new(shown.collect()))
+            }
+            LayerSpecifier::DiskLayer(_) => return at.field("disk_layer").unsupported("not supported"),
+        };
+        layers.push(RuntimeLayer { name: layer.name.clone(), kind });
     }
-    Some(limit)
+    Some((layers, limit))
+}
+
+fn connections(at: &At<'_>, value: &Kind) -> Option<u64> {
+    match value {
+        Kind::NumberValue(number) if *number >= 0.0 && number.fract() == 0.0 => Some(*number as u64),
+        Kind::StringValue(text) if text.parse::<u64>().is_ok() => text.parse().ok(),
+        _ => at.error("expected a number of connections"),
+    }
+}
+
+/// A runtime value as `/runtime` shows it.
+fn shown(value: &Kind) -> String {
+    match value {
+        Kind::BoolValue(value) => value.to_string(),
+        Kind::NumberValue(number) => number.to_string(),
+        Kind::StringValue(text) => text.clone(),
+        Kind::ListValue(_) | Kind::NullValue(_) | Kind::StructValue(_) => String::new(),
+    }
 }
 
 /// Nested structures as dotted keys.

@@ -18,6 +18,7 @@ mod matcher;
 mod route;
 mod route_action;
 mod runtime;
+mod stats;
 mod tcp;
 mod tls;
 

@@ -15,4 +15,4 @@ pub(crate) use any::{open, type_name};
 pub(crate) use json::{UnknownFields, decode};
 pub(crate) use wellknown::struct_to_json;
 pub(crate) use wire::{canonical, from_wire};
-pub(crate) use yaml::{Syntax, parse};
+pub(crate) use yaml::{Syntax, parse, parse_all};

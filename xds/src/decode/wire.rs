@@ -125,7 +125,14 @@ fn write_map(field: &FieldDescriptor, map: &std::collections::HashMap<MapKey, Va
 
 fn write_field(number: u32, kind: &Kind, value: &Value, out: &mut Vec<u8>) {
     match value {
-        Value::Message(message) => write_delimited(number, &canonical(message), out),
+        Value::Message(message) => {
+            encode_key(number, WireType::LengthDelimited, out);
+            let start = out.len();
+            write_message(message, out);
+            let mut length = Vec::new();
+            encode_varint((out.len() - start) as u64, &mut length);
+            drop(out.splice(start..start, length));
+        }
         Value::String(text) => write_delimited(number, text.as_bytes(), out),
         Value::Bytes(bytes) => write_delimited(number, bytes, out),
         value => {

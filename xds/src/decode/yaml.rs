@@ -1,5 +1,6 @@
 //! YAML and JSON text to one tree.
 
+use serde::Deserialize as _;
 use serde_json::{Map, Number, Value};
 
 /// What a text is written in.
@@ -25,12 +26,32 @@ pub(crate) fn parse(text: &str, syntax: Syntax) -> Result<Value, String> {
             if is_nested_too_deeply(text) {
                 return Err(format!("invalid YAML: more than {NESTING_MAX} brackets in brackets"));
             }
-            let mut tree: serde_yaml_ng::Value =
-                serde_yaml_ng::from_str(text).map_err(|e| format!("invalid YAML: {e}"))?;
-            tree.apply_merge().map_err(|e| format!("invalid YAML: {e}"))?;
-            to_json(tree)
+            merged(serde_yaml_ng::from_str(text).map_err(|e| format!("invalid YAML: {e}"))?)
         }
     }
+}
+
+/// Parses all documents of a text; JSON has one.
+///
+/// # Errors
+/// The parser's message, with line and column.
+pub(crate) fn parse_all(text: &str, syntax: Syntax) -> Result<Vec<Value>, String> {
+    if syntax == Syntax::Json {
+        return Ok(vec![parse(text, syntax)?]);
+    }
+    if is_nested_too_deeply(text) {
+        return Err(format!("invalid YAML: more than {NESTING_MAX} brackets in brackets"));
+    }
+    let documents = serde_yaml_ng::Deserializer::from_str(text);
+    let read = documents.map(|document| {
+        merged(serde_yaml_ng::Value::deserialize(document).map_err(|e| format!("invalid YAML: {e}"))?)
+    });
+    read.collect()
+}
+
+fn merged(mut tree: serde_yaml_ng::Value) -> Result<Value, String> {
+    tree.apply_merge().map_err(|e| format!("invalid YAML: {e}"))?;
+    to_json(tree)
 }
 
 /// Counts brackets in strings too, of which no string has that many more opening than closing ones.

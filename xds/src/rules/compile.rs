@@ -4,38 +4,33 @@ use envoy_types::pb::{
     google::protobuf::Duration,
     validate::{self as pb, FieldRules, field_rules::Type, string_rules::WellKnown},
 };
-use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, OneofDescriptor};
+use prost_reflect::{FieldDescriptor, MessageDescriptor, OneofDescriptor};
 
 use super::{
     Rule, RuleKind,
     bounds::Bounds,
     text::{HeaderText, TextRule},
 };
-use crate::descriptor;
 
 /// The rules of a field; `None` when it has none.
 pub(crate) fn compile(field: &FieldDescriptor) -> Option<Rule> {
-    let options = option(&field.options(), "validate.rules")?;
-    let rules = options.transcode_to::<FieldRules>().ok()?;
+    let extension = field.parent_pool().get_extension_by_name("validate.rules")?;
+    let options = field.options();
+    if !options.has_extension(&extension) {
+        return None;
+    }
+    let rules = options.get_extension(&extension).as_message()?.transcode_to::<FieldRules>().ok()?;
     Some(rule(rules))
 }
 
 /// The oneofs of a message of which one member has to be set.
 pub(crate) fn required_oneofs(message: &MessageDescriptor) -> Vec<OneofDescriptor> {
-    let Some(extension) = descriptor::pool().get_extension_by_name("validate.required") else {
+    let Some(extension) = message.parent_pool().get_extension_by_name("validate.required") else {
         return Vec::new();
     };
     let required =
         |oneof: &OneofDescriptor| oneof.options().get_extension(&extension).as_bool() == Some(true);
     message.oneofs().filter(required).collect()
-}
-
-fn option(options: &DynamicMessage, name: &str) -> Option<DynamicMessage> {
-    let extension = descriptor::pool().get_extension_by_name(name)?;
-    if !options.has_extension(&extension) {
-        return None;
-    }
-    options.get_extension(&extension).as_message().cloned()
 }
 
 /// Numeric rules differ in their type only.

@@ -92,13 +92,14 @@ fn batch(at: &At<'_>, response: &DynamicMessage) -> Batch {
     if let Some(Value::List(values)) = response.get_field_by_name("resources").as_deref() {
         for (index, value) in values.iter().enumerate() {
             let opened = value.as_message().and_then(|any| resource(&at.index(index), any));
-            resources.extend(opened);
+            resources.extend(opened.map(|(resource, _)| resource));
         }
     }
     Batch { version: text("version_info").unwrap_or_default(), resources, unknown: Vec::new() }
 }
 
-fn resource(at: &At<'_>, any: &DynamicMessage) -> Option<Resource> {
+/// The resource in an `Any`, with its message.
+pub(crate) fn resource(at: &At<'_>, any: &DynamicMessage) -> Option<(Resource, DynamicMessage)> {
     let Some(mut message) = decode::open(any) else {
         return at.error("unknown type, or not a message of its type");
     };
@@ -113,7 +114,7 @@ fn resource(at: &At<'_>, any: &DynamicMessage) -> Option<Resource> {
     let Some(kind) = Kind::of(descriptor.full_name()) else {
         return at.error(format!("{} is not a resource that files are read for", descriptor.full_name()));
     };
-    Some(Resource::new(kind, &message))
+    Some((Resource::new(kind, &message), message))
 }
 
 #[cfg(test)]

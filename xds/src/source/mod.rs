@@ -4,5 +4,5 @@ mod file;
 mod interest;
 mod watch;
 
-pub(crate) use file::{Batch, FileError, read};
+pub(crate) use file::{Batch, FileError, read, resource};
 pub(crate) use watch::Watcher;

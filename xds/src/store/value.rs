@@ -40,13 +40,13 @@ pub(crate) enum Value {
 }
 
 /// A resource that another one needs.
-pub(super) struct Need<'a> {
-    pub(super) kind: Kind,
-    pub(super) source: &'a ConfigSource,
-    pub(super) name: &'a str,
+pub(crate) struct Need<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) source: &'a ConfigSource,
+    pub(crate) name: &'a str,
     /// Under which name its subscription's counters are shown.
-    pub(super) prefix: String,
-    pub(super) localities: Localities,
+    pub(crate) prefix: String,
+    pub(crate) localities: Localities,
 }
 
 impl Value {
@@ -54,7 +54,7 @@ impl Value {
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub(super) fn convert(
+    pub(crate) fn convert(
         resource: &Resource,
         message: Option<&DynamicMessage>,
         clusters: &Clusters<'_>,
@@ -94,7 +94,7 @@ impl Value {
     }
 
     /// Calls `need` for each resource that has to be there, or given up waiting for, before this one serves.
-    pub(super) fn needs(&self, mut need: impl FnMut(Need<'_>)) {
+    pub(crate) fn needs(&self, mut need: impl FnMut(Need<'_>)) {
         match self {
             Self::Cluster(cluster, localities) => {
                 if let Discovery::Eds { service_name, source } = &cluster.discovery {

@@ -19,14 +19,14 @@ pub(super) const TABLES: &[Table] = &[
             "bootstrap_extensions",
             "default_regex_engine",
             "typed_dns_resolver_config",
+            "stats_config",
+            "stats_flush_interval",
         ],
         no_effect: &[
             ("node_context_params", "resources are asked for by their names alone"),
             ("hds_config", "health discovery is not done; nothing waits for it"),
             ("flags_path", "flags in files are not read"),
             ("deferred_stat_options", "counters cost no memory before they count"),
-            ("stats_config", "counters have Envoy's names and default tags"),
-            ("stats_flush_interval", NO_SINKS),
             ("stats_flush_on_admin", NO_SINKS),
             ("stats_eviction_interval", "counters live as long as what they count"),
             ("watchdog", "there is no watchdog"),
@@ -91,6 +91,20 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.bootstrap.v3.Admin")
     },
     Table { used: &["layers"], ..Table::of("envoy.config.bootstrap.v3.LayeredRuntime") },
+    Table {
+        used: &["stats_tags", "use_all_default_tags", "stats_matcher", "histogram_bucket_settings"],
+        ..Table::of("envoy.config.metrics.v3.StatsConfig")
+    },
+    Table {
+        used: &["tag_name", "regex", "fixed_value"],
+        ..Table::of("envoy.config.metrics.v3.TagSpecifier")
+    },
+    Table {
+        used: &["reject_all", "exclusion_list", "inclusion_list"],
+        ..Table::of("envoy.config.metrics.v3.StatsMatcher")
+    },
+    Table { used: &["match", "buckets"], ..Table::of("envoy.config.metrics.v3.HistogramBucketSettings") },
+    Table { used: &["patterns"], ..Table::of("envoy.type.matcher.v3.ListStringMatcher") },
     Table {
         used: &["name", "static_layer"],
         no_effect: &[("admin_layer", "runtime values cannot be changed from the admin server")],

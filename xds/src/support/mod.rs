@@ -74,6 +74,53 @@ pub(crate) fn table(name: &str) -> Option<&'static Table> {
     families().find(|table| table.message == name)
 }
 
+/// What is promised about a field that can be set.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Promise {
+    /// It is accepted and takes effect.
+    Used,
+    /// It is accepted; why nothing happens.
+    NoEffect(&'static str),
+    /// It is accepted when it says what is done anyway: false, zero or empty.
+    OnlyOff,
+}
+
+/// A field that is accepted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct FieldPromise {
+    /// Full name of the message.
+    pub message: &'static str,
+    /// Name of the field.
+    pub field: &'static str,
+    /// What is promised.
+    pub promise: Promise,
+}
+
+/// Every field that is accepted, by message; any other is refused.
+#[must_use]
+pub fn promises() -> Vec<FieldPromise> {
+    let mut promises = Vec::new();
+    for table in families().flat_map(|table| {
+        let nested = table.used_as.iter().map(|(_, nested)| *nested);
+        std::iter::once(table).chain(nested.filter(|nested| self::table(nested.message).is_none()))
+    }) {
+        let used = table.used.iter().chain(table.used_as.iter().map(|(name, _)| name));
+        let all = used
+            .map(|name| (*name, Promise::Used))
+            .chain(table.no_effect.iter().map(|(name, reason)| (*name, Promise::NoEffect(reason))))
+            .chain(table.only_off.iter().map(|name| (*name, Promise::OnlyOff)));
+        promises.extend(all.map(|(field, promise)| FieldPromise { message: table.message, field, promise }));
+    }
+    promises.sort_by_key(|promise| (promise.message, promise.field));
+    promises.dedup();
+    promises
+}
+
+/// Full names of the messages that have tables.
+pub(crate) fn messages() -> impl Iterator<Item = &'static str> {
+    families().map(|table| table.message)
+}
+
 fn families() -> impl Iterator<Item = &'static Table> {
     [
         access_log::TABLES,
