@@ -106,7 +106,10 @@ fn serve_options(cli: &Cli) -> ServeOptions {
         bpf_dir: cli.capture.bpf_dir.clone(),
         cgroup: cli.capture.cgroup.clone(),
         admin_address_path: cli.config.admin_address_path.clone(),
-        drain_time: cli.drain.drain_time(),
+        drain: culvert::worker::DrainPolicy {
+            time: cli.drain.drain_time(),
+            gradual: cli.drain.drain_strategy == cli::DrainStrategy::Gradual,
+        },
         access_log: access_log::Options {
             flush_interval: cli.log.flush_interval(),
             flush_size: cli.log.flush_size(),

@@ -9,8 +9,8 @@ use std::{
     time::Instant,
 };
 
-use culvert_model::{Cluster, Endpoint, HttpConnectionManager, Listener, TcpProxy};
-use culvert_proto::route::Table;
+use culvert_model::{Cluster, Endpoint, FilterChain, HttpConnectionManager, Listener, TcpProxy};
+use culvert_proto::{chain::Chains, route::Table};
 
 use crate::{
     stat_set,
@@ -40,12 +40,27 @@ pub struct Snapshot {
 pub struct ListenerSpec {
     /// As configured.
     pub config: Arc<Listener>,
-    /// The compiled filter chain.
-    pub chain: ChainSpec,
+    /// Which chain a connection meets.
+    pub select: Chains,
+    /// `filter_chains`, in configuration order. A chain that stayed keeps its identity as long as the listener differs
+    /// in its chains alone.
+    pub chains: Vec<Arc<ChainSpec>>,
+    /// `default_filter_chain`
+    pub default_chain: Option<Arc<ChainSpec>>,
+}
+
+/// A filter chain.
+pub struct ChainSpec {
+    /// As configured.
+    pub config: Arc<FilterChain>,
+    /// Its last filter; without one its connections are closed.
+    pub terminal: Option<TerminalSpec>,
+    /// Whether its filters look at what listener filters find out about the first bytes.
+    pub reads_opening: bool,
 }
 
 /// The terminal filter of a chain.
-pub enum ChainSpec {
+pub enum TerminalSpec {
     /// An HTTP connection manager.
     Http(Arc<HttpSpec>),
     /// A TCP proxy.

@@ -182,7 +182,8 @@ fn a_listener_comes_and_goes_with_its_file() {
     fs::write(path.join("eds-v1.yaml"), eds("v1", upstream.address.port())).unwrap();
     fs::write(path.join("eds-v2.yaml"), eds("v2", upstream.address.port())).unwrap();
     fs::write(path.join("rds.yaml"), rds(1, 1)).unwrap();
-    let culvert = Culvert::start_in(dir, "auto", admin, &file_bootstrap(&path, admin), &[]);
+    let immediate = ["--drain-strategy", "immediate"];
+    let culvert = Culvert::start_in(dir, "auto", admin, &file_bootstrap(&path, admin), &immediate);
     let mut old = Client::connect(port);
     assert_eq!(old.get("/").status, 200);
     put(&path.join("lds.yaml"), &lds(&path, moved));

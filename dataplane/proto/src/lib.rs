@@ -6,10 +6,12 @@
 //!
 //! Map: [`Headers`], [`RequestHead`] and [`ResponseHead`] are the recyclable message heads; [`h1`] is the wire;
 //! [`path`] and [`host`] are what the connection manager does before routing; [`route`] picks a route and applies
-//! what it says; [`balance`] picks an endpoint.
+//! what it says; [`balance`] picks an endpoint; [`chain`] picks a connection's filter chain.
 #![forbid(unsafe_code)]
 
 pub mod balance;
+pub mod chain;
+pub mod detect;
 pub mod h1;
 pub mod host;
 pub mod path;

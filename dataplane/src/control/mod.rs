@@ -185,6 +185,7 @@ impl Control {
             downstream_connections_max: AtomicU64::new(
                 loaded.bootstrap.max_downstream_connections.unwrap_or(u64::MAX),
             ),
+            drain: options.drain,
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         });
         let config = WorkerConfig { count: options.concurrency, driver: probe.driver };
@@ -365,20 +366,47 @@ impl Control {
         failed
     }
 
-    /// Counts what an update adds, changes and removes.
+    /// Counts what an update adds, changes and removes, and what drains for it.
     fn count_listeners(&self, next: &Config) {
         let stats = &self.listener_stats;
         let current = self.shared.config.borrow();
+        let (mut listeners, mut chains) = (0, 0);
         for listener in next.listeners.iter() {
             match current.listeners.iter().find(|known| known.name == listener.name) {
                 Some(known) if Arc::ptr_eq(known, listener) => {}
-                Some(_) => stats.listener_modified.inc(),
+                Some(known) if known.fingerprint == listener.fingerprint => {
+                    stats.listener_modified.inc();
+                    stats.listener_in_place_updated.inc();
+                    let kept: HashSet<u64> = listener.chains().map(|chain| chain.fingerprint).collect();
+                    chains += known.chains().filter(|chain| !kept.contains(&chain.fingerprint)).count();
+                }
+                Some(_) => {
+                    stats.listener_modified.inc();
+                    listeners += 1;
+                }
                 None => stats.listener_added.inc(),
             }
         }
         let gone =
             |known: &&Arc<culvert_model::Listener>| next.listeners.iter().all(|l| l.name != known.name);
-        stats.listener_removed.add(current.listeners.iter().filter(gone).count() as u64);
+        let removed = current.listeners.iter().filter(gone).count();
+        stats.listener_removed.add(removed as u64);
+        self.count_draining((listeners + removed) as u64, chains as u64);
+    }
+
+    /// Shows so many listeners and filter chains as draining for the drain time.
+    fn count_draining(&self, listeners: u64, chains: u64) {
+        if listeners + chains == 0 {
+            return;
+        }
+        let (stats, wait) = (self.listener_stats.clone(), self.options.drain.time);
+        stats.total_listeners_draining.add(listeners);
+        stats.total_filter_chains_draining.add(chains);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(wait).await;
+            stats.total_listeners_draining.sub(listeners);
+            stats.total_filter_chains_draining.sub(chains);
+        });
     }
 
     fn publish(&mut self, snapshot: Arc<Snapshot>) {
@@ -462,7 +490,7 @@ impl Control {
             !inbound || direction == Some(culvert_model::TrafficDirection::Inbound)
         };
         if request.graceful {
-            let (asks, wait) = (self.shared.asks.clone(), self.options.drain_time);
+            let (asks, wait) = (self.shared.asks.clone(), self.options.drain.time);
             tokio::task::spawn_local(async move {
                 tokio::time::sleep(wait).await;
                 // The loop may have ended.

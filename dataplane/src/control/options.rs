@@ -1,10 +1,10 @@
 //! What the command line asks of a serving process.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use culvert_ring::IoChoice;
 
-use crate::{capture::CaptureMode, observe::access_log};
+use crate::{capture::CaptureMode, observe::access_log, worker::DrainPolicy};
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -25,8 +25,8 @@ pub struct ServeOptions {
     pub cgroup: Option<PathBuf>,
     /// `--admin-address-path`
     pub admin_address_path: Option<PathBuf>,
-    /// `--drain-time-s`
-    pub drain_time: Duration,
+    /// `--drain-time-s`, `--drain-strategy`
+    pub drain: DrainPolicy,
     /// `--file-flush-interval-msec`, `--file-flush-min-size-kb`
     pub access_log: access_log::Options,
     /// `--mode init_only`: stop once everything is up.

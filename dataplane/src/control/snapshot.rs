@@ -3,10 +3,10 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use culvert_model::{
-    Cluster, Config, Discovery, Endpoint, Health, Listener, LoadAssignment, ResourceKey, RouteSource,
-    SourceSpecifier, TerminalFilter,
+    Cluster, Config, Discovery, Endpoint, FilterChain, Health, Listener, LoadAssignment, ResourceKey,
+    RouteSource, SourceSpecifier, TerminalFilter,
 };
-use culvert_proto::route::Table;
+use culvert_proto::{chain::Chains, route::Table};
 use culvert_xds::Changes;
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     observe::stats::{ClusterControlStats, ClusterManagerStats, Registry},
     snapshot::{
         ChainSpec, ClusterSpec, HostSpec, HostStats, HttpSpec, Limits, ListenerSpec, RouteSpec, Snapshot,
+        TerminalSpec,
     },
     tls::Contexts,
 };
@@ -112,7 +113,11 @@ impl Builder {
         let specs = Arc::make_mut(&mut self.last.listeners);
         for name in changed {
             match by_name.get(name.as_str()) {
-                Some(listener) => specs.insert(name.as_str().into(), Arc::new(compile_listener(listener))),
+                Some(listener) => {
+                    let before = specs.get(name.as_str()).map(AsRef::as_ref);
+                    let spec = compile_listener(listener, before);
+                    specs.insert(name.as_str().into(), Arc::new(spec))
+                }
                 None => specs.remove(name.as_str()),
             };
         }
@@ -279,9 +284,28 @@ fn route_id(key: &ResourceKey) -> Arc<str> {
     }
 }
 
-fn compile_listener(listener: &Arc<Listener>) -> ListenerSpec {
-    let terminal = listener.filter_chains.first().and_then(|chain| chain.terminal.as_ref());
-    let chain = match terminal.expect("a chain with a terminal filter") {
+/// Chains that mean the same as before are taken from the version before, if that differs in its chains alone.
+fn compile_listener(listener: &Arc<Listener>, before: Option<&ListenerSpec>) -> ListenerSpec {
+    let before = before.filter(|before| before.config.fingerprint == listener.fingerprint);
+    let mut known: HashMap<u64, &Arc<ChainSpec>> = before
+        .into_iter()
+        .flat_map(|before| before.chains.iter().chain(&before.default_chain))
+        .map(|chain| (chain.config.fingerprint, chain))
+        .collect();
+    let mut compile = |chain: &Arc<FilterChain>| match known.remove(&chain.fingerprint) {
+        Some(known) => known.clone(),
+        None => Arc::new(compile_chain(chain)),
+    };
+    ListenerSpec {
+        config: listener.clone(),
+        select: Chains::compile(listener),
+        chains: listener.filter_chains.iter().map(&mut compile).collect(),
+        default_chain: listener.default_filter_chain.as_ref().map(&mut compile),
+    }
+}
+
+fn compile_chain(chain: &Arc<FilterChain>) -> ChainSpec {
+    let terminal = chain.terminal.as_ref().map(|terminal| match terminal {
         TerminalFilter::Http(http) => {
             let routes = match &http.routes {
                 RouteSource::Inline(config) => RouteSpec::Inline(Arc::new(Table::compile(config))),
@@ -291,9 +315,9 @@ fn compile_listener(listener: &Arc<Listener>) -> ListenerSpec {
                 // Refused where the configuration is read.
                 RouteSource::Scoped(_) => RouteSpec::Rds("".into()),
             };
-            ChainSpec::Http(Arc::new(HttpSpec { config: http.clone(), routes }))
+            TerminalSpec::Http(Arc::new(HttpSpec { config: http.clone(), routes }))
         }
-        TerminalFilter::Tcp(tcp) => ChainSpec::Tcp(tcp.clone()),
-    };
-    ListenerSpec { config: listener.clone(), chain }
+        TerminalFilter::Tcp(tcp) => TerminalSpec::Tcp(tcp.clone()),
+    });
+    ChainSpec { config: chain.clone(), terminal, reads_opening: !chain.filters.is_empty() }
 }

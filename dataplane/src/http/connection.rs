@@ -211,8 +211,7 @@ impl Connection {
     pub(super) fn should_close(&self) -> bool {
         let expired = |max| time::now() >= self.started + max;
         self.manager.spec.config.max_connection_duration.is_some_and(expired)
-            || self.downstream.listener.is_draining()
-            || self.worker.is_draining(self.downstream.is_inbound())
+            || self.downstream.should_end(&self.worker)
     }
 
     /// Closes without losing what was written: everything leaves first, then FIN, then whatever the client still sends is

@@ -1,5 +1,8 @@
 //! Accepting connections and handing them to the filter chain of their listener.
 
+mod arriving;
+mod chain;
+mod inspect;
 mod runtime;
 mod secure;
 
@@ -11,33 +14,40 @@ use std::{
     time::Duration,
 };
 
-use culvert_ring::{Listener, Stream, task, time};
+use culvert_proto::chain::Opening;
+use culvert_ring::{Listener, Stream, time};
 
-pub use runtime::{Chain, ListenerRuntime, OpenConnection};
+use arriving::Arriving;
+pub use chain::{ChainRuntime, Place, Terminal};
+pub use inspect::{InspectorStats, ProxyCounters};
+pub use runtime::{ListenerRuntime, OpenConnection};
 
 use crate::{
     capture::{Direction, PodHandle},
-    http::connection::serve,
-    tcp,
-    tls::{TlsInfo, Transport},
+    tls::TlsInfo,
     worker::{Admission, Origin, Worker},
 };
 
 /// A downstream connection as its filter chain sees it.
 pub struct Downstream {
-    /// The client.
+    /// The client; where a PROXY header told, the one named there.
     pub remote: Peer,
+    /// The other end of the socket.
+    pub direct_remote: Peer,
     /// Where the client connected to: for a captured connection its original destination.
     pub local: Peer,
     /// The pod whose traffic it is.
     pub pod: Option<Arc<PodHandle>>,
     /// For inbound captured connections the client's address, which upstream connections are made from.
     pub preserved_source: Option<IpAddr>,
+    /// What listener filters found out about its first bytes.
+    pub opening: Option<Box<Opening>>,
     /// The listener it came through.
     pub listener: Rc<ListenerRuntime>,
     /// What its handshake agreed upon; `None` in the clear.
     pub tls: Option<Rc<TlsInfo>>,
-    _admission: Admission,
+    place: Option<Place>,
+    _admission: Option<Admission>,
 }
 
 /// One end of a connection.
@@ -58,6 +68,14 @@ impl Peer {
         }
     }
 
+    /// The IP address and port, if it has them.
+    pub fn socket(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(*address),
+            Self::Unix => None,
+        }
+    }
+
     fn of(address: std::io::Result<socket2::SockAddr>) -> Option<Self> {
         let address = address.ok()?;
         Some(address.as_socket().map_or(Self::Unix, |ip| Self::Ip(unmapped(ip))))
@@ -65,6 +83,13 @@ impl Peer {
 }
 
 impl Downstream {
+    /// Whether it should end when it can, because its listener, its chain or the process drains.
+    pub fn should_end(&self, worker: &Worker) -> bool {
+        let listener = &self.listener.spec.config;
+        self.place.as_ref().is_some_and(|place| place.chain.should_end(worker))
+            || !listener.drain_modify_only && worker.is_draining(self.is_inbound())
+    }
+
     /// Whether the listener's traffic is inbound.
     pub fn is_inbound(&self) -> bool {
         self.listener.spec.config.direction == culvert_model::TrafficDirection::Inbound
@@ -96,16 +121,15 @@ fn admit(worker: &Rc<Worker>, stream: Stream, name: &str, origin: &Origin) {
         stream.abort();
         return;
     };
-    listener.stats.downstream_cx_total.inc();
-    let Some(admission) = worker.admit() else {
-        listener.stats.downstream_global_cx_overflow.inc();
-        return;
+    let admission = match listener.spec.config.ignore_global_limit {
+        true => None,
+        false => match worker.admit() {
+            Some(admission) => Some(admission),
+            None => return listener.stats.downstream_global_cx_overflow.inc(),
+        },
     };
-    let Some(remote) = Peer::of(stream.peer_addr()) else {
-        // Gone before it was looked at.
-        listener.stats.downstream_cx_destroy.inc();
-        return;
-    };
+    // Gone before it was looked at.
+    let Some(remote) = Peer::of(stream.peer_addr()) else { return };
     let (local, pod, preserved_source) = match origin {
         Origin::Direct => (Peer::of(stream.local_addr()).unwrap_or(Peer::Unix), None, None),
         Origin::Pod(pod, direction) => match original_destination(&stream, remote, pod, *direction) {
@@ -125,34 +149,25 @@ fn admit(worker: &Rc<Worker>, stream: Stream, name: &str, origin: &Origin) {
             None => {
                 // A process that dials the in-pod listener by itself would be proxied to itself for ever.
                 worker.capture_stats.no_original_dst.inc();
-                listener.stats.downstream_cx_destroy.inc();
                 stream.abort();
                 return;
             }
         },
     };
-    let downstream =
-        Downstream { remote, local, pod, preserved_source, listener, tls: None, _admission: admission };
-    let stream = Transport::from(stream);
-    if secure::is_wanted(&downstream) {
-        task::spawn(secure::handshake(worker.clone(), stream, downstream));
-    } else {
-        start(worker, stream, downstream);
-    }
-}
-
-/// Hands a connection to its terminal filter.
-fn start(worker: &Rc<Worker>, stream: Transport, downstream: Downstream) {
-    match &downstream.listener.chain {
-        Chain::Http(manager) => {
-            let manager = manager.clone();
-            task::spawn(serve(worker.clone(), stream, downstream, manager));
-        }
-        Chain::Tcp(manager) => {
-            let manager = manager.clone();
-            task::spawn(tcp::proxy(worker.clone(), stream, downstream, manager));
-        }
-    }
+    let who = Downstream {
+        remote,
+        direct_remote: remote,
+        local,
+        preserved_source,
+        opening: None,
+        place: None,
+        tls: None,
+        listener,
+        _admission: admission,
+        pod,
+    };
+    let restored = who.pod.is_some();
+    Arriving::new(stream, who, restored).advance(worker);
 }
 
 fn original_destination(

@@ -1,24 +1,20 @@
 //! A configured listener as one worker runs it.
 
-use std::{
-    cell::{Cell, OnceCell},
-    rc::Rc,
-    sync::Arc,
-    time::Instant,
-};
+use std::{cell::OnceCell, rc::Rc, sync::Arc, time::Instant};
 
+use culvert_model::FilterChain;
+use culvert_proto::chain::{Facts, Selection};
 use culvert_ring::time;
 
 use crate::{
-    http::HttpManager,
+    listener::ChainRuntime,
     observe::{
         names::listener_scope,
         stats::{ListenerStats, ListenerWorkerStats},
     },
     snapshot::{ChainSpec, ListenerSpec},
-    tcp::TcpManager,
     tls::TlsStats,
-    worker::Worker,
+    worker::{DrainPolicy, Worker},
 };
 
 /// One version of a listener. Connections keep the version they were accepted under.
@@ -29,27 +25,19 @@ pub struct ListenerRuntime {
     pub stats: Arc<ListenerStats>,
     /// The same connections, counted by worker.
     pub worker_stats: Arc<ListenerWorkerStats>,
-    /// What its connections meet.
-    pub chain: Chain,
+    chains: Vec<Rc<ChainRuntime>>,
+    default_chain: Option<Rc<ChainRuntime>>,
     tls_stats: OnceCell<Arc<TlsStats>>,
-    draining: Cell<bool>,
-}
-
-/// The terminal filter with this worker's state.
-pub enum Chain {
-    /// An HTTP connection manager.
-    Http(Rc<HttpManager>),
-    /// A TCP proxy.
-    Tcp(Rc<TcpManager>),
 }
 
 impl ListenerRuntime {
-    /// Makes the worker's state of `spec`, taking the counters over from an earlier version.
+    /// Makes the worker's state of `spec`, taking over from an earlier version the counters and the chains that stayed.
     pub fn new(spec: Arc<ListenerSpec>, earlier: Option<&Rc<Self>>, worker: &Worker) -> Self {
         let registry = &worker.process.registry;
-        let (stats, worker_stats) = earlier.map_or_else(
+        let scope = stat_scope(&spec);
+        let same_scope = earlier.filter(|earlier| stat_scope(&earlier.spec) == scope);
+        let (stats, worker_stats) = same_scope.map_or_else(
             || {
-                let scope = stat_scope(&spec);
                 let stats = Arc::new(ListenerStats::default());
                 let worker_stats = Arc::new(ListenerWorkerStats::default());
                 registry.register(format!("{scope}.worker_{}", worker.index), worker_stats.clone());
@@ -58,12 +46,15 @@ impl ListenerRuntime {
             },
             |earlier| (earlier.stats.clone(), earlier.worker_stats.clone()),
         );
-        let tls_stats = earlier.map(|earlier| earlier.tls_stats.clone()).unwrap_or_default();
-        let chain = match &spec.chain {
-            ChainSpec::Http(http) => Chain::Http(Rc::new(HttpManager::new(http.clone(), worker))),
-            ChainSpec::Tcp(tcp) => Chain::Tcp(Rc::new(TcpManager::new(tcp.clone(), worker))),
+        let tls_stats = same_scope.map(|earlier| earlier.tls_stats.clone()).unwrap_or_default();
+        let chain = |spec: &Arc<ChainSpec>| {
+            let known =
+                earlier.and_then(|earlier| earlier.chains().find(|known| Arc::ptr_eq(&known.spec, spec)));
+            known.map_or_else(|| Rc::new(ChainRuntime::new(spec.clone(), worker)), Rc::clone)
         };
-        Self { spec, stats, worker_stats, chain, tls_stats, draining: Cell::new(false) }
+        let chains = spec.chains.iter().map(chain).collect();
+        let default_chain = spec.default_chain.as_ref().map(chain);
+        Self { stats, worker_stats, chains, default_chain, tls_stats, spec }
     }
 
     /// Counters of its handshakes, which are there once there has been one.
@@ -75,9 +66,27 @@ impl ListenerRuntime {
         })
     }
 
-    /// From now on its connections close after their current request.
-    pub fn drain(&self) {
-        self.draining.set(true);
+    /// The chain of a connection, as far as that is known.
+    pub(super) fn select(&self, facts: &Facts<'_>) -> Selected<'_> {
+        let config = &self.spec.config;
+        let found = match self.spec.select.select(facts) {
+            Selection::Chain(index) => self.chains.get(index).zip(config.filter_chains.get(index)),
+            Selection::Default => self.default_chain.as_ref().zip(config.default_filter_chain.as_ref()),
+            Selection::Nothing => None,
+            Selection::Undecided => return Selected::Undecided,
+        };
+        found.map_or(Selected::Nothing, |(chain, config)| Selected::Chain(chain, config))
+    }
+
+    /// From now on its connections end.
+    pub fn drain_all(&self, policy: &DrainPolicy) {
+        self.chains().for_each(|chain| chain.drain(policy));
+    }
+
+    /// From now on connections of chains that `next` does not have end.
+    pub fn drain_but(&self, next: &Self, policy: &DrainPolicy) {
+        let gone = self.chains().filter(|chain| next.chains().all(|kept| !Rc::ptr_eq(kept, chain)));
+        gone.for_each(|chain| chain.drain(policy));
     }
 
     /// Counts a connection in; it is counted out when the guard is dropped.
@@ -88,10 +97,18 @@ impl ListenerRuntime {
         OpenConnection { listener: self.clone(), since: time::now() }
     }
 
-    /// Whether [`ListenerRuntime::drain`] was called.
-    pub fn is_draining(&self) -> bool {
-        self.draining.get()
+    fn chains(&self) -> impl Iterator<Item = &Rc<ChainRuntime>> {
+        self.chains.iter().chain(&self.default_chain)
     }
+}
+
+/// What [`ListenerRuntime::select`] found.
+pub(super) enum Selected<'a> {
+    /// The chain, and its configuration in this version of the listener, which is equal to the chain's own.
+    Chain(&'a Rc<ChainRuntime>, &'a Arc<FilterChain>),
+    Nothing,
+    /// It depends on the first bytes.
+    Undecided,
 }
 
 /// An open connection of a listener.

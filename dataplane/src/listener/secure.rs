@@ -1,25 +1,23 @@
 //! The TLS handshake between the choice of a filter chain and its terminal filter.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use culvert_model::FilterChain;
 
-use super::{Downstream, start};
+use super::{Downstream, arriving::start};
 use crate::{
     tls::{self, Transport},
     worker::Worker,
 };
 
-/// Whether the connection's chain is encrypted.
-pub(super) fn is_wanted(downstream: &Downstream) -> bool {
-    chain(downstream).is_some_and(|chain| chain.tls.is_some())
-}
-
-/// Does the handshake, then what follows it. A connection that fails it is closed.
-pub(super) async fn handshake(worker: Rc<Worker>, stream: Transport, mut downstream: Downstream) {
-    let Some((chain, tls)) = chain(&downstream).and_then(|chain| Some((chain, chain.tls.as_ref()?))) else {
-        return;
-    };
+/// Does the handshake that `chain` asks for, then what follows it. A connection that fails it is closed.
+pub(super) async fn handshake(
+    worker: Rc<Worker>,
+    stream: Transport,
+    mut downstream: Downstream,
+    chain: Arc<FilterChain>,
+) {
+    let Some(tls) = &chain.tls else { return };
     let slot = worker.process.tls.server(tls);
     let timeout = chain.handshake_timeout;
     let stats = downstream.listener.tls_stats(&worker);
@@ -33,8 +31,4 @@ pub(super) async fn handshake(worker: Rc<Worker>, stream: Transport, mut downstr
             downstream.listener.stats.downstream_cx_destroy.inc();
         }
     }
-}
-
-fn chain(downstream: &Downstream) -> Option<&FilterChain> {
-    downstream.listener.spec.config.filter_chains.first().map(AsRef::as_ref)
 }

@@ -13,6 +13,15 @@ stat_set! {
         counter downstream_cx_destroy,
         /// Closed because the process-wide connection limit was reached.
         counter downstream_global_cx_overflow,
+        /// Connections whose listener filters still run.
+        gauge downstream_pre_cx_active,
+        /// Closed by a listener filter.
+        counter downstream_listener_filter_error,
+        /// Closed by the client while listener filters ran.
+        counter downstream_listener_filter_remote_close,
+        counter downstream_pre_cx_timeout,
+        /// Closed because no filter chain matches, and there is no default one.
+        counter no_filter_chain_match,
         histogram downstream_cx_length_ms,
     }
 }
@@ -35,15 +44,67 @@ stat_set! {
 }
 
 stat_set! {
+    /// Scope `tls_inspector`.
+    pub struct TlsInspectorStats {
+        counter alpn_found,
+        counter alpn_not_found,
+        counter client_hello_too_large,
+        counter sni_found,
+        counter sni_not_found,
+        counter tls_found,
+        counter tls_not_found,
+    }
+}
+
+stat_set! {
+    /// Scope `http_inspector`.
+    pub struct HttpInspectorStats {
+        counter http10_found,
+        counter http11_found,
+        counter http2_found,
+        counter http_not_found,
+    }
+}
+
+stat_set! {
+    /// No scope.
+    pub struct ProxyFilterStats {
+        /// Closed for the PROXY header, or for the lack of one.
+        counter downstream_cx_proxy_proto_error,
+    }
+}
+
+stat_set! {
+    /// Scope `proxy_proto.<stat_prefix>`.
+    pub struct ProxyStats {
+        counter not_found_allowed,
+        counter not_found_disallowed,
+    }
+}
+
+stat_set! {
+    /// Scope `proxy_proto.<stat_prefix>.versions.<v1 or v2>`.
+    pub struct ProxyVersionStats {
+        counter disallowed,
+        counter error,
+        counter found,
+    }
+}
+
+stat_set! {
     /// Scope `listener_manager`; one set, owned by the control thread.
     pub struct ListenerManagerStats {
         counter listener_added,
         counter listener_create_failure,
         counter listener_create_success,
+        counter listener_in_place_updated,
         counter listener_modified,
         counter listener_removed,
         counter listener_stopped,
+        gauge total_filter_chains_draining,
         gauge total_listeners_active,
+        gauge total_listeners_draining,
+        gauge total_listeners_warming,
         gauge workers_started,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
+use culvert_model::Address;
 use culvert_ring::mailbox::Receiver;
 
 use crate::{
@@ -99,12 +100,13 @@ impl Worker {
         }
     }
 
+    /// A listener that differs in its chains alone keeps those that stayed, with their connections.
     fn apply_listeners(&self, snapshot: &Snapshot) {
         let mut listeners = self.listeners.borrow_mut();
         listeners.retain(|name, runtime| {
             let kept = snapshot.listeners.contains_key(name);
             if !kept {
-                runtime.drain();
+                runtime.drain_all(&self.process.drain);
             }
             kept
         });
@@ -114,9 +116,18 @@ impl Worker {
                 continue;
             }
             let runtime = Rc::new(ListenerRuntime::new(spec.clone(), known, self));
-            if let Some(old) = listeners.insert(name.clone(), runtime) {
-                old.drain();
+            if let Some(old) = listeners.insert(name.clone(), runtime.clone()) {
+                old.drain_but(&runtime, &self.process.drain);
             }
         }
+        let at = |runtime: &Rc<ListenerRuntime>| {
+            let runtime = runtime.clone();
+            let addresses = runtime.spec.config.addresses().filter_map(|address| match address {
+                Address::Ip(ip) => Some(*ip),
+                Address::Pipe { .. } => None,
+            });
+            addresses.map(|address| (address, runtime.clone())).collect::<Vec<_>>()
+        };
+        *self.by_address.borrow_mut() = listeners.values().flat_map(at).collect();
     }
 }

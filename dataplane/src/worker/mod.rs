@@ -10,6 +10,7 @@ mod pool;
 use std::{
     cell::{Cell, Ref, RefCell},
     collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::Rc,
     sync::{
         Arc,
@@ -31,7 +32,7 @@ pub use pool::{StartError, WorkerConfig, Workers};
 use crate::{
     capture::Direction,
     http::date::Date,
-    listener::{ListenerRuntime, accept},
+    listener::{InspectorStats, ListenerRuntime, ProxyCounters, accept},
     observe::{
         access::{Loggers, Runtime, pipe::Pipes},
         access_log::AccessLogs,
@@ -58,6 +59,17 @@ pub struct Process {
     pub downstream_connections_max: AtomicU64,
     /// `%HOSTNAME%`
     pub hostname: String,
+    /// How connections of listeners and chains that are no longer configured end.
+    pub drain: DrainPolicy,
+}
+
+/// `--drain-time-s` and `--drain-strategy`.
+#[derive(Clone, Copy, Debug)]
+pub struct DrainPolicy {
+    /// How long connections may take; what is left then is cut.
+    pub time: Duration,
+    /// Whether they are asked to end one after the other over that time, or all at its beginning.
+    pub gradual: bool,
 }
 
 /// The state of one worker. Shared by its tasks, never by threads.
@@ -75,10 +87,14 @@ pub struct Worker {
     /// Captured connections that had no recorded destination, and the like.
     pub capture_stats: Arc<CaptureStats>,
     config_stats: Arc<ConfigStats>,
+    /// Counters of listener filters.
+    pub inspectors: InspectorStats,
+    proxy_counters: RefCell<HashMap<String, Rc<ProxyCounters>>>,
     snapshot: RefCell<Arc<Snapshot>>,
     clusters: RefCell<HashMap<Arc<str>, Rc<Cluster>>>,
     tables: RefCell<HashMap<Arc<str>, Rc<LocalTable>>>,
     listeners: RefCell<HashMap<Arc<str>, Rc<ListenerRuntime>>>,
+    by_address: RefCell<HashMap<SocketAddr, Rc<ListenerRuntime>>>,
     sockets: RefCell<Vec<Accepting>>,
     draining: Cell<Option<DrainScope>>,
     heads: RefCell<Heads>,
@@ -119,16 +135,19 @@ impl Worker {
         process.registry.register("culvert.config", config_stats.clone());
         Rc::new(Self {
             index,
-            process,
             idle: RefCell::default(),
             rng: RefCell::new(fastrand::Rng::new()),
             date: Date::default(),
             capture_stats,
             config_stats,
+            inspectors: InspectorStats::new(&process.registry),
+            proxy_counters: RefCell::default(),
+            process,
             snapshot: RefCell::default(),
             clusters: RefCell::default(),
             tables: RefCell::default(),
             listeners: RefCell::default(),
+            by_address: RefCell::default(),
             sockets: RefCell::default(),
             draining: Cell::new(None),
             heads: RefCell::default(),
@@ -165,6 +184,27 @@ impl Worker {
     /// The configured listener of that name.
     pub fn listener(&self, name: &str) -> Option<Rc<ListenerRuntime>> {
         self.listeners.borrow().get(name).cloned()
+    }
+
+    /// The listener at the original destination of a connection: that of the address itself, else that of all addresses.
+    pub fn listener_at(&self, destination: SocketAddr) -> Option<Rc<ListenerRuntime>> {
+        let listeners = self.by_address.borrow();
+        let any: IpAddr = match destination {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let exact = SocketAddr::new(destination.ip(), destination.port());
+        listeners.get(&exact).or_else(|| listeners.get(&SocketAddr::new(any, destination.port()))).cloned()
+    }
+
+    /// Counters of the PROXY protocol filters with this `stat_prefix`.
+    pub fn proxy_counters(&self, prefix: &str) -> Rc<ProxyCounters> {
+        if let Some(known) = self.proxy_counters.borrow().get(prefix) {
+            return known.clone();
+        }
+        let counters = Rc::new(ProxyCounters::new(prefix, &self.process.registry));
+        self.proxy_counters.borrow_mut().insert(prefix.to_owned(), counters.clone());
+        counters
     }
 
     /// Whether connections of listeners with that direction should close after their current request.

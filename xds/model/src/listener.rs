@@ -43,6 +43,25 @@ pub struct Listener {
     pub backlog: Option<u32>,
     /// `enable_reuse_port`: true.
     pub reuse_port: bool,
+    /// Whether `drain_type` is `MODIFY_ONLY`: only its own update or removal drains it, not the failing of health checks.
+    pub drain_modify_only: bool,
+    /// `ignore_global_conn_limit`: false.
+    pub ignore_global_limit: bool,
+    /// Stands for everything above but the chains, and what chooses among them: equal in two versions of a listener
+    /// that differ in those alone.
+    pub fingerprint: u64,
+}
+
+impl Listener {
+    /// All chains, the default one last.
+    pub fn chains(&self) -> impl Iterator<Item = &Arc<FilterChain>> {
+        self.filter_chains.iter().chain(&self.default_filter_chain)
+    }
+
+    /// All addresses, [`Listener::address`] first.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        std::iter::once(&self.address).chain(&self.additional_addresses)
+    }
 }
 
 /// `config.listener.v3.ListenerFilter`.
@@ -69,9 +88,16 @@ pub enum ListenerFilterKind {
         v1: bool,
         /// Whether `disallowed_versions` leaves version 2 out.
         v2: bool,
+        /// `stat_prefix`, empty when not given.
+        stat_prefix: String,
     },
     /// `extensions.filters.listener.tls_inspector.v3.TlsInspector`
-    TlsInspector,
+    TlsInspector {
+        /// `max_client_hello_size`, in bytes: 16 KiB. A longer hello is not understood.
+        max_hello_bytes: usize,
+        /// `close_connection_on_client_hello_parsing_errors`: false.
+        close_on_error: bool,
+    },
 }
 
 /// `config.listener.v3.ListenerFilterChainMatchPredicate`.
@@ -92,7 +118,7 @@ pub enum ListenerPredicate {
 /// `config.listener.v3.FilterChain`.
 #[derive(Clone, Debug)]
 pub struct FilterChain {
-    /// `name`; unique in its listener or empty.
+    /// `name`; may be empty. Unique where a `filter_chain_matcher` chooses by it.
     pub name: String,
     /// `filter_chain_match`; not looked at when the listener has a `filter_chain_matcher`.
     pub matches: FilterChainMatch,
@@ -104,6 +130,8 @@ pub struct FilterChain {
     pub tls: Option<Arc<DownstreamTls>>,
     /// `transport_socket_connect_timeout`: the handshake's; `None` is off.
     pub handshake_timeout: Option<Duration>,
+    /// Stands for everything above: equal in two chains that mean the same.
+    pub fingerprint: u64,
 }
 
 /// `config.listener.v3.FilterChainMatch`. An empty part matches everything.

@@ -9,11 +9,14 @@
 mod access_log;
 mod bootstrap;
 mod cluster;
+mod connection_matcher;
 mod core;
 mod endpoint;
+mod filter_chain;
 mod header;
 mod http;
 mod listener;
+mod listener_filter;
 mod matcher;
 mod route;
 mod route_action;

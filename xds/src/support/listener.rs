@@ -2,8 +2,6 @@
 
 use super::Table;
 
-const NOTHING_WAITS: &str = "no supported listener filter waits for bytes";
-
 pub(super) const TABLES: &[Table] = &[
     Table {
         used: &[
@@ -20,28 +18,24 @@ pub(super) const TABLES: &[Table] = &[
             "enable_reuse_port",
             "tcp_backlog_size",
             "bind_to_port",
+            "filter_chain_matcher",
+            "listener_filters_timeout",
+            "continue_on_listener_filters_timeout",
+            "use_original_dst",
+            "ignore_global_conn_limit",
+            "drain_type",
         ],
         no_effect: &[
             ("metadata", "nothing reads it"),
             ("stats_matcher", "counters cannot be left out"),
-            ("listener_filters_timeout", NOTHING_WAITS),
-            ("continue_on_listener_filters_timeout", NOTHING_WAITS),
+            ("bypass_overload_manager", "there is no overload manager that acts on listeners"),
             ("tcp_fast_open_queue_length", "connections open the ordinary way"),
             ("connection_balance_config", "the kernel spreads connections over the workers' sockets"),
             ("reuse_port", "enable_reuse_port replaces it"),
             ("max_connections_to_accept_per_socket_event", "a worker's turn has a budget of its own"),
         ],
-        only_off: &[
-            "use_original_dst",
-            "transparent",
-            "freebind",
-            "enable_mptcp",
-            "ignore_global_conn_limit",
-            "bypass_overload_manager",
-            "drain_type",
-        ],
+        only_off: &["transparent", "freebind", "enable_mptcp"],
         refused: &[
-            ("filter_chain_matcher", "filter chains cannot be matched"),
             ("udp_listener_config", "UDP listeners are not supported"),
             ("api_listener", "API listeners are not supported"),
             ("internal_listener", "internal listeners are not supported"),
@@ -53,11 +47,37 @@ pub(super) const TABLES: &[Table] = &[
     Table { used: &["bind_to_port"], ..Table::of("envoy.config.listener.v3.Listener.DeprecatedV1") },
     Table { used: &["address"], ..Table::of("envoy.config.listener.v3.AdditionalAddress") },
     Table {
-        used: &["name", "typed_config"],
+        used: &["name", "typed_config", "filter_disabled"],
         refused: &[("config_discovery", "extension discovery is not supported")],
         ..Table::of("envoy.config.listener.v3.ListenerFilter")
     },
+    Table {
+        used: &["or_match", "and_match", "not_match", "any_match", "destination_port_range"],
+        ..Table::of("envoy.config.listener.v3.ListenerFilterChainMatchPredicate")
+    },
+    Table {
+        used: &["rules"],
+        ..Table::of("envoy.config.listener.v3.ListenerFilterChainMatchPredicate.MatchSet")
+    },
+    Table { used: &["start", "end"], ..Table::of("envoy.type.v3.Int32Range") },
+    Table { used: &["address_prefix", "prefix_len"], ..Table::of("envoy.config.core.v3.CidrRange") },
     Table::of("envoy.extensions.filters.listener.original_dst.v3.OriginalDst"),
+    Table::of("envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"),
+    Table {
+        used: &["max_client_hello_size", "close_connection_on_client_hello_parsing_errors"],
+        no_effect: &[("initial_read_buffer_size", "buffers are the driver's")],
+        only_off: &["enable_ja3_fingerprinting", "enable_ja4_fingerprinting"],
+        ..Table::of("envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector")
+    },
+    Table {
+        used: &["allow_requests_without_proxy_protocol", "disallowed_versions", "stat_prefix"],
+        no_effect: &[("tlv_location", "no rule stores anything")],
+        refused: &[
+            ("rules", "what is in TLVs cannot be stored"),
+            ("pass_through_tlvs", "TLVs cannot be passed on"),
+        ],
+        ..Table::of("envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol")
+    },
     Table {
         used: &[
             "filters",
@@ -70,20 +90,21 @@ pub(super) const TABLES: &[Table] = &[
         only_off: &["use_proxy_proto"],
         ..Table::of("envoy.config.listener.v3.FilterChain")
     },
-    // Present and empty it matches everything.
     Table {
+        used: &[
+            "destination_port",
+            "prefix_ranges",
+            "direct_source_prefix_ranges",
+            "source_type",
+            "source_prefix_ranges",
+            "source_ports",
+            "server_names",
+            "transport_protocol",
+            "application_protocols",
+        ],
         refused: &[
-            ("destination_port", "filter chains cannot be matched"),
-            ("prefix_ranges", "filter chains cannot be matched"),
-            ("address_suffix", "filter chains cannot be matched"),
-            ("suffix_len", "filter chains cannot be matched"),
-            ("direct_source_prefix_ranges", "filter chains cannot be matched"),
-            ("source_type", "filter chains cannot be matched"),
-            ("source_prefix_ranges", "filter chains cannot be matched"),
-            ("source_ports", "filter chains cannot be matched"),
-            ("server_names", "filter chains cannot be matched"),
-            ("transport_protocol", "filter chains cannot be matched"),
-            ("application_protocols", "filter chains cannot be matched"),
+            ("address_suffix", "suffixes of addresses cannot be matched"),
+            ("suffix_len", "suffixes of addresses cannot be matched"),
         ],
         ..Table::of("envoy.config.listener.v3.FilterChainMatch")
     },

@@ -11,6 +11,7 @@ mod core;
 mod endpoint;
 mod http;
 mod listener;
+mod matcher;
 mod route;
 mod runtime;
 mod tls;
@@ -130,6 +131,7 @@ fn families() -> impl Iterator<Item = &'static Table> {
         endpoint::TABLES,
         http::TABLES,
         listener::TABLES,
+        matcher::TABLES,
         route::TABLES,
         runtime::TABLES,
         tls::TABLES,

@@ -1,5 +1,6 @@
 //! Bootstraps: what they become, and the exact words in which they are refused.
 
+mod chains;
 mod clusters;
 mod http;
 mod listeners;

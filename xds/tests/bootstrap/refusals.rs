@@ -167,13 +167,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     (
         "LISTENER",
-        "drain_type: MODIFY_ONLY",
-        "listener \"ingress\": drain_type: MODIFY_ONLY is not supported; only the default is",
-    ),
-    (
-        "LISTENER",
-        "use_original_dst: true",
-        "listener \"ingress\": use_original_dst: true is not supported; only the default is",
+        "transparent: true",
+        "listener \"ingress\": transparent: true is not supported; only the default is",
     ),
     (
         "LISTENER",
@@ -193,9 +188,10 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "LISTENER",
         "listener_filters: [{name: t, typed_config: {'@type': \
-         EXT/filters.listener.tls_inspector.v3.TlsInspector}}]",
+         EXT/filters.listener.local_ratelimit.v3.LocalRateLimit, stat_prefix: x, token_bucket: {max_tokens: 1, \
+         fill_interval: 1s}}}]",
         "listener \"ingress\": listener_filters[0].typed_config: \
-         envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector is not supported",
+         envoy.extensions.filters.listener.local_ratelimit.v3.LocalRateLimit is not supported",
     ),
     (
         "LISTENER",

@@ -11,6 +11,7 @@ use culvert_model::{
 };
 use culvert_proto::{
     Headers, Method, RequestHead, ResponseHead,
+    detect::{Http, Proxy, ProxyVersions, Tls, http, proxy, tls},
     h1::{
         BodyDecoder, BodyLimits, CHUNK_FOOTER, Fault, Framing, RequestOptions, ResponseOptions, Step,
         encode_chunk_header, encode_last_chunk, encode_request, encode_response, parse_request,
@@ -19,6 +20,24 @@ use culvert_proto::{
     path,
     route::{RequestView, Table},
 };
+
+/// First bytes of connections: once a parser has decided, more bytes change nothing.
+pub(crate) fn detect(input: &[u8]) {
+    let versions = ProxyVersions { v1: true, v2: true };
+    let max = 300;
+    let decided = (tls(input, max), http(input), proxy(input, versions));
+    for end in 0..input.len() {
+        let bytes = &input[..end];
+        let seen = (tls(bytes, max), http(bytes), proxy(bytes, versions));
+        assert!(seen.0 == Tls::Incomplete || seen.0 == decided.0, "{end}: {seen:?} {decided:?}");
+        assert!(seen.1 == Http::Incomplete || seen.1 == decided.1, "{end}: {seen:?} {decided:?}");
+        assert!(seen.2 == Proxy::Incomplete || seen.2 == decided.2, "{end}: {seen:?} {decided:?}");
+    }
+    assert!(decided.0 != Tls::Incomplete || input.len() < max, "waits for more than it looks at");
+    if let Proxy::Header(header) = decided.2 {
+        assert!(header.length <= input.len());
+    }
+}
 
 /// Request heads: the result does not depend on how the bytes were cut, and what is sent on says the same.
 pub(crate) fn request(input: &[u8]) {
