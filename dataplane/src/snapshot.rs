@@ -5,12 +5,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, atomic::AtomicU32},
+    sync::{Arc, OnceLock, atomic::AtomicU32},
     time::Instant,
 };
 
-use culvert_model::{Cluster, Endpoint, FilterChain, HttpConnectionManager, Listener, TcpProxy};
-use culvert_proto::{chain::Chains, route::Table};
+use culvert_model::{
+    AssignmentPolicy, Cluster, Endpoint, FilterChain, HttpConnectionManager, Listener, TcpProxy,
+};
+use culvert_proto::{balance::HostSet, chain::Chains, route::Table};
 
 use crate::{
     stat_set,
@@ -91,8 +93,26 @@ pub struct ClusterSpec {
     pub hosts: Arc<[Arc<HostSpec>]>,
     /// Where what its connections are encrypted with is found.
     pub tls: Option<Arc<Slot<ClientContext>>>,
+    /// `ClusterLoadAssignment.policy`
+    pub policy: AssignmentPolicy,
+    /// Of an aggregate cluster: those it stands for, with how many percent of the requests they get.
+    pub children: Vec<(Arc<str>, u8)>,
     /// Shared by all workers and by later versions of the cluster.
     pub limits: Arc<Limits>,
+    /// See [`ClusterSpec::arranged`].
+    pub arranged: OnceLock<Arc<HostSet>>,
+}
+
+impl ClusterSpec {
+    /// The hosts as the cluster's policy chooses among them. Made for the first worker that asks, shared by all.
+    pub fn arranged(&self) -> Arc<HostSet> {
+        let arrange = || {
+            let endpoints: Vec<&Endpoint> = self.hosts.iter().map(|host| &host.endpoint).collect();
+            let config = &self.config;
+            Arc::new(HostSet::new(&endpoints, &self.policy, config.panic_percent, &config.lb_policy))
+        };
+        self.arranged.get_or_init(arrange).clone()
+    }
 }
 
 /// An endpoint.
@@ -101,6 +121,10 @@ pub struct HostSpec {
     pub endpoint: Endpoint,
     /// One per worker; shared with later versions of the same address.
     pub stats: Arc<[HostStats]>,
+    /// Its own limits, of clusters with `per_host_thresholds`; shared with later versions of the same address.
+    pub limits: Option<Arc<Limits>>,
+    /// Which of the cluster's `transport_socket_matches` is for it.
+    pub socket_match: Option<usize>,
 }
 
 stat_set! {

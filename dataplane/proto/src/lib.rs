@@ -13,6 +13,7 @@ pub mod balance;
 pub mod chain;
 pub mod detect;
 pub mod h1;
+pub mod hash;
 pub mod host;
 pub mod path;
 pub mod route;

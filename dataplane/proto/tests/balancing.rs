@@ -3,17 +3,33 @@
 use std::sync::Arc;
 
 use culvert_model::{Address, Endpoint, Health, LbPolicy, LoadAssignment};
-use culvert_proto::balance::{Balance, Balancer, HostSet};
+use culvert_proto::balance::{Balance, Balancer, HostSet, child_shares};
 
 const PICKS: usize = 100_000;
 
 fn endpoint(weight: u32, priority: u32, health: Health) -> Endpoint {
     let address = Address::Ip("127.0.0.1:80".parse().unwrap());
-    Endpoint { address, hostname: String::new(), weight, priority, health }
+    Endpoint {
+        address,
+        additional: Vec::new(),
+        hostname: String::new(),
+        metadata: None,
+        weight,
+        priority,
+        health,
+    }
+}
+
+fn host_set(assignment: &LoadAssignment, policy: &LbPolicy) -> HostSet {
+    HostSet::new(&assignment.endpoints.iter().collect::<Vec<_>>(), &assignment.policy, 50, policy)
+}
+
+fn of(endpoints: Vec<Endpoint>) -> LoadAssignment {
+    LoadAssignment { endpoints, ..LoadAssignment::default() }
 }
 
 fn healthy(weights: &[u32]) -> LoadAssignment {
-    LoadAssignment { endpoints: weights.iter().map(|&weight| endpoint(weight, 0, Health::Healthy)).collect() }
+    of(weights.iter().map(|&weight| endpoint(weight, 0, Health::Healthy)).collect())
 }
 
 fn policies() -> [LbPolicy; 3] {
@@ -21,7 +37,7 @@ fn policies() -> [LbPolicy; 3] {
 }
 
 fn balancer(policy: &LbPolicy, assignment: &LoadAssignment, rng: &mut fastrand::Rng) -> Balancer {
-    Balancer::new(policy, Arc::new(HostSet::new(assignment)), rng)
+    Balancer::new(policy, Arc::new(host_set(assignment, policy)), rng)
 }
 
 /// How often each endpoint is picked while nothing is in flight.
@@ -99,9 +115,7 @@ fn nothing_to_pick_from() {
 #[test]
 fn unhealthy_endpoints_are_left_out_until_panic() {
     use Health::{Degraded, Healthy, Unhealthy};
-    let of = |healths: &[Health]| LoadAssignment {
-        endpoints: healths.iter().map(|&health| endpoint(1, 0, health)).collect(),
-    };
+    let of = |healths: &[Health]| of(healths.iter().map(|&health| endpoint(1, 0, health)).collect());
     for policy in policies() {
         let assignment = of(&[Healthy, Unhealthy, Healthy, Healthy, Unhealthy]);
         close_to(&counts(&policy, &assignment, PICKS), &[1.0, 0.0, 1.0, 1.0, 0.0]);
@@ -111,9 +125,9 @@ fn unhealthy_endpoints_are_left_out_until_panic() {
         // Half are healthy: 70 %; the degraded one has the rest.
         close_to(&counts(&policy, &degraded, PICKS), &[35.0, 35.0, 30.0, 0.0]);
     }
-    let set = HostSet::new(&of(&[Healthy, Unhealthy, Unhealthy]));
+    let set = host_set(&of(&[Healthy, Unhealthy, Unhealthy]), &LbPolicy::Random);
     assert_eq!((set.len(), set.healthy(), set.panics()), (3, 1, true));
-    assert!(!HostSet::new(&of(&[Healthy, Unhealthy])).panics());
+    assert!(!host_set(&of(&[Healthy, Unhealthy]), &LbPolicy::Random).panics());
 }
 
 #[test]
@@ -122,7 +136,7 @@ fn lower_priorities_take_over_gradually() {
     let assignment = |healthy: usize| {
         let first = (0..10).map(|index| endpoint(1, 0, if index < healthy { Healthy } else { Unhealthy }));
         let second = (0..2).map(|_| endpoint(1, 5, Healthy));
-        LoadAssignment { endpoints: first.chain(second).collect() }
+        of(first.chain(second).collect())
     };
     for policy in policies() {
         for (healthy, percent) in [(10, 100), (8, 100), (5, 70), (2, 28), (0, 0)] {
@@ -166,4 +180,111 @@ fn the_same_seed_gives_the_same_picks() {
         let assignment = healthy(&[1, 2, 3]);
         assert_eq!(counts(&policy, &assignment, 1_000), counts(&policy, &assignment, 1_000));
     }
+}
+
+/// Endpoints of different addresses with these weights.
+fn places(weights: &[u32]) -> LoadAssignment {
+    let place = |(index, weight): (usize, &u32)| Endpoint {
+        address: Address::Ip(format!("10.0.0.{index}:80").parse().unwrap()),
+        hostname: format!("host-{index}"),
+        ..endpoint(*weight, 0, Health::Healthy)
+    };
+    of(weights.iter().enumerate().map(place).collect())
+}
+
+fn hashing() -> [LbPolicy; 3] {
+    let ring = |murmur| LbPolicy::RingHash { min: 4_096, max: 1 << 20, murmur, by_hostname: false };
+    [LbPolicy::Maglev { table_size: 65_537, by_hostname: false }, ring(false), ring(true)]
+}
+
+/// The endpoint of each of many hashes.
+fn table(policy: &LbPolicy, assignment: &LoadAssignment) -> Vec<usize> {
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut balancer = balancer(policy, assignment, &mut rng);
+    let mut hashes = fastrand::Rng::with_seed(11);
+    (0..PICKS).map(|_| balancer.pick_for(Some(hashes.u64(..)), &vec![], &mut rng).unwrap()).collect()
+}
+
+#[test]
+fn a_hash_meets_the_same_endpoint_and_weights_hold() {
+    for policy in hashing() {
+        let before = table(&policy, &places(&[1, 1, 1, 1, 1]));
+        assert_eq!(before, table(&policy, &places(&[1, 1, 1, 1, 1])), "{policy:?}");
+        let mut counts = [0; 3];
+        table(&policy, &places(&[1, 2, 5])).into_iter().for_each(|endpoint| counts[endpoint] += 1);
+        for (count, share) in counts.into_iter().zip([1.0, 2.0, 5.0]) {
+            let expected = share / 8.0 * PICKS as f64;
+            assert!((f64::from(count) - expected).abs() < expected * 0.15, "{policy:?}: {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_that_goes_moves_little_else() {
+    for policy in hashing() {
+        let before = table(&policy, &places(&[1; 10]));
+        let after = table(&policy, &places(&[1; 9]));
+        let moved = before.iter().zip(&after).filter(|(old, new)| **old != 9 && old != new).count();
+        assert!(moved < PICKS / 20, "{policy:?}: {moved}");
+        assert!(after.iter().all(|endpoint| *endpoint < 9));
+    }
+}
+
+#[test]
+fn endpoints_can_be_hashed_by_name() {
+    let policy = LbPolicy::RingHash { min: 1_024, max: 1_024, murmur: false, by_hostname: true };
+    let mut moved = places(&[1, 1, 1]);
+    for (index, endpoint) in moved.endpoints.iter_mut().enumerate() {
+        endpoint.address = Address::Ip(format!("10.9.9.{index}:81").parse().unwrap());
+    }
+    assert_eq!(table(&policy, &places(&[1, 1, 1])), table(&policy, &moved));
+    let by_address = LbPolicy::RingHash { min: 1_024, max: 1_024, murmur: false, by_hostname: false };
+    assert_ne!(table(&by_address, &places(&[1, 1, 1])), table(&by_address, &moved));
+}
+
+#[test]
+fn the_panic_threshold_and_the_overprovisioning_factor_count() {
+    use Health::{Healthy, Unhealthy};
+    let assignment = of([Healthy, Unhealthy, Unhealthy, Unhealthy].map(|h| endpoint(1, 0, h)).to_vec());
+    let picks = |assignment: &LoadAssignment, panic: u32| {
+        let endpoints: Vec<_> = assignment.endpoints.iter().collect();
+        let hosts = HostSet::new(&endpoints, &assignment.policy, panic, &LbPolicy::Random);
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut balancer = Balancer::new(&LbPolicy::Random, Arc::new(hosts), &mut rng);
+        let mut counts = vec![0; endpoints.len() + 1];
+        for _ in 0..PICKS {
+            counts[balancer.pick(&vec![], &mut rng).unwrap_or(endpoints.len())] += 1;
+        }
+        counts
+    };
+    close_to(&picks(&assignment, 50), &[1.0, 1.0, 1.0, 1.0, 0.0]);
+    assert_eq!(picks(&assignment, 0), [PICKS, 0, 0, 0, 0]);
+    assert_eq!(picks(&assignment, 20), [PICKS, 0, 0, 0, 0]);
+    let none = of([Unhealthy, Unhealthy].map(|h| endpoint(1, 0, h)).to_vec());
+    assert_eq!(picks(&none, 0), [0, 0, PICKS]);
+    close_to(&picks(&none, 50), &[1.0, 1.0, 0.0]);
+
+    let mut levels = of(vec![endpoint(1, 0, Healthy), endpoint(3, 0, Unhealthy), endpoint(1, 1, Healthy)]);
+    close_to(&picks(&levels, 0), &[70.0, 0.0, 30.0, 0.0]);
+    levels.policy.overprovisioning = 100;
+    close_to(&picks(&levels, 0), &[50.0, 0.0, 50.0, 0.0]);
+    levels.policy.weighted_priority_health = true;
+    close_to(&picks(&levels, 0), &[25.0, 0.0, 75.0, 0.0]);
+}
+
+#[test]
+fn children_of_an_aggregate_take_over_in_order() {
+    use Health::{Healthy, Unhealthy};
+    let child = |healths: &[Health]| of(healths.iter().map(|&health| endpoint(1, 0, health)).collect());
+    let shares = |children: &[LoadAssignment]| {
+        child_shares(&children.iter().map(|child| (child, 50)).collect::<Vec<_>>())
+    };
+    let (up, half, down) = (child(&[Healthy; 2]), child(&[Healthy, Unhealthy]), child(&[Unhealthy; 2]));
+    let none = child(&[]);
+    assert_eq!(shares(&[up.clone(), up.clone()]), [100, 0]);
+    assert_eq!(shares(&[half.clone(), up.clone()]), [70, 30]);
+    assert_eq!(shares(&[down.clone(), up.clone()]), [0, 100]);
+    assert_eq!(shares(&[none.clone(), up]), [0, 100]);
+    assert_eq!(shares(&[none.clone(), none]), [0, 0]);
+    assert_eq!(shares(&[]), Vec::<u8>::new());
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use culvert_model::{Address, Discovery, Health};
+use culvert_model::{Address, CircuitBreakers, Discovery, Health};
 use culvert_xds::DumpQuery;
 use serde_json::Value;
 
@@ -115,22 +115,22 @@ fn host_address(address: &Address) -> HostAddress {
 
 fn cluster_view(spec: &ClusterSpec) -> ClusterView {
     let config = &spec.config;
-    let breakers = config.circuit_breakers;
+    let limits = |breakers: &CircuitBreakers| CircuitLimits {
+        max_connections: breakers.max_connections.into(),
+        max_pending_requests: breakers.max_pending_requests.into(),
+        max_requests: breakers.max_requests.into(),
+        max_retries: breakers.max_retries.into(),
+    };
     ClusterView {
         name: config.name.to_string(),
         observability_name: config.stat_name.clone(),
         added_via_api: false,
         eds_service_name: match &config.discovery {
             Discovery::Eds { service_name, .. } => Some(service_name.clone()),
-            Discovery::Static(_) | Discovery::StrictDns { .. } => None,
+            _ => None,
         },
-        limits_default: CircuitLimits {
-            max_connections: breakers.max_connections.into(),
-            max_pending_requests: breakers.max_pending_requests.into(),
-            max_requests: breakers.max_requests.into(),
-            max_retries: breakers.max_retries.into(),
-        },
-        limits_high: CircuitLimits::default(),
+        limits_default: limits(&config.circuit_breakers),
+        limits_high: limits(&config.high_priority_breakers),
         hosts: spec.hosts.iter().map(|host| host_view(host)).collect(),
     }
 }

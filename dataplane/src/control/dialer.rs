@@ -15,7 +15,7 @@ use std::{
 
 use culvert_bpf::PROXY_MARK;
 use culvert_model::{
-    Address, Cluster, Config, Discovery, DnsAssignment, DnsFamily, Endpoint, Health, LoadAssignment,
+    Address, Cluster, Config, Discovery, DnsAssignment, DnsOptions, Endpoint, Health, LoadAssignment,
     ResourceKey,
 };
 use culvert_xds::remote::{Connecting, DialSettings, Dialer, Io};
@@ -48,7 +48,7 @@ struct Known {
 enum Targets {
     Known(Arc<LoadAssignment>),
     /// Names that have not been resolved yet.
-    Names(Arc<DnsAssignment>, DnsFamily),
+    Names(Arc<DnsAssignment>, Arc<DnsOptions>),
 }
 
 impl ClusterDialer {
@@ -87,9 +87,10 @@ impl Known {
             Discovery::Eds { service_name, source } => {
                 known(self.config.assignments.get(&ResourceKey::new(source, service_name)))
             }
-            Discovery::StrictDns { assignment, family, .. } => match self.resolved.get(&cluster.name) {
+            Discovery::Aggregate(_) | Discovery::OriginalDst(_) => Targets::Known(Arc::default()),
+            Discovery::Dns { assignment, options } => match self.resolved.get(&cluster.name) {
                 Some(resolved) if !resolved.endpoints.is_empty() => Targets::Known(resolved.clone()),
-                _ => Targets::Names(assignment.clone(), *family),
+                _ => Targets::Names(assignment.clone(), options.clone()),
             },
         }
     }
@@ -115,8 +116,8 @@ impl Dialer for ClusterDialer {
         Box::pin(async move {
             let endpoints = match targets {
                 Targets::Known(assignment) => in_order(&assignment.endpoints, start),
-                Targets::Names(names, family) => {
-                    in_order(&dns::look_up(&cluster.name, &names, family).await, start)
+                Targets::Names(names, options) => {
+                    in_order(&dns::look_up(&cluster.name, &names, &options).await, start)
                 }
             };
             dial(&cluster, &endpoints, &contexts, marked).await

@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use culvert_model::{Config, Discovery};
+use culvert_model::Config;
 use culvert_xds::{ConfigStream, ConfigView, Loaded, Update};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -304,14 +304,16 @@ impl Control {
         let update = self.stream.next().await;
         let clusters = &update.config.clusters;
         self.unresolved.extend(self.dns.apply(clusters));
-        let waiting = clusters.iter().any(|c| matches!(c.discovery, Discovery::StrictDns { .. }));
+        let waiting = !self.unresolved.is_empty();
         let patience = tokio::time::sleep(if waiting { DNS_PATIENCE } else { Duration::ZERO });
         tokio::pin!(patience);
         while !self.unresolved.is_empty() {
             tokio::select! {
                 Some(resolution) = self.resolutions.recv() => {
                     self.unresolved.remove(&resolution.cluster);
-                    self.resolved.insert(resolution.cluster, resolution.endpoints);
+                    if let Some(endpoints) = resolution.endpoints {
+                        self.resolved.insert(resolution.cluster, endpoints);
+                    }
                 }
                 () = &mut patience => {
                     log::warn!(target: "dns", "no address yet for: {}", self.unresolved.iter().map(|n| &**n).collect::<Vec<_>>().join(", "));
@@ -436,7 +438,9 @@ impl Control {
     }
 
     fn resolve(&mut self, resolution: Resolution) {
-        self.resolved.insert(resolution.cluster.clone(), resolution.endpoints);
+        // Nothing was ever resolved: what an earlier version of the cluster resolved to serves on.
+        let Some(endpoints) = resolution.endpoints else { return };
+        self.resolved.insert(resolution.cluster.clone(), endpoints);
         let config = self.shared.config.borrow().clone();
         self.dialer.update(&config, &self.resolved);
         let snapshot = self.builder.resolve(&config, &resolution.cluster, &self.resolved);

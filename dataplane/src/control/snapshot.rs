@@ -1,12 +1,16 @@
 //! Building snapshots: from the resources in force to what workers run on.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use culvert_model::{
-    Cluster, Config, Discovery, Endpoint, FilterChain, Health, Listener, LoadAssignment, ResourceKey,
-    RouteSource, SourceSpecifier, TerminalFilter,
+    AssignmentPolicy, Cluster, Config, Discovery, Endpoint, FilterChain, Health, Listener, LoadAssignment,
+    ResourceKey, RouteSource, SourceSpecifier, TerminalFilter,
 };
-use culvert_proto::{chain::Chains, route::Table};
+use culvert_proto::{balance::child_shares, chain::Chains, route::Table};
 use culvert_xds::Changes;
 
 use crate::{
@@ -32,6 +36,8 @@ pub(super) struct Builder {
     clusters: HashMap<Arc<str>, Known>,
     /// Names of EDS clusters by their load assignment.
     users: HashMap<ResourceKey, Vec<Arc<str>>>,
+    /// Names of aggregate clusters.
+    aggregates: BTreeSet<Arc<str>>,
 }
 
 /// A cluster of the snapshot before.
@@ -55,6 +61,7 @@ impl Builder {
             last: Snapshot::default(),
             clusters: HashMap::new(),
             users: HashMap::new(),
+            aggregates: BTreeSet::new(),
         }
     }
 
@@ -90,7 +97,10 @@ impl Builder {
         self.finish(affected, None)
     }
 
-    fn finish(&mut self, changed_clusters: Vec<Arc<str>>, arrived: Option<Instant>) -> Arc<Snapshot> {
+    fn finish(&mut self, mut changed_clusters: Vec<Arc<str>>, arrived: Option<Instant>) -> Arc<Snapshot> {
+        if !changed_clusters.is_empty() {
+            self.update_aggregates(&mut changed_clusters);
+        }
         if !changed_clusters.is_empty() {
             let specs = Arc::make_mut(&mut self.last.clusters);
             for name in &changed_clusters {
@@ -160,12 +170,16 @@ impl Builder {
                 (None, Some(_)) => stats.cluster_removed.inc(),
                 (None, None) => {}
             }
+            self.aggregates.remove(name.as_str());
             let Some(cluster) = by_name.get(name.as_str()) else {
                 names.push(name.as_str().into());
                 continue;
             };
             if let Some(key) = assignment_key(cluster) {
                 self.users.entry(key).or_default().push(cluster.name.clone());
+            }
+            if matches!(cluster.discovery, Discovery::Aggregate(_)) {
+                self.aggregates.insert(cluster.name.clone());
             }
             let endpoints = endpoints(config, cluster, resolved);
             let next = self.next_cluster(cluster, &endpoints, known);
@@ -204,16 +218,7 @@ impl Builder {
                 breakers: known.breakers.clone(),
             };
         }
-        let mut by_address: HashMap<_, _> = known
-            .iter()
-            .flat_map(|known| known.spec.hosts.iter())
-            .map(|host| (host.endpoint.address.clone(), host.clone()))
-            .collect();
-        let hosts = endpoints
-            .endpoints
-            .iter()
-            .map(|endpoint| self.next_host(endpoint, by_address.remove(&endpoint.address)))
-            .collect();
+        let hosts = self.next_hosts(config, endpoints, known.as_ref());
         let limits =
             known.as_ref().map_or_else(|| Arc::new(Limits::default()), |known| known.spec.limits.clone());
         let breakers = Arc::new(Breakers { limits: limits.clone(), max: config.circuit_breakers });
@@ -225,20 +230,113 @@ impl Builder {
             config: config.clone(),
             hosts,
             tls: config.tls.as_ref().map(|tls| self.contexts.client(tls)),
+            policy: endpoints.policy.clone(),
+            children: Vec::new(),
             limits,
+            arranged: OnceLock::new(),
         });
         Known { spec, endpoints: endpoints.clone(), stats, breakers }
     }
 
-    fn next_host(&self, endpoint: &Endpoint, known: Option<Arc<HostSpec>>) -> Arc<HostSpec> {
-        match known {
-            Some(known) if known.endpoint == *endpoint => known,
-            Some(known) => Arc::new(HostSpec { endpoint: endpoint.clone(), stats: known.stats.clone() }),
-            None => {
-                let stats = (0..self.workers).map(|_| HostStats::default()).collect();
-                Arc::new(HostSpec { endpoint: endpoint.clone(), stats })
+    fn next_hosts(
+        &self,
+        config: &Cluster,
+        endpoints: &LoadAssignment,
+        known: Option<&Known>,
+    ) -> Arc<[Arc<HostSpec>]> {
+        let before: &[Arc<HostSpec>] = known.map_or(&[], |known| &known.spec.hosts);
+        if is_logical(config) {
+            let same = before.first().cloned();
+            return endpoints
+                .endpoints
+                .iter()
+                .take(1)
+                .map(|e| self.next_host(config, e, same.clone()))
+                .collect();
+        }
+        let mut by_address: HashMap<_, _> =
+            before.iter().map(|host| (host.endpoint.address.clone(), host.clone())).collect();
+        let next =
+            |endpoint: &Endpoint| self.next_host(config, endpoint, by_address.remove(&endpoint.address));
+        endpoints.endpoints.iter().map(next).collect()
+    }
+
+    fn next_host(
+        &self,
+        config: &Cluster,
+        endpoint: &Endpoint,
+        known: Option<Arc<HostSpec>>,
+    ) -> Arc<HostSpec> {
+        let socket_match = socket_match(config, endpoint);
+        let limited = config.max_connections_per_host.is_some();
+        if let Some(known) = &known
+            && known.endpoint == *endpoint
+            && known.socket_match == socket_match
+            && known.limits.is_some() == limited
+        {
+            return known.clone();
+        }
+        let stats = match &known {
+            Some(known) => known.stats.clone(),
+            None => (0..self.workers).map(|_| HostStats::default()).collect(),
+        };
+        let limits = known.and_then(|known| known.limits.clone()).unwrap_or_default();
+        let limits = limited.then_some(limits);
+        Arc::new(HostSpec { endpoint: endpoint.clone(), stats, limits, socket_match })
+    }
+
+    /// Decides which share of an aggregate cluster's requests goes to which of the clusters it stands for.
+    fn update_aggregates(&mut self, changed: &mut Vec<Arc<str>>) {
+        let aggregates: Vec<Arc<str>> = self.aggregates.iter().cloned().collect();
+        for name in aggregates {
+            let mut leaves = Vec::new();
+            self.leaves(&name, &mut Vec::new(), &mut leaves);
+            let assignments: Vec<_> = leaves
+                .iter()
+                .map(|leaf| &self.clusters[leaf])
+                .map(|leaf| (&*leaf.endpoints, leaf.spec.config.panic_percent))
+                .collect();
+            let shares = child_shares(&assignments);
+            let children: Vec<_> =
+                leaves.into_iter().zip(shares).filter(|(_, percent)| *percent > 0).collect();
+            let Some(known) = self.clusters.get_mut(&name) else { continue };
+            if known.spec.children == children {
+                continue;
+            }
+            known.spec = Arc::new(ClusterSpec {
+                config: known.spec.config.clone(),
+                hosts: known.spec.hosts.clone(),
+                policy: AssignmentPolicy::default(),
+                children,
+                tls: None,
+                limits: known.spec.limits.clone(),
+                arranged: OnceLock::new(),
+            });
+            if !changed.contains(&name) {
+                changed.push(name);
             }
         }
+    }
+
+    /// The clusters with endpoints that `name` stands for, in order. Unknown ones are left out, and so is one that
+    /// stands for itself.
+    fn leaves(&self, name: &Arc<str>, above: &mut Vec<Arc<str>>, leaves: &mut Vec<Arc<str>>) {
+        let Some(known) = self.clusters.get(name) else { return };
+        let Discovery::Aggregate(children) = &known.spec.config.discovery else {
+            if !leaves.contains(name) && !matches!(known.spec.config.discovery, Discovery::OriginalDst(_)) {
+                leaves.push(name.clone());
+            }
+            return;
+        };
+        if above.contains(name) {
+            log::warn!(target: "config", "aggregate cluster {name} stands for itself");
+            return;
+        }
+        above.push(name.clone());
+        for child in children {
+            self.leaves(child, above, leaves);
+        }
+        above.pop();
     }
 
     fn control_stats(&self, config: &Cluster) -> Arc<ClusterControlStats> {
@@ -252,7 +350,7 @@ impl Builder {
 fn assignment_key(cluster: &Cluster) -> Option<ResourceKey> {
     match &cluster.discovery {
         Discovery::Eds { service_name, source } => Some(ResourceKey::new(source, service_name)),
-        Discovery::Static(_) | Discovery::StrictDns { .. } => None,
+        _ => None,
     }
 }
 
@@ -261,9 +359,24 @@ fn endpoints(config: &Config, cluster: &Cluster, resolved: &Resolved) -> Arc<Loa
     let endpoints = match &cluster.discovery {
         Discovery::Eds { .. } => assignment_key(cluster).and_then(|key| config.assignments.get(&key)),
         Discovery::Static(assignment) => Some(assignment),
-        Discovery::StrictDns { .. } => resolved.get(&cluster.name),
+        Discovery::Dns { .. } => resolved.get(&cluster.name),
+        Discovery::Aggregate(_) | Discovery::OriginalDst(_) => None,
     };
     endpoints.cloned().unwrap_or_default()
+}
+
+/// Whether all addresses of the cluster are one endpoint, whichever of them is used.
+fn is_logical(config: &Cluster) -> bool {
+    matches!(&config.discovery, Discovery::Dns { options, .. } if options.logical)
+}
+
+/// The first of the cluster's `transport_socket_matches` whose criteria the endpoint's metadata has.
+fn socket_match(config: &Cluster, endpoint: &Endpoint) -> Option<usize> {
+    let labels =
+        endpoint.metadata.as_ref().and_then(|metadata| metadata.0.get("envoy.transport_socket_match"));
+    config.transport_socket_matches.iter().position(|socket| {
+        socket.criteria.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+    })
 }
 
 fn count_members(stats: &ClusterControlStats, endpoints: &LoadAssignment) {

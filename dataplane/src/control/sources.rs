@@ -139,5 +139,17 @@ impl StatSet for Breakers {
             let open = count.load(Ordering::Relaxed) >= max;
             f(name, Sample::Flag { value: i64::from(open), used: true });
         }
+        if !self.max.track_remaining {
+            return;
+        }
+        let remaining = [
+            ("remaining_cx", &self.limits.connections, self.max.max_connections),
+            ("remaining_pending", &self.limits.pending, self.max.max_pending_requests),
+            ("remaining_rq", &self.limits.requests, self.max.max_requests),
+        ];
+        for (name, count, max) in remaining {
+            let left = max.saturating_sub(count.load(Ordering::Relaxed));
+            f(name, Sample::Gauge { value: i64::from(left), used: true });
+        }
     }
 }

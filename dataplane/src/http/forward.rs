@@ -1,8 +1,8 @@
 //! The router: choosing a cluster and a host, sending the request, relaying the response.
 
-use std::{cell::Cell, future::poll_fn, pin::pin, rc::Rc, task::Poll};
+use std::{cell::Cell, future::poll_fn, net::SocketAddr, pin::pin, rc::Rc, task::Poll};
 
-use culvert_model::{ClusterSpecifier, RouteAction, WeightedCluster};
+use culvert_model::{ClusterSpecifier, Discovery, RouteAction, WeightedCluster};
 use culvert_proto::{
     Method, ResponseHead, Version,
     h1::{self, Fault, Framing},
@@ -22,7 +22,7 @@ use crate::{
         pump::{Activity, PumpError, request_body},
         reply::Reply,
     },
-    upstream::{AcquireError, Cluster, Credit, Host, Lent, Limit, Via},
+    upstream::{AcquireError, Choice, Cluster, Credit, Host, Lent, Limit, Via},
 };
 
 /// How a response ended.
@@ -78,7 +78,12 @@ impl Exchange<'_> {
             Ok(upgrade) => upgrade,
             Err(reply) => return self.reply(reply),
         };
-        let Some(host) = cluster.pick(&mut self.conn.worker.rng.borrow_mut()) else {
+        if cluster.sheds(&mut self.conn.worker.rng.borrow_mut()) {
+            let reply = Reply::new(503, "drop overload");
+            return self.reply(reply.flag(Flags::DROP_OVERLOAD).details("drop_overload"));
+        }
+        let choice = Choice { hash: None, destination: self.destination(&cluster) };
+        let Some(host) = cluster.pick(&mut self.conn.worker.rng.borrow_mut(), choice) else {
             cluster.stats.upstream_cx_none_healthy.inc();
             let reply = Reply::new(503, "no healthy upstream");
             return self.reply(reply.flag(Flags::NO_HEALTHY_UPSTREAM).details("no_healthy_upstream"));
@@ -178,6 +183,21 @@ impl Exchange<'_> {
                 Some(((*chosen.name).into(), Some(chosen)))
             }
         }
+    }
+
+    /// Where a cluster of type ORIGINAL_DST sends the request: to the address that a header names if the cluster looks at
+    /// one, else to where the connection was going before it was captured.
+    fn destination(&self, cluster: &Cluster) -> Option<SocketAddr> {
+        let config = cluster.config();
+        let Discovery::OriginalDst(settings) = &config.discovery else { return None };
+        if let Some(value) = settings.header.as_ref().and_then(|name| self.head.headers.get(name)) {
+            let address = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+            if address.is_none() {
+                cluster.stats.original_dst_host_invalid.inc();
+            }
+            return address;
+        }
+        self.conn.downstream.original_destination()
     }
 
     fn no_cluster(&self, action: &RouteAction) -> After {

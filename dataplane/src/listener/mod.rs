@@ -90,6 +90,14 @@ impl Downstream {
             || !listener.drain_modify_only && worker.is_draining(self.is_inbound())
     }
 
+    /// Where the connection was going before it came here; `None` when it was meant for here.
+    pub fn original_destination(&self) -> Option<SocketAddr> {
+        match (&self.pod, self.local) {
+            (Some(_), Peer::Ip(address)) => Some(address),
+            _ => None,
+        }
+    }
+
     /// Whether the listener's traffic is inbound.
     pub fn is_inbound(&self) -> bool {
         self.listener.spec.config.direction == culvert_model::TrafficDirection::Inbound

@@ -160,6 +160,7 @@ stat_set! {
     /// [`CodeStats::upstream`](crate::observe::codes::CodeStats::upstream) of the same scope.
     pub struct ClusterStats {
         counter lb_healthy_panic,
+        counter original_dst_host_invalid,
         counter upstream_cx_total,
         gauge upstream_cx_active,
         counter upstream_cx_connect_fail,
@@ -179,6 +180,7 @@ stat_set! {
         counter upstream_rq_total,
         gauge upstream_rq_active,
         counter upstream_rq_cancelled,
+        counter upstream_rq_drop_overload,
         gauge upstream_rq_pending_active,
         counter upstream_rq_pending_failure_eject,
         counter upstream_rq_pending_overflow,

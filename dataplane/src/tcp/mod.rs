@@ -14,7 +14,7 @@ use crate::{
     listener::Downstream,
     observe::stats::TcpStats,
     tls::Transport,
-    upstream::{Cluster, TunnelConn, Via},
+    upstream::{Choice, Cluster, TunnelConn, Via},
     worker::Worker,
 };
 
@@ -55,7 +55,8 @@ pub async fn proxy(worker: Rc<Worker>, stream: Transport, downstream: Downstream
         stats.downstream_cx_no_route.inc();
         return stream.abort();
     };
-    let Some(host) = cluster.pick(&mut worker.rng.borrow_mut()) else {
+    let choice = Choice { hash: None, destination: downstream.original_destination() };
+    let Some(host) = cluster.pick(&mut worker.rng.borrow_mut(), choice) else {
         cluster.stats.upstream_cx_none_healthy.inc();
         return stream.abort();
     };

@@ -1,9 +1,8 @@
 //! The cluster's load balancing policy over this worker's hosts.
 
-use std::{rc::Rc, sync::Arc};
+use std::rc::Rc;
 
-use culvert_model::LoadAssignment;
-use culvert_proto::balance::{ActiveRequests, Balance as _, Balancer as Policy, HostSet};
+use culvert_proto::balance::{ActiveRequests, Balancer as Policy};
 
 use crate::{snapshot::ClusterSpec, upstream::Host};
 
@@ -13,14 +12,22 @@ pub(super) struct Balancer(Policy);
 impl Balancer {
     /// The policy of `spec` over its hosts.
     pub(super) fn new(spec: &ClusterSpec) -> Self {
-        let endpoints = spec.hosts.iter().map(|host| host.endpoint.clone()).collect();
-        let hosts = Arc::new(HostSet::new(&LoadAssignment { endpoints }));
-        Self(Policy::new(&spec.config.lb_policy, hosts, &mut fastrand::Rng::new()))
+        Self(Policy::new(&spec.config.lb_policy, spec.arranged(), &mut fastrand::Rng::new()))
     }
 
-    /// The index of the host for one request.
-    pub(super) fn pick(&mut self, hosts: &[Rc<Host>], rng: &mut fastrand::Rng) -> Option<usize> {
-        self.0.pick(&Active(hosts), rng)
+    /// The index of the host for one request, which hashes to `hash`.
+    pub(super) fn pick(
+        &mut self,
+        hash: Option<u64>,
+        hosts: &[Rc<Host>],
+        rng: &mut fastrand::Rng,
+    ) -> Option<usize> {
+        self.0.pick_for(hash, &Active(hosts), rng)
+    }
+
+    /// Whether too few hosts are healthy for health to matter.
+    pub(super) fn panics(&self) -> bool {
+        self.0.hosts().panics()
     }
 }
 

@@ -1,31 +1,32 @@
 //! Upstream clusters as a worker sees them: hosts, balancing, connection pools, limits.
 
+mod balancer;
+mod connect;
 mod host;
 mod limit;
+mod original_dst;
 mod pool;
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
 };
 
-use culvert_model as model;
+use culvert_model::{self as model, Discovery};
 
 pub use host::{ActiveRequest, Host, PoolKey};
 pub use limit::{Credit, Limit};
-pub use pool::{AcquireError, IdleSet, Lent, TunnelConn, discard_where, janitor};
+pub use pool::{AcquireError, IdleSet, Lent, TcpConn, TunnelConn, discard_where, janitor};
 
 use crate::{
     capture::PodHandle,
     observe::stats::{ClusterStats, CodeStats, Registry},
     snapshot::{ClusterSpec, Limits},
     tls::{ClientContext, Slot, TlsStats},
-    upstream::balancer::Balancer,
+    upstream::{balancer::Balancer, original_dst::Passing},
 };
-
-mod balancer;
 
 /// Where an upstream connection is made from.
 #[derive(Clone, Default)]
@@ -43,11 +44,22 @@ impl Via {
     }
 }
 
+/// What a request, or a connection, brings to the choice of a host.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Choice {
+    /// For policies that hash.
+    pub hash: Option<u64>,
+    /// Where the downstream connection was going, for clusters of type ORIGINAL_DST.
+    pub destination: Option<SocketAddr>,
+}
+
 /// A cluster with this worker's hosts and counters.
 pub struct Cluster {
     spec: RefCell<Arc<ClusterSpec>>,
     hosts: RefCell<Vec<Rc<Host>>>,
     balancer: RefCell<Balancer>,
+    /// Hosts of a cluster of type ORIGINAL_DST.
+    passing: RefCell<Passing>,
     worker: usize,
     /// Whether it was said that requests cannot be forwarded to it.
     refused: Cell<bool>,
@@ -74,6 +86,7 @@ impl Cluster {
         Self {
             balancer: RefCell::new(Balancer::new(&spec)),
             hosts: RefCell::new(hosts),
+            passing: RefCell::default(),
             worker,
             refused: Cell::new(false),
             limits: spec.limits.clone(),
@@ -85,16 +98,19 @@ impl Cluster {
         }
     }
 
-    /// Takes over a newer version. Hosts whose address stayed keep their connections; others close theirs when idle.
+    /// Takes over a newer version. Hosts whose address stayed keep their connections; others close theirs when idle. With
+    /// `close_connections_on_host_set_change` a change of the addresses closes all.
     pub fn update(&self, spec: &Arc<ClusterSpec>) {
         if Arc::ptr_eq(&self.spec.borrow(), spec) {
             return;
         }
         let mut old = self.hosts.take();
+        let logical = matches!(&spec.config.discovery, Discovery::Dns { options, .. } if options.logical);
         let mut hosts = Vec::with_capacity(spec.hosts.len());
+        let renewed = spec.config.close_on_host_set_change && !same_addresses(&old, spec);
         for host in spec.hosts.iter() {
-            let same = |known: &Rc<Host>| known.spec().endpoint.address == host.endpoint.address;
-            match old.iter().position(same) {
+            let same = |known: &Rc<Host>| logical || known.spec().endpoint.address == host.endpoint.address;
+            match old.iter().position(same).filter(|_| !renewed) {
                 Some(at) => {
                     let known = old.swap_remove(at);
                     known.update(host.clone());
@@ -116,6 +132,7 @@ impl Cluster {
         for host in self.hosts.borrow().iter() {
             host.removed.set(true);
         }
+        self.passing.borrow().retire();
     }
 
     /// Where what its connections are encrypted with is found; `None` leaves them in the clear.
@@ -145,10 +162,55 @@ impl Cluster {
         }
     }
 
+    /// Of an aggregate cluster: the name of the one that serves this request. `None` for other clusters, and when none
+    /// of them can.
+    pub fn child(&self, rng: &mut fastrand::Rng) -> Option<Arc<str>> {
+        let spec = self.spec.borrow();
+        let end = spec.children.iter().map(|(_, percent)| *percent).sum::<u8>();
+        if end == 0 {
+            return None;
+        }
+        let mut drawn = rng.u8(..end);
+        let chosen = spec.children.iter().find(|(_, percent)| match drawn.checked_sub(*percent) {
+            Some(left) => {
+                drawn = left;
+                false
+            }
+            None => true,
+        });
+        chosen.map(|(name, _)| name.clone())
+    }
+
+    /// Whether this request is one of those that `drop_overloads` sheds.
+    pub fn sheds(&self, rng: &mut fastrand::Rng) -> bool {
+        let spec = self.spec.borrow();
+        let shed = spec.policy.drops.iter().any(|drop| rng.u32(..1_000_000) < drop.per_million);
+        if shed {
+            self.stats.upstream_rq_drop_overload.inc();
+        }
+        shed
+    }
+
     /// Chooses a host for one request; `None` when there is none to choose.
-    pub fn pick(&self, rng: &mut fastrand::Rng) -> Option<Rc<Host>> {
+    pub fn pick(&self, rng: &mut fastrand::Rng, choice: Choice) -> Option<Rc<Host>> {
+        if let Discovery::OriginalDst(settings) = &self.spec.borrow().config.discovery {
+            let destination = choice.destination?;
+            return Some(self.passing.borrow_mut().host(settings, destination, self.worker));
+        }
         let hosts = self.hosts.borrow();
-        let index = self.balancer.borrow_mut().pick(&hosts, rng)?;
+        let mut balancer = self.balancer.borrow_mut();
+        if balancer.panics() {
+            self.stats.lb_healthy_panic.inc();
+        }
+        let index = balancer.pick(choice.hash, &hosts, rng)?;
         hosts.get(index).cloned()
     }
+}
+
+fn same_addresses(hosts: &[Rc<Host>], spec: &ClusterSpec) -> bool {
+    hosts.len() == spec.hosts.len()
+        && hosts.iter().all(|known| {
+            let known = known.spec();
+            spec.hosts.iter().any(|host| host.endpoint.address == known.endpoint.address)
+        })
 }

@@ -3,25 +3,21 @@
 use std::{
     any::Any,
     cell::{Cell, RefCell},
-    ffi::OsStr,
     future::poll_fn,
-    os::unix::ffi::OsStrExt as _,
-    path::Path,
     rc::Rc,
     task::{Poll, Waker},
     time::{Duration, Instant},
 };
 
-use culvert_model::Address;
-use culvert_ring::{Stream, net, time};
-use socket2::SockAddr;
+use culvert_model::{Address, Discovery};
+use culvert_ring::time;
 
 use crate::{
-    capture,
     http::codec::h1::ClientConn,
     tls::{self, HandshakeError, Transport},
     upstream::{
         Cluster, Host, PoolKey, Via,
+        connect::connect,
         limit::{Credit, Limit},
     },
     worker::Worker,
@@ -91,11 +87,35 @@ struct Guard {
     cluster: Rc<Cluster>,
     host: Rc<Host>,
     opened: Instant,
-    _credit: Credit,
+    _credit: Credits,
+}
+
+/// A connection's place under the limits of its cluster, and of its host if that has its own.
+struct Credits {
+    _cluster: Credit,
+    _host: Option<Credit>,
+}
+
+impl Credits {
+    fn take(cluster: &Cluster, host: &Host) -> Option<Self> {
+        let config = cluster.config();
+        let own = match (&host.spec().limits, config.max_connections_per_host) {
+            (Some(limits), Some(max)) => Some(Credit::take(limits, Limit::Connections, max)?),
+            _ => None,
+        };
+        let max = config.circuit_breakers.max_connections;
+        let credit = Credit::take(&cluster.limits, Limit::Connections, max)?;
+        Some(Self { _cluster: credit, _host: own })
+    }
+
+    fn force(cluster: &Cluster, host: &Host) -> Self {
+        let own = host.spec().limits.as_ref().map(|limits| Credit::force(limits, Limit::Connections));
+        Self { _cluster: Credit::force(&cluster.limits, Limit::Connections), _host: own }
+    }
 }
 
 impl Guard {
-    fn new(cluster: Rc<Cluster>, host: Rc<Host>, credit: Credit) -> Self {
+    fn new(cluster: Rc<Cluster>, host: Rc<Host>, credit: Credits) -> Self {
         host.open.set(host.open.get() + 1);
         cluster.stats.upstream_cx_total.inc();
         cluster.stats.upstream_cx_active.inc();
@@ -215,7 +235,7 @@ impl Cluster {
         };
         self.stats.upstream_rq_pending_total.inc();
         let _active = PendingRequest::new(self);
-        self.open_or_wait(worker, host, via, breakers.max_connections).await
+        self.open_or_wait(worker, host, via).await
     }
 
     async fn open_or_wait(
@@ -223,12 +243,11 @@ impl Cluster {
         worker: &Worker,
         host: &Rc<Host>,
         via: &Via,
-        max_connections: u32,
     ) -> Result<Lent, AcquireError> {
         loop {
-            let credit = match Credit::take(&self.limits, Limit::Connections, max_connections) {
+            let credit = match Credits::take(self, host) {
                 Some(credit) => credit,
-                None if host.open.get() == 0 => Credit::force(&self.limits, Limit::Connections),
+                None if host.open.get() == 0 => Credits::force(self, host),
                 None => {
                     self.stats.upstream_cx_overflow.inc();
                     if evict_idle(worker, host) {
@@ -249,7 +268,7 @@ impl Cluster {
         host: &Rc<Host>,
         key: PoolKey,
         via: &Via,
-        credit: Credit,
+        credit: Credits,
     ) -> Result<Lent, AcquireError> {
         let guard = Guard::new(self.clone(), host.clone(), credit);
         self.stats.upstream_cx_http1_total.inc();
@@ -270,8 +289,7 @@ impl Cluster {
     /// # Errors
     /// See [`AcquireError`]; the counters are already advanced.
     pub async fn open_tcp(self: &Rc<Self>, host: &Rc<Host>, via: &Via) -> Result<TcpConn, AcquireError> {
-        let max = self.config().circuit_breakers.max_connections;
-        let Some(credit) = Credit::take(&self.limits, Limit::Connections, max) else {
+        let Some(credit) = Credits::take(self, host) else {
             self.stats.upstream_cx_overflow.inc();
             return Err(AcquireError::Overflow);
         };
@@ -303,55 +321,19 @@ impl Cluster {
     /// # Errors
     /// The kernel's reason, or the cluster's `connect_timeout` passed.
     pub async fn connect(&self, host: &Host, via: &Via) -> Result<Transport, AcquireError> {
-        let endpoint = host.spec().endpoint.clone();
-        let (socket, address) =
-            socket_for(&endpoint.address, via).map_err(|error| AcquireError::Connect(error.to_string()))?;
-        let mut deadline = time::Timer::new();
-        let until = time::now() + self.config().connect_timeout;
-        deadline.set(until);
-        let mut connecting = std::pin::pin!(Stream::connect(socket, &address));
-        let stream = poll_fn(|cx| {
-            if let Poll::Ready(result) = connecting.as_mut().poll(cx) {
-                return Poll::Ready(result.map_err(|error| AcquireError::Connect(error.to_string())));
-            }
-            deadline.poll_expired(cx).map(|()| Err(AcquireError::Timeout))
-        })
-        .await?;
+        let (spec, config) = (host.spec(), self.config());
+        let until = time::now() + config.connect_timeout;
+        let stream = connect(&spec.endpoint, &config, via).await?;
         let Some(slot) = self.tls() else { return Ok(stream.into()) };
-        let ip = match &endpoint.address {
+        let ip = match &spec.endpoint.address {
             Address::Ip(address) => address.ip(),
             Address::Pipe { .. } => std::net::Ipv4Addr::UNSPECIFIED.into(),
         };
-        let shaking = tls::connect(stream, &slot, &endpoint.hostname, ip, until, self.tls_stats());
+        let shaking = tls::connect(stream, &slot, &spec.endpoint.hostname, ip, until, self.tls_stats());
         Box::pin(shaking).await.map_err(|error| match error {
             HandshakeError::Timeout => AcquireError::Timeout,
             error => AcquireError::Connect(format!("TLS: {error}")),
         })
-    }
-}
-
-fn socket_for(address: &Address, via: &Via) -> std::io::Result<(std::os::fd::OwnedFd, SockAddr)> {
-    match address {
-        Address::Ip(ip) => {
-            let socket = match &via.pod {
-                Some(pod) => capture::upstream_socket(pod, ip, via.source)?,
-                None => net::tcp_socket(ip)?,
-            };
-            Ok((socket, (*ip).into()))
-        }
-        Address::Pipe { path, .. } => Ok((net::unix_socket()?, unix_address(path)?)),
-    }
-}
-
-/// A leading `@` names an abstract socket, as in Envoy's `Pipe.path`.
-fn unix_address(path: &Path) -> std::io::Result<SockAddr> {
-    match path.as_os_str().as_encoded_bytes().strip_prefix(b"@") {
-        Some(name) => {
-            let mut text = vec![0];
-            text.extend_from_slice(name);
-            SockAddr::unix(OsStr::from_bytes(&text))
-        }
-        None => SockAddr::unix(path),
     }
 }
 
@@ -490,6 +472,11 @@ pub async fn janitor(worker: Rc<Worker>) {
             }
             None => {
                 sweep_expired(&worker);
+                worker.each_cluster(|cluster| {
+                    if let Discovery::OriginalDst(settings) = &cluster.config().discovery {
+                        cluster.passing.borrow_mut().forget(settings.cleanup);
+                    }
+                });
                 sweep.set(time::now() + SWEEP);
             }
         }

@@ -154,8 +154,18 @@ impl Worker {
         })
     }
 
-    /// The cluster of that name. Its state on this worker is made when it is first asked for.
+    /// The cluster of that name; for an aggregate cluster the one of those it stands for that serves this request.
     pub fn cluster(&self, name: &str) -> Option<Rc<Cluster>> {
+        let cluster = self.own_cluster(name)?;
+        let child = cluster.child(&mut self.rng.borrow_mut());
+        match child {
+            Some(child) => self.own_cluster(&child),
+            None => Some(cluster),
+        }
+    }
+
+    /// The cluster of that name itself. Its state on this worker is made when it is first asked for.
+    fn own_cluster(&self, name: &str) -> Option<Rc<Cluster>> {
         if let Some(cluster) = self.clusters.borrow().get(name) {
             return Some(cluster.clone());
         }
@@ -174,6 +184,11 @@ impl Worker {
     /// Runtime values, for what a key may override.
     pub fn runtime(&self) -> Ref<'_, Runtime> {
         Ref::map(self.snapshot.borrow(), |snapshot| &*snapshot.runtime)
+    }
+
+    /// Calls `f` with every cluster that has state on this worker.
+    pub fn each_cluster(&self, f: impl FnMut(&Rc<Cluster>)) {
+        self.clusters.borrow().values().for_each(f);
     }
 
     /// The route table of that name (RDS).

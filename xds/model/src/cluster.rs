@@ -1,8 +1,8 @@
-//! Clusters and endpoints (`config.cluster.v3`, `config.endpoint.v3`).
+//! Clusters (`config.cluster.v3`).
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::{Address, ConfigSource};
+use crate::{ConfigSource, DnsAssignment, LoadAssignment, Struct};
 
 /// `config.cluster.v3.Cluster`.
 #[derive(Clone, Debug)]
@@ -15,10 +15,26 @@ pub struct Cluster {
     pub discovery: Discovery,
     /// `lb_policy`
     pub lb_policy: LbPolicy,
+    /// `common_lb_config.healthy_panic_threshold` in percent: 50; 0 (and `{}`) turns panic off.
+    pub panic_percent: u32,
+    /// `common_lb_config.close_connections_on_host_set_change`: false.
+    pub close_on_host_set_change: bool,
+    /// `wait_for_warm_on_init`: true. Whether start-up waits for its first endpoints.
+    pub wait_for_warm: bool,
     /// `connect_timeout`: 5 s.
     pub connect_timeout: Duration,
     /// `circuit_breakers.thresholds` of priority DEFAULT.
     pub circuit_breakers: CircuitBreakers,
+    /// `circuit_breakers.thresholds` of priority HIGH.
+    pub high_priority_breakers: CircuitBreakers,
+    /// `circuit_breakers.per_host_thresholds.max_connections` of priority DEFAULT: unlimited.
+    pub max_connections_per_host: Option<u32>,
+    /// `upstream_bind_config`
+    pub bind: Option<Arc<BindConfig>>,
+    /// `upstream_connection_options.tcp_keepalive`
+    pub keepalive: Option<TcpKeepalive>,
+    /// `transport_socket_matches`: the first one whose criteria an endpoint's metadata has takes the place of `tls`.
+    pub transport_socket_matches: Vec<TransportSocketMatch>,
     /// Idle timeout of pooled connections, `common_http_protocol_options.idle_timeout`: 1 h; `None` when 0.
     pub idle_timeout: Option<Duration>,
     /// `max_requests_per_connection`, here or in the HTTP protocol options: unlimited.
@@ -62,17 +78,115 @@ pub enum Discovery {
     },
     /// `STATIC`
     Static(Arc<LoadAssignment>),
-    /// `STRICT_DNS`
-    StrictDns {
+    /// `STRICT_DNS`, `LOGICAL_DNS`, or `extensions.clusters.dns.v3.DnsCluster`.
+    Dns {
         /// Names to resolve with their ports, weights and priorities.
         assignment: Arc<DnsAssignment>,
-        /// `dns_refresh_rate`: 5 s.
-        refresh: Duration,
-        /// `respect_dns_ttl`
-        respect_ttl: bool,
-        /// `dns_lookup_family`
-        family: DnsFamily,
+        /// How they are resolved.
+        options: Arc<DnsOptions>,
     },
+    /// `ORIGINAL_DST`: where the downstream connection was going.
+    OriginalDst(OriginalDst),
+    /// `extensions.clusters.aggregate.v3.ClusterConfig`: the endpoints of these clusters, those of the first one with
+    /// the highest priority.
+    Aggregate(Vec<Arc<str>>),
+}
+
+/// How names are resolved.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DnsOptions {
+    /// `LOGICAL_DNS`, `all_addresses_in_single_endpoint`: there is one endpoint, whose address is the first one of the
+    /// last answer. A new answer closes no connection.
+    pub logical: bool,
+    /// `dns_refresh_rate`: 5 s.
+    pub refresh: Duration,
+    /// `dns_failure_refresh_rate`, base and longest interval after failures, with full jitter; else `refresh`.
+    pub failure_refresh: Option<(Duration, Duration)>,
+    /// `respect_dns_ttl`: false.
+    pub respect_ttl: bool,
+    /// `dns_jitter`: up to this much is added to each interval.
+    pub jitter: Duration,
+    /// `dns_min_refresh_rate`: 0. The shortest interval that a TTL may ask for.
+    pub min_refresh: Duration,
+    /// `dns_lookup_family`
+    pub family: DnsFamily,
+    /// `typed_dns_resolver_config`, or what it replaces.
+    pub resolver: DnsResolver,
+}
+
+/// Who resolves names.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct DnsResolver {
+    /// `resolvers`; empty for the system's.
+    pub servers: Vec<SocketAddr>,
+    /// `use_resolvers_as_fallback`: the system's servers are asked first.
+    pub servers_are_fallback: bool,
+    /// `dns_resolver_options.use_tcp_for_dns_lookups`
+    pub tcp: bool,
+    /// `dns_resolver_options.no_default_search_domain`
+    pub no_search: bool,
+    /// `query_timeout_seconds`: 5 s.
+    pub timeout: Option<Duration>,
+    /// `query_tries`: 4.
+    pub tries: Option<u32>,
+    /// `rotate_nameservers`
+    pub rotate: bool,
+}
+
+/// `Cluster.OriginalDstLbConfig`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct OriginalDst {
+    /// `http_header_name` when `use_http_header`, lower case: a request header that names the address.
+    pub header: Option<String>,
+    /// `upstream_port_override`: the port to connect to instead of the original one.
+    pub port: Option<u16>,
+    /// `cleanup_interval`: 5 s. An endpoint not used for so long is forgotten.
+    pub cleanup: Duration,
+}
+
+/// `Cluster.TransportSocketMatch`.
+#[derive(Clone, Debug)]
+pub struct TransportSocketMatch {
+    /// `name`; of its counters.
+    pub name: String,
+    /// `match`: what the endpoint's (or its locality's) metadata `envoy.transport_socket_match` has to contain.
+    pub criteria: Struct,
+    /// `transport_socket`; `None` for bytes as they are.
+    pub tls: Option<Arc<crate::UpstreamTls>>,
+}
+
+/// `config.core.v3.BindConfig`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct BindConfig {
+    /// `source_address`, and `extra_source_addresses`: the first one of the destination's family is used, and the first
+    /// one when there is none.
+    pub sources: Vec<SocketAddr>,
+    /// `freebind`: also addresses that are not the host's.
+    pub freebind: bool,
+    /// `socket_options`, applied before binding.
+    pub options: Vec<SocketOption>,
+}
+
+/// `config.core.v3.SocketOption` of the state before binding.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SocketOption {
+    /// `level`
+    pub level: i32,
+    /// `name`
+    pub name: i32,
+    /// `int_value` or `buf_value`, as `setsockopt(2)` takes it.
+    pub value: Vec<u8>,
+}
+
+/// `config.core.v3.TcpKeepalive`. What is not given is the kernel's.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct TcpKeepalive {
+    /// `keepalive_probes`
+    pub probes: Option<u32>,
+    /// `keepalive_time`
+    pub time: Option<Duration>,
+    /// `keepalive_interval`
+    pub interval: Option<Duration>,
 }
 
 /// `Cluster.DnsLookupFamily`.
@@ -99,8 +213,26 @@ pub enum LbPolicy {
         /// `choice_count`: 2; at least 2.
         choices: u32,
     },
+    /// `MAGLEV`
+    Maglev {
+        /// `table_size`: 65537; a prime.
+        table_size: u32,
+        /// `use_hostname_for_hashing`
+        by_hostname: bool,
+    },
     /// `RANDOM`
     Random,
+    /// `RING_HASH`
+    RingHash {
+        /// `minimum_ring_size`: 1024.
+        min: u64,
+        /// `maximum_ring_size`: 8 Mi.
+        max: u64,
+        /// `hash_function: MURMUR_HASH_2` instead of `XX_HASH`.
+        murmur: bool,
+        /// `use_hostname_for_hashing`
+        by_hostname: bool,
+    },
     /// `ROUND_ROBIN`
     RoundRobin,
 }
@@ -116,68 +248,18 @@ pub struct CircuitBreakers {
     pub max_requests: u32,
     /// 3
     pub max_retries: u32,
+    /// `track_remaining`: whether what is left is counted.
+    pub track_remaining: bool,
 }
 
 impl Default for CircuitBreakers {
     fn default() -> Self {
-        Self { max_connections: 1_024, max_pending_requests: 1_024, max_requests: 1_024, max_retries: 3 }
+        Self {
+            max_connections: 1_024,
+            max_pending_requests: 1_024,
+            max_requests: 1_024,
+            max_retries: 3,
+            track_remaining: false,
+        }
     }
-}
-
-/// `config.endpoint.v3.ClusterLoadAssignment` with resolved addresses.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct LoadAssignment {
-    /// All endpoints of all localities, priority 0 first.
-    pub endpoints: Vec<Endpoint>,
-}
-
-/// One endpoint that can be connected to.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Endpoint {
-    /// Where to connect.
-    pub address: Address,
-    /// `hostname`, for `auto_host_rewrite`; for DNS the name that was resolved.
-    pub hostname: String,
-    /// Endpoint weight times its locality's share: at least 1.
-    pub weight: u32,
-    /// `priority`: 0 is used first.
-    pub priority: u32,
-    /// `health_status`
-    pub health: Health,
-}
-
-/// `core.v3.HealthStatus`, reduced to what it means for choosing.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Health {
-    /// `DEGRADED`
-    Degraded,
-    /// `UNKNOWN`, `HEALTHY`
-    #[default]
-    Healthy,
-    /// `UNHEALTHY`, `DRAINING`, `TIMEOUT`
-    Unhealthy,
-}
-
-/// The names of a `STRICT_DNS` cluster.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct DnsAssignment {
-    /// In configuration order.
-    pub names: Vec<DnsEndpoint>,
-}
-
-/// One name of a `STRICT_DNS` cluster.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct DnsEndpoint {
-    /// Name or literal address.
-    pub host: String,
-    /// `port_value`
-    pub port: u16,
-    /// See [`Endpoint::hostname`]; empty for the name itself.
-    pub hostname: String,
-    /// See [`Endpoint::weight`].
-    pub weight: u32,
-    /// See [`Endpoint::priority`].
-    pub priority: u32,
-    /// See [`Endpoint::health`].
-    pub health: Health,
 }

@@ -10,10 +10,12 @@
 
 mod access_log;
 mod cluster;
+mod endpoint;
 mod extension;
 mod http;
 mod listener;
 mod matcher;
+mod metadata;
 mod network;
 mod route;
 mod runtime;
@@ -23,10 +25,12 @@ mod tls;
 
 pub use access_log::*;
 pub use cluster::*;
+pub use endpoint::*;
 pub use extension::*;
 pub use http::*;
 pub use listener::*;
 pub use matcher::*;
+pub use metadata::*;
 pub use network::*;
 pub use route::*;
 pub use runtime::*;

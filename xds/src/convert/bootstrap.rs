@@ -134,7 +134,11 @@ fn resolver(at: &At<'_>, config: Option<&TypedExtensionConfig>) -> Option<()> {
             .field("typed_config")
             .unsupported(format!("{} is not a supported resolver", extension_name(Some(any))));
     }
-    at.note(NoteKind::NoEffect, "names are resolved with the system's resolver configuration");
+    if unpack::<CaresDnsResolverConfig>(any).is_some_and(|config| !config.resolvers.is_empty()) {
+        let at = at.field("typed_config");
+        return at.field("resolvers").unsupported("resolvers are chosen by clusters");
+    }
+    at.note(NoteKind::NoEffect, "names are resolved with the resolver of their cluster");
     Some(())
 }
 

@@ -2,15 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use culvert_model::{CircuitBreakers, Discovery, DnsFamily, HeaderCase, Http2Options, LbPolicy};
+use culvert_model::{Discovery, HeaderCase, Http2Options, LbPolicy, OriginalDst};
 use envoy_types::pb::envoy::{
     config::{
         cluster::v3::{
             self as pb,
-            cluster::{
-                ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbConfig, LbPolicy as PbPolicy,
-                common_lb_config::LocalityConfigSpecifier,
-            },
+            cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType, LbConfig},
         },
         core::v3::{
             Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, RoutingPriority,
@@ -18,12 +15,7 @@ use envoy_types::pb::envoy::{
         endpoint::v3::ClusterLoadAssignment,
     },
     extensions::{
-        load_balancing_policies::{
-            common::v3::{LocalityLbConfig, locality_lb_config},
-            least_request::v3::LeastRequest,
-            random::v3::Random,
-            round_robin::v3::RoundRobin,
-        },
+        clusters::{aggregate::v3::ClusterConfig as Aggregate, dns::v3::DnsCluster},
         upstreams::http::v3::{
             HttpProtocolOptions,
             http_protocol_options::{UpstreamProtocolOptions, explicit_http_config::ProtocolConfig},
@@ -32,7 +24,10 @@ use envoy_types::pb::envoy::{
 };
 use envoy_types::pb::google::protobuf::UInt32Value;
 
-use super::{Localities, core, endpoint, http, tls, unpack};
+use super::{
+    Localities, cluster_balance, cluster_dns, cluster_options, core, endpoint, extension_name, http, tls,
+    unpack,
+};
 use crate::{NoteKind, at::At};
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -44,11 +39,14 @@ pub(crate) struct Cluster {
     pub(crate) localities: Localities,
 }
 
+/// `cleanup_interval` when there is none.
+const CLEANUP: Duration = Duration::from_secs(5);
+
 /// A cluster.
 pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
-    let balancing = balancing(at, message);
-    let localities = balancing.as_ref().map(|(_, localities)| *localities);
-    let discovery = discovery(at, message, localities.unwrap_or_default());
+    let balancing = cluster_balance::balancing(at, message);
+    let localities = balancing.as_ref().map(|balancing| balancing.localities).unwrap_or_default();
+    let discovery = discovery(at, message, localities);
     let protocol = protocol(at, message);
     let socket = tls::upstream(&at.field("transport_socket"), message.transport_socket.as_ref());
     let connect_timeout = core::duration_or(
@@ -60,18 +58,42 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         &at.field("per_connection_buffer_limit_bytes"),
         message.per_connection_buffer_limit_bytes.as_ref(),
     );
+    let bind = message
+        .upstream_bind_config
+        .as_ref()
+        .map(|config| cluster_options::bind(&at.field("upstream_bind_config"), config));
+    let max_connections_per_host = cluster_options::per_host(at, message);
     let tls = socket?;
     tls::no_auto_sni(at, message, tls.is_some())?;
-    let (lb_policy, localities) = balancing?;
+    let discovery = discovery?;
+    let lb_policy = policy_for(at, &discovery, balancing?.policy)?;
     let protocol = protocol?;
+    cluster_options::note_high(at, message);
+    let common = message.common_lb_config.as_ref();
+    let connection = message.upstream_connection_options.as_ref();
     let stat_name = if message.alt_stat_name.is_empty() { &message.name } else { &message.alt_stat_name };
     let model = culvert_model::Cluster {
         name: message.name.as_str().into(),
         stat_name: stat_name.clone(),
-        discovery: discovery?,
+        discovery,
         lb_policy,
+        panic_percent: cluster_balance::panic_percent(
+            common.and_then(|config| config.healthy_panic_threshold.as_ref()),
+        ),
+        close_on_host_set_change: common.is_some_and(|config| config.close_connections_on_host_set_change),
+        wait_for_warm: message.wait_for_warm_on_init.as_ref().is_none_or(|wait| wait.value),
         connect_timeout: connect_timeout?,
-        circuit_breakers: circuit_breakers(at, message),
+        circuit_breakers: cluster_options::breakers(message, RoutingPriority::Default),
+        high_priority_breakers: cluster_options::breakers(message, RoutingPriority::High),
+        max_connections_per_host: max_connections_per_host?,
+        bind: match bind {
+            Some(bind) => Some(bind?),
+            None => None,
+        },
+        keepalive: connection
+            .and_then(|options| options.tcp_keepalive.as_ref())
+            .map(cluster_options::keepalive),
+        transport_socket_matches: Vec::new(),
         idle_timeout: protocol.idle_timeout,
         max_requests_per_connection: protocol
             .max_requests
@@ -86,40 +108,88 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
     Some(Cluster { model, localities })
 }
 
+/// The policy of a cluster that may choose by itself, as those of some types do.
+fn policy_for(at: &At<'_>, discovery: &Discovery, policy: Option<LbPolicy>) -> Option<LbPolicy> {
+    let at = at.field("lb_policy");
+    match (discovery, policy) {
+        (Discovery::OriginalDst(_) | Discovery::Aggregate(_), None) => Some(LbPolicy::RoundRobin),
+        (Discovery::OriginalDst(_), Some(_)) => {
+            at.error("clusters of type ORIGINAL_DST have to use CLUSTER_PROVIDED")
+        }
+        (Discovery::Aggregate(_), Some(_)) => at.error("aggregate clusters have to use CLUSTER_PROVIDED"),
+        (_, None) => at.error("CLUSTER_PROVIDED is for clusters that choose by themselves"),
+        (_, Some(policy)) => Some(policy),
+    }
+}
+
 fn discovery(at: &At<'_>, message: &pb::Cluster, localities: Localities) -> Option<Discovery> {
-    let kind = match message.cluster_discovery_type {
+    let kind = match message.cluster_discovery_type.as_ref() {
         None => DiscoveryType::Static,
-        Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(kind).ok()?,
-        Some(ClusterDiscoveryType::ClusterType(_)) => {
-            return at.field("cluster_type").unsupported("custom cluster types are not supported");
+        Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(*kind).ok()?,
+        Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            return custom_discovery(at, message, custom, localities);
         }
     };
     if kind != DiscoveryType::Eds && message.eds_cluster_config.is_some() {
         return at.field("eds_cluster_config").error("cannot be given for a cluster that is not of type EDS");
     }
-    let empty = ClusterLoadAssignment::default();
-    let at_assignment = at.field("load_assignment");
-    let assignment = message.load_assignment.as_ref().unwrap_or(&empty);
     match kind {
-        DiscoveryType::Static => endpoint::load_assignment(&at_assignment, assignment, localities)
-            .map(|a| Discovery::Static(Arc::new(a))),
-        DiscoveryType::StrictDns => {
-            let refresh = core::duration_or(
-                &at.field("dns_refresh_rate"),
-                message.dns_refresh_rate.as_ref(),
-                Duration::from_secs(5),
-            );
-            Some(Discovery::StrictDns {
-                assignment: Arc::new(endpoint::dns_assignment(&at_assignment, assignment, localities)?),
-                refresh: refresh?,
-                respect_ttl: message.respect_dns_ttl,
-                family: dns_family(message.dns_lookup_family()),
-            })
+        DiscoveryType::Static => {
+            let empty = ClusterLoadAssignment::default();
+            let assignment = message.load_assignment.as_ref().unwrap_or(&empty);
+            endpoint::load_assignment(&at.field("load_assignment"), assignment, localities)
+                .map(|assignment| Discovery::Static(Arc::new(assignment)))
         }
+        DiscoveryType::StrictDns => cluster_dns::typed(at, message, false, localities),
+        DiscoveryType::LogicalDns => cluster_dns::typed(at, message, true, localities),
         DiscoveryType::Eds => eds(at, message),
-        DiscoveryType::LogicalDns => at.field("type").unsupported("LOGICAL_DNS is not supported"),
-        DiscoveryType::OriginalDst => at.field("type").unsupported("ORIGINAL_DST is not supported"),
+        DiscoveryType::OriginalDst => original_dst(at, message).map(Discovery::OriginalDst),
     }
+}
+
+fn custom_discovery(
+    at: &At<'_>,
+    message: &pb::Cluster,
+    custom: &CustomClusterType,
+    localities: Localities,
+) -> Option<Discovery> {
+    let at_type = at.field("cluster_type");
+    let at_type = at_type.field("typed_config");
+    let any = custom.typed_config.as_ref();
+    if let Some(dns) = any.and_then(unpack::<DnsCluster>) {
+        return cluster_dns::custom(at, message, &at_type, &dns, localities);
+    }
+    if let Some(aggregate) = any.and_then(unpack::<Aggregate>) {
+        let names = aggregate.clusters.iter().map(|name| name.as_str().into()).collect();
+        return Some(Discovery::Aggregate(names));
+    }
+    at_type.unsupported(format!("{} is not a supported cluster type", extension_name(any)))
+}
+
+fn original_dst(at: &At<'_>, message: &pb::Cluster) -> Option<OriginalDst> {
+    if message.load_assignment.is_some() {
+        return at.field("load_assignment").error("cannot be given for a cluster of type ORIGINAL_DST");
+    }
+    let cleanup =
+        core::duration_or(&at.field("cleanup_interval"), message.cleanup_interval.as_ref(), CLEANUP)?;
+    let Some(LbConfig::OriginalDstLbConfig(config)) = message.lb_config.as_ref() else {
+        return Some(OriginalDst { cleanup, ..OriginalDst::default() });
+    };
+    let at = at.field("original_dst_lb_config");
+    if !config.http_header_name.is_empty() && !config.use_http_header {
+        let reason = "needs use_http_header";
+        return at.field("http_header_name").error(reason);
+    }
+    let header = match config.http_header_name.as_str() {
+        "" => "x-envoy-original-dst-host".to_owned(),
+        name => name.to_ascii_lowercase(),
+    };
+    let port = match config.upstream_port_override.as_ref().map(|port| u16::try_from(port.value)) {
+        None => None,
+        Some(Ok(port)) => Some(port),
+        Some(Err(_)) => return at.field("upstream_port_override").error("not a port"),
+    };
+    Some(OriginalDst { header: config.use_http_header.then_some(header), port, cleanup })
 }
 
 fn eds(at: &At<'_>, message: &pb::Cluster) -> Option<Discovery> {
@@ -131,109 +201,6 @@ fn eds(at: &At<'_>, message: &pb::Cluster) -> Option<Discovery> {
     let source = core::config_source(&at.field("eds_config"), config.eds_config.as_ref())?;
     let service_name = if config.service_name.is_empty() { &message.name } else { &config.service_name };
     Some(Discovery::Eds { service_name: service_name.clone(), source })
-}
-
-fn dns_family(family: DnsLookupFamily) -> DnsFamily {
-    match family {
-        DnsLookupFamily::All => DnsFamily::All,
-        DnsLookupFamily::Auto => DnsFamily::Auto,
-        DnsLookupFamily::V4Only => DnsFamily::V4Only,
-        DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
-        DnsLookupFamily::V6Only => DnsFamily::V6Only,
-    }
-}
-
-/// The policy, from whichever of the two places it can be given in.
-fn balancing(at: &At<'_>, message: &pb::Cluster) -> Option<(LbPolicy, Localities)> {
-    if let Some(policy) = message.load_balancing_policy.as_ref() {
-        return typed_balancing(&at.field("load_balancing_policy"), policy);
-    }
-    let specifier =
-        message.common_lb_config.as_ref().and_then(|config| config.locality_config_specifier.as_ref());
-    let localities = match specifier {
-        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => Localities::Weighted,
-        _ => Localities::Ignored,
-    };
-    let choices = match message.lb_config.as_ref() {
-        Some(LbConfig::LeastRequestLbConfig(config)) => {
-            config.choice_count.as_ref().map_or(2, |count| count.value)
-        }
-        _ => 2,
-    };
-    let at = at.field("lb_policy");
-    let policy = match message.lb_policy() {
-        PbPolicy::RoundRobin => LbPolicy::RoundRobin,
-        PbPolicy::LeastRequest => LbPolicy::LeastRequest { choices },
-        PbPolicy::Random => LbPolicy::Random,
-        PbPolicy::LoadBalancingPolicyConfig => return at.error("load_balancing_policy is required"),
-        other => return at.unsupported(format!("{} is not supported", other.as_str_name())),
-    };
-    let misplaced = match (&policy, message.lb_config.as_ref()) {
-        (_, None)
-        | (LbPolicy::RoundRobin, Some(LbConfig::RoundRobinLbConfig(_)))
-        | (LbPolicy::LeastRequest { .. }, Some(LbConfig::LeastRequestLbConfig(_))) => false,
-        (_, Some(_)) => true,
-    };
-    if misplaced {
-        at.note(NoteKind::NoEffect, "settings of another load-balancing policy are given");
-    }
-    Some((policy, localities))
-}
-
-/// The first policy that is supported; the walk has seen that there is one.
-fn typed_balancing(at: &At<'_>, policy: &pb::LoadBalancingPolicy) -> Option<(LbPolicy, Localities)> {
-    for entry in &policy.policies {
-        let any = entry.typed_extension_config.as_ref().and_then(|config| config.typed_config.as_ref());
-        let Some(any) = any else { continue };
-        if let Some(policy) = unpack::<RoundRobin>(any) {
-            return Some((LbPolicy::RoundRobin, typed_localities(policy.locality_lb_config.as_ref())));
-        }
-        if let Some(policy) = unpack::<LeastRequest>(any) {
-            let choices = policy.choice_count.as_ref().map_or(2, |count| count.value);
-            return Some((
-                LbPolicy::LeastRequest { choices },
-                typed_localities(policy.locality_lb_config.as_ref()),
-            ));
-        }
-        if let Some(policy) = unpack::<Random>(any) {
-            return Some((LbPolicy::Random, typed_localities(policy.locality_lb_config.as_ref())));
-        }
-    }
-    at.unsupported("no policy that is supported")
-}
-
-fn typed_localities(config: Option<&LocalityLbConfig>) -> Localities {
-    match config.and_then(|config| config.locality_config_specifier.as_ref()) {
-        Some(locality_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
-            Localities::Weighted
-        }
-        _ => Localities::Ignored,
-    }
-}
-
-/// The limits of priority DEFAULT.
-fn circuit_breakers(at: &At<'_>, message: &pb::Cluster) -> CircuitBreakers {
-    let default = CircuitBreakers::default();
-    let Some(breakers) = message.circuit_breakers.as_ref() else { return default };
-    let at = at.field("circuit_breakers");
-    let at = at.field("thresholds");
-    for (index, thresholds) in breakers.thresholds.iter().enumerate() {
-        if thresholds.priority() != RoutingPriority::Default {
-            at.index(index).note(NoteKind::NoEffect, "every route has priority DEFAULT");
-        }
-    }
-    let Some(limits) = breakers.thresholds.iter().find(|t| t.priority() == RoutingPriority::Default) else {
-        return default;
-    };
-    CircuitBreakers {
-        max_connections: limits.max_connections.as_ref().map_or(default.max_connections, |v| v.value),
-        max_pending_requests: limits
-            .max_pending_requests
-            .as_ref()
-            .map_or(default.max_pending_requests, |v| v.value),
-        max_requests: limits.max_requests.as_ref().map_or(default.max_requests, |v| v.value),
-        max_retries: limits.max_retries.as_ref().map_or(default.max_retries, |v| v.value),
-    }
 }
 
 /// How HTTP is spoken to a cluster.

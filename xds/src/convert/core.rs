@@ -118,6 +118,15 @@ pub(super) fn address(at: &At<'_>, address: Option<&pb::Address>) -> Option<Addr
     }
 }
 
+/// The literal address of a server that is spoken to by UDP or TCP.
+pub(super) fn udp_or_tcp_address(at: &At<'_>, address: &pb::Address) -> Option<Address> {
+    let mut address = address.clone();
+    if let Some(address::Address::SocketAddress(socket)) = address.address.as_mut() {
+        socket.set_protocol(pb::socket_address::Protocol::Tcp);
+    }
+    self::address(at, Some(&address))
+}
+
 /// A source of resources.
 pub(super) fn config_source(at: &At<'_>, source: Option<&pb::ConfigSource>) -> Option<ConfigSource> {
     let Some(source) = source else { return at.error("value is required") };

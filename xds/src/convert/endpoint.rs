@@ -1,14 +1,26 @@
 //! `config.endpoint.v3`.
 
-use std::collections::{BTreeMap, HashSet};
-
-use culvert_model::{Address, DnsAssignment, DnsEndpoint, Endpoint, Health, LoadAssignment};
-use envoy_types::pb::envoy::config::{
-    core::v3::HealthStatus,
-    endpoint::v3::{self as pb, lb_endpoint::HostIdentifier},
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
 };
 
-use super::core::{self, HostPort};
+use culvert_model::{
+    Address, AssignmentPolicy, DnsAssignment, DnsEndpoint, DropOverload, Endpoint, Health, LoadAssignment,
+    Metadata, Struct,
+};
+use envoy_types::pb::envoy::{
+    config::{
+        core::v3::HealthStatus,
+        endpoint::v3::{self as pb, lb_endpoint::HostIdentifier},
+    },
+    r#type::v3::fractional_percent::DenominatorType,
+};
+
+use super::{
+    core::{self, HostPort},
+    metadata,
+};
 use crate::at::At;
 
 /// Scaled weights stay below this, so that sums of many stay within 32 bits.
@@ -32,24 +44,61 @@ pub(crate) fn load_assignment(
     localities: Localities,
 ) -> Option<LoadAssignment> {
     let mut seen = HashSet::new();
-    let mut endpoints: Vec<_> = hosts(at, assignment, localities, |at, endpoint| {
-        core::address(&at.field("address"), endpoint.address.as_ref())
-    })?;
-    endpoints.retain(|host| seen.insert(host.place.clone()));
+    let mut endpoints: Vec<_> = hosts(at, assignment, localities, addresses)?;
+    endpoints.retain(|host| seen.insert(host.place.0.clone()));
     let endpoints = endpoints
         .into_iter()
         .map(|host| Endpoint {
-            address: host.place,
+            address: host.place.0,
+            additional: host.place.1,
             hostname: host.hostname,
+            metadata: host.metadata,
             weight: host.weight,
             priority: host.priority,
             health: host.health,
         })
         .collect();
-    Some(LoadAssignment { endpoints })
+    Some(LoadAssignment { endpoints, policy: policy(assignment.policy.as_ref()) })
 }
 
-/// The names of a `STRICT_DNS` cluster.
+/// The address of an endpoint, and what it has besides it.
+fn addresses(at: &At<'_>, endpoint: &pb::Endpoint) -> Option<(Address, Vec<Address>)> {
+    let first = core::address(&at.field("address"), endpoint.address.as_ref())?;
+    let at = at.field("additional_addresses");
+    let mut additional = Vec::with_capacity(endpoint.additional_addresses.len());
+    for (index, other) in endpoint.additional_addresses.iter().enumerate() {
+        let at = at.index(index);
+        match core::address(&at.field("address"), other.address.as_ref())? {
+            Address::Pipe { .. } => {
+                return at.field("address").error("additional addresses have to be IP addresses");
+            }
+            address => additional.push(address),
+        }
+    }
+    Some((first, additional))
+}
+
+fn policy(policy: Option<&pb::cluster_load_assignment::Policy>) -> AssignmentPolicy {
+    let Some(policy) = policy else { return AssignmentPolicy::default() };
+    let drops = policy.drop_overloads.iter().map(|drop| {
+        let share = drop.drop_percentage.as_ref();
+        let numerator = share.map_or(0, |share| share.numerator);
+        let scale = match share.map_or(DenominatorType::Hundred, |share| share.denominator()) {
+            DenominatorType::Hundred => 10_000,
+            DenominatorType::TenThousand => 100,
+            DenominatorType::Million => 1,
+        };
+        let per_million = numerator.saturating_mul(scale).min(1_000_000);
+        DropOverload { category: drop.category.clone(), per_million }
+    });
+    AssignmentPolicy {
+        overprovisioning: policy.overprovisioning_factor.as_ref().map_or(140, |factor| factor.value),
+        weighted_priority_health: policy.weighted_priority_health,
+        drops: drops.collect(),
+    }
+}
+
+/// The names of a DNS cluster.
 pub(super) fn dns_assignment(
     at: &At<'_>,
     assignment: &pb::ClusterLoadAssignment,
@@ -61,7 +110,7 @@ pub(super) fn dns_assignment(
         match core::host_port(&at, address)? {
             HostPort::Address(Address::Ip(address)) => Some((address.ip().to_string(), address.port())),
             HostPort::Address(Address::Pipe { .. }) => {
-                at.field("pipe").error("a cluster of type STRICT_DNS cannot have Unix sockets")
+                at.field("pipe").error("a cluster that resolves names cannot have Unix sockets")
             }
             HostPort::Name(name, port) => Some((name, port)),
         }
@@ -72,18 +121,20 @@ pub(super) fn dns_assignment(
             host: host.place.0,
             port: host.place.1,
             hostname: host.hostname,
+            metadata: host.metadata,
             weight: host.weight,
             priority: host.priority,
             health: host.health,
         })
         .collect();
-    Some(DnsAssignment { names })
+    Some(DnsAssignment { names, policy: policy(assignment.policy.as_ref()) })
 }
 
 /// An endpoint wherever it is.
 struct Host<P> {
     place: P,
     hostname: String,
+    metadata: Option<Arc<Metadata>>,
     weight: u32,
     priority: u32,
     health: Health,
@@ -108,10 +159,17 @@ fn hosts<P>(
     for (index, locality) in assignment.endpoints.iter().enumerate() {
         let at = at.index(index);
         let at = at.field("lb_endpoints");
+        let shared =
+            metadata::metadata(locality.metadata.as_ref()).and_then(|mut all| all.0.remove(SOCKET_MATCH));
         let mut converted = Vec::with_capacity(locality.lb_endpoints.len());
         for (index, endpoint) in locality.lb_endpoints.iter().enumerate() {
             match host(&at.index(index), endpoint, locality.priority, &place) {
-                Some(host) => converted.push(host),
+                Some(mut host) => {
+                    if let Some(shared) = &shared {
+                        share(&mut host.metadata, shared);
+                    }
+                    converted.push(host);
+                }
                 None => complete = false,
             }
         }
@@ -142,11 +200,23 @@ fn host<P>(
         HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout => Health::Unhealthy,
     };
     let weight = endpoint.load_balancing_weight.as_ref().map_or(1, |weight| weight.value);
+    let metadata = metadata::metadata(endpoint.metadata.as_ref()).map(Arc::new);
     let at = at.field("endpoint");
     let Some(HostIdentifier::Endpoint(endpoint)) = endpoint.host_identifier.as_ref() else {
         return at.error("value is required");
     };
-    Some(Host { place: place(&at, endpoint)?, hostname: endpoint.hostname.clone(), weight, priority, health })
+    let place = place(&at, endpoint)?;
+    Some(Host { place, hostname: endpoint.hostname.clone(), metadata, weight, priority, health })
+}
+
+/// The namespace of the metadata that `transport_socket_matches` look at.
+const SOCKET_MATCH: &str = "envoy.transport_socket_match";
+
+/// Gives an endpoint its locality's criteria for transport sockets when it has none of its own.
+fn share(metadata: &mut Option<Arc<Metadata>>, shared: &Struct) {
+    let mut own = metadata.as_deref().cloned().unwrap_or_default();
+    own.0.entry(SOCKET_MATCH.to_owned()).or_insert_with(|| shared.clone());
+    *metadata = Some(Arc::new(own));
 }
 
 /// Gives each endpoint of one priority its share of its locality's weight, in the smallest whole numbers.
@@ -193,6 +263,7 @@ mod tests {
         let host = |weight: &u32| Host {
             place: (),
             hostname: String::new(),
+            metadata: None,
             weight: *weight,
             priority: 0,
             health: Health::Healthy,

@@ -9,6 +9,9 @@
 mod access_log;
 mod bootstrap;
 mod cluster;
+mod cluster_balance;
+mod cluster_dns;
+mod cluster_options;
 mod connection_matcher;
 mod core;
 mod endpoint;
@@ -18,6 +21,7 @@ mod http;
 mod listener;
 mod listener_filter;
 mod matcher;
+mod metadata;
 mod route;
 mod route_action;
 mod runtime;

@@ -4,7 +4,6 @@ use super::Table;
 
 const NO_SINKS: &str = "there are no stats sinks to flush to";
 const OWN_AGENT: &str = "control planes are told Culvert's own";
-const OWN_RESOLVER: &str = "names are resolved with the system's resolver configuration";
 
 pub(super) const TABLES: &[Table] = &[
     Table {
@@ -127,27 +126,6 @@ pub(super) const TABLES: &[Table] = &[
         )
     },
     Table::of("envoy.extensions.regex_engines.v3.GoogleRE2"),
-    Table {
-        no_effect: &[
-            ("dns_resolver_options", OWN_RESOLVER),
-            ("udp_max_queries", OWN_RESOLVER),
-            ("query_timeout_seconds", OWN_RESOLVER),
-            ("query_tries", OWN_RESOLVER),
-            ("rotate_nameservers", OWN_RESOLVER),
-            ("edns0_max_payload_size", OWN_RESOLVER),
-            ("max_udp_channel_duration", OWN_RESOLVER),
-            ("reinit_channel_on_timeout", OWN_RESOLVER),
-            ("filter_unroutable_families", OWN_RESOLVER),
-            ("use_resolvers_as_fallback", OWN_RESOLVER),
-            ("qcache_max_ttl", OWN_RESOLVER),
-        ],
-        refused: &[("resolvers", "resolvers cannot be chosen; the system's are used")],
-        ..Table::of("envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig")
-    },
-    Table {
-        no_effect: &[("num_retries", OWN_RESOLVER), ("num_resolver_threads", OWN_RESOLVER)],
-        ..Table::of("envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig")
-    },
     Table {
         used: &["exclude_outbound_cidrs", "exclude_outbound_ports", "exclude_inbound_ports"],
         ..Table::of("culvert.v1.Capture")

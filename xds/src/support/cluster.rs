@@ -7,6 +7,7 @@ use super::{
 
 const ALL_LOCALITIES: &str = "endpoints of all localities are used by their weights";
 const NO_SLOW_START: &str = "slow start is not supported";
+const HASH_LOAD: &str = "hashing disregards the load of endpoints";
 const NO_TLS: &str = "a connection without TLS has no SNI and no certificate";
 const NO_HEALTH_CHECKS: &str = "there are no active health checks";
 
@@ -24,6 +25,19 @@ pub(super) const TABLES: &[Table] = &[
             "load_assignment",
             "max_requests_per_connection",
             "circuit_breakers",
+            "cluster_type",
+            "cleanup_interval",
+            "dns_failure_refresh_rate",
+            "dns_jitter",
+            "dns_resolvers",
+            "dns_resolution_config",
+            "maglev_lb_config",
+            "original_dst_lb_config",
+            "ring_hash_lb_config",
+            "upstream_bind_config",
+            "upstream_connection_options",
+            "use_tcp_for_dns_lookups",
+            "wait_for_warm_on_init",
             "typed_extension_protocol_options",
             "dns_refresh_rate",
             "respect_dns_ttl",
@@ -44,10 +58,6 @@ pub(super) const TABLES: &[Table] = &[
         no_effect: &[
             ("metadata", "nothing reads it"),
             ("stats_matcher", "counters cannot be left out"),
-            ("dns_jitter", "names are resolved at the refresh rate"),
-            ("dns_failure_refresh_rate", "names that do not resolve are tried again at the refresh rate"),
-            ("wait_for_warm_on_init", "start-up waits for endpoints up to the fetch timeout"),
-            ("cleanup_interval", "it is for clusters of type ORIGINAL_DST"),
             ("track_cluster_stats", "request counters are always kept"),
             ("track_timeout_budgets", "timeout budgets are not counted"),
             ("ignore_health_on_host_removal", NO_HEALTH_CHECKS),
@@ -55,21 +65,13 @@ pub(super) const TABLES: &[Table] = &[
             ("lrs_report_endpoint_metrics", "load is not reported"),
             ("protocol_selection", "HTTP/1.1 is spoken"),
         ],
-        only_off: &["use_tcp_for_dns_lookups", "connection_pool_per_downstream_connection"],
+        only_off: &["connection_pool_per_downstream_connection"],
         refused: &[
-            ("cluster_type", "custom cluster types are not supported"),
             ("health_checks", "active health checks are not supported"),
             ("outlier_detection", "outlier detection is not supported"),
-            ("dns_resolvers", "resolvers cannot be chosen; the system's are used"),
-            ("dns_resolution_config", "resolvers cannot be chosen; the system's are used"),
-            ("upstream_bind_config", "source addresses cannot be chosen"),
             ("lb_subset_config", "subset load balancing is not supported"),
-            ("ring_hash_lb_config", "load balancing by hash is not supported"),
-            ("maglev_lb_config", "load balancing by hash is not supported"),
-            ("original_dst_lb_config", "clusters of type ORIGINAL_DST are not supported"),
             ("transport_socket_matches", "transport sockets cannot be matched"),
             ("transport_socket_matcher", "transport sockets cannot be matched"),
-            ("upstream_connection_options", "socket options of connections to upstreams cannot be set"),
             ("filters", "filters on connections to upstreams are not supported"),
             ("lrs_server", "load is not reported"),
             ("preconnect_policy", "connections are opened when they are needed"),
@@ -93,21 +95,98 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.cluster.v3.Cluster.RoundRobinLbConfig")
     },
     Table {
-        used: &["locality_weighted_lb_config"],
+        used: &[
+            "close_connections_on_host_set_change",
+            "consistent_hashing_lb_config",
+            "healthy_panic_threshold",
+            "locality_weighted_lb_config",
+        ],
         no_effect: &[
             ("zone_aware_lb_config", ALL_LOCALITIES),
             ("update_merge_window", "updates take effect at once"),
             ("ignore_new_hosts_until_first_hc", NO_HEALTH_CHECKS),
         ],
-        only_off: &["close_connections_on_host_set_change"],
-        refused: &[
-            ("healthy_panic_threshold", "the panic threshold cannot be changed"),
-            ("consistent_hashing_lb_config", "load balancing by hash is not supported"),
-            ("override_host_status", "hosts cannot be overridden"),
-        ],
+        refused: &[("override_host_status", "hosts cannot be overridden")],
         ..Table::of("envoy.config.cluster.v3.Cluster.CommonLbConfig")
     },
     Table::of("envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig"),
+    Table {
+        used: &["use_hostname_for_hashing"],
+        refused: &[("hash_balance_factor", HASH_LOAD)],
+        ..Table::of("envoy.config.cluster.v3.Cluster.CommonLbConfig.ConsistentHashingLbConfig")
+    },
+    Table {
+        used: &["minimum_ring_size", "maximum_ring_size", "hash_function"],
+        ..Table::of("envoy.config.cluster.v3.Cluster.RingHashLbConfig")
+    },
+    Table { used: &["table_size"], ..Table::of("envoy.config.cluster.v3.Cluster.MaglevLbConfig") },
+    Table {
+        used: &["use_http_header", "http_header_name", "upstream_port_override"],
+        refused: &[("metadata_key", "request metadata cannot name an address")],
+        ..Table::of("envoy.config.cluster.v3.Cluster.OriginalDstLbConfig")
+    },
+    Table {
+        used: &["name", "typed_config"],
+        ..Table::of("envoy.config.cluster.v3.Cluster.CustomClusterType")
+    },
+    Table {
+        used: &["base_interval", "max_interval"],
+        ..Table::of("envoy.config.cluster.v3.Cluster.RefreshRate")
+    },
+    Table {
+        used: &["tcp_keepalive"],
+        only_off: &["set_local_interface_name_on_upstream_connections"],
+        refused: &[("happy_eyeballs_config", "addresses are tried in the order of their families")],
+        ..Table::of("envoy.config.cluster.v3.UpstreamConnectionOptions")
+    },
+    Table {
+        used: &["keepalive_probes", "keepalive_time", "keepalive_interval"],
+        ..Table::of("envoy.config.core.v3.TcpKeepalive")
+    },
+    Table {
+        used: &[
+            "source_address",
+            "freebind",
+            "socket_options",
+            "extra_source_addresses",
+            "additional_source_addresses",
+        ],
+        refused: &[("local_address_selector", "the address of the destination's IP version is used")],
+        only_off: &["validate_network_namespaces"],
+        ..Table::of("envoy.config.core.v3.BindConfig")
+    },
+    Table {
+        used: &["address"],
+        refused: &[("socket_options", "the options of upstream_bind_config are used for all addresses")],
+        ..Table::of("envoy.config.core.v3.ExtraSourceAddress")
+    },
+    Table {
+        used: &["level", "name", "int_value", "buf_value", "state"],
+        no_effect: &[("description", "nothing reads it")],
+        refused: &[
+            ("type", "options are for TCP sockets"),
+            ("ip_version", "options are for both IP versions"),
+        ],
+        ..Table::of("envoy.config.core.v3.SocketOption")
+    },
+    Table {
+        used: &[
+            "dns_refresh_rate",
+            "dns_failure_refresh_rate",
+            "respect_dns_ttl",
+            "dns_jitter",
+            "dns_lookup_family",
+            "typed_dns_resolver_config",
+            "all_addresses_in_single_endpoint",
+            "dns_min_refresh_rate",
+        ],
+        ..Table::of("envoy.extensions.clusters.dns.v3.DnsCluster")
+    },
+    Table {
+        used: &["base_interval", "max_interval"],
+        ..Table::of("envoy.extensions.clusters.dns.v3.DnsCluster.RefreshRate")
+    },
+    Table { used: &["clusters"], ..Table::of("envoy.extensions.clusters.aggregate.v3.ClusterConfig") },
     Table { used: &["policies"], ..Table::of("envoy.config.cluster.v3.LoadBalancingPolicy") },
     Table {
         used: &["typed_extension_config"],
@@ -132,22 +211,53 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.extensions.load_balancing_policies.random.v3.Random")
     },
     Table {
+        used: &[
+            "hash_function",
+            "minimum_ring_size",
+            "maximum_ring_size",
+            "use_hostname_for_hashing",
+            "consistent_hashing_lb_config",
+            "locality_weighted_lb_config",
+        ],
+        refused: &[("hash_balance_factor", HASH_LOAD)],
+        ..Table::of("envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash")
+    },
+    Table {
+        used: &["table_size", "consistent_hashing_lb_config", "locality_weighted_lb_config"],
+        ..Table::of("envoy.extensions.load_balancing_policies.maglev.v3.Maglev")
+    },
+    Table {
+        used: &["use_hostname_for_hashing"],
+        refused: &[
+            ("hash_balance_factor", HASH_LOAD),
+            ("hash_policy", "hash policies of load balancers are not supported"),
+        ],
+        ..Table::of("envoy.extensions.load_balancing_policies.common.v3.ConsistentHashingLbConfig")
+    },
+    Table::of("envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided"),
+    Table {
         used: &["locality_weighted_lb_config"],
         no_effect: &[("zone_aware_lb_config", ALL_LOCALITIES)],
         ..Table::of("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig")
     },
     Table::of("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.LocalityWeightedLbConfig"),
     Table {
-        used: &["thresholds"],
-        refused: &[("per_host_thresholds", "circuit breakers count by cluster")],
+        used: &["thresholds", "per_host_thresholds"],
         ..Table::of("envoy.config.cluster.v3.CircuitBreakers")
     },
     Table {
-        used: &["priority", "max_connections", "max_pending_requests", "max_requests", "max_retries"],
-        no_effect: &[
-            ("track_remaining", "what remains is always counted"),
-            ("max_connection_pools", "there is one pool for each endpoint, network namespace and worker"),
+        used: &[
+            "priority",
+            "max_connections",
+            "max_pending_requests",
+            "max_requests",
+            "max_retries",
+            "track_remaining",
         ],
+        no_effect: &[(
+            "max_connection_pools",
+            "there is one pool for each endpoint, network namespace and worker",
+        )],
         refused: &[("retry_budget", "retries are not supported")],
         ..Table::of("envoy.config.cluster.v3.CircuitBreakers.Thresholds")
     },

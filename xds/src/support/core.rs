@@ -3,6 +3,7 @@
 use super::Table;
 
 const OWN_LIMITS: &str = "the HTTP/2 client has limits of its own";
+const OWN_SOCKET: &str = "every query has a socket of its own";
 
 pub(super) const TABLES: &[Table] = &[
     Table { used: &["socket_address", "pipe"], ..Table::of("envoy.config.core.v3.Address") },
@@ -102,6 +103,41 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.core.v3.WatchedDirectory")
     },
     Table { used: &["name", "typed_config"], ..Table::of("envoy.config.core.v3.TypedExtensionConfig") },
+    Table {
+        used: &["resolvers", "dns_resolver_options"],
+        ..Table::of("envoy.config.core.v3.DnsResolutionConfig")
+    },
+    Table {
+        used: &["use_tcp_for_dns_lookups", "no_default_search_domain"],
+        ..Table::of("envoy.config.core.v3.DnsResolverOptions")
+    },
+    Table {
+        used: &[
+            "resolvers",
+            "use_resolvers_as_fallback",
+            "dns_resolver_options",
+            "query_timeout_seconds",
+            "query_tries",
+            "rotate_nameservers",
+        ],
+        no_effect: &[
+            ("udp_max_queries", OWN_SOCKET),
+            ("max_udp_channel_duration", OWN_SOCKET),
+            ("reinit_channel_on_timeout", OWN_SOCKET),
+        ],
+        only_off: &["filter_unroutable_families", "qcache_max_ttl"],
+        refused: &[("edns0_max_payload_size", "the size of answers cannot be chosen")],
+        ..Table::of("envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig")
+    },
+    Table {
+        used: &["num_retries"],
+        no_effect: &[("num_resolver_threads", "resolving takes no threads")],
+        ..Table::of("envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig")
+    },
+    Table {
+        no_effect: &[("include_unroutable_families", "addresses of all families are taken")],
+        ..Table::of("envoy.extensions.network.dns_resolver.apple.v3.AppleDnsResolverConfig")
+    },
     Table { used: &["name", "typed_config"], ..Table::of("envoy.config.core.v3.TransportSocket") },
     Table::of("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"),
     Table {
@@ -120,6 +156,7 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.core.v3.RuntimeFractionalPercent")
     },
     Table { used: &["numerator", "denominator"], ..Table::of("envoy.type.v3.FractionalPercent") },
+    Table { used: &["value"], ..Table::of("envoy.type.v3.Percent") },
     Table { used: &["start", "end"], ..Table::of("envoy.type.v3.Int64Range") },
     Table {
         used: &["exact", "prefix", "suffix", "safe_regex", "contains", "ignore_case"],

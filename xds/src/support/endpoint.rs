@@ -9,36 +9,39 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.endpoint.v3.ClusterLoadAssignment")
     },
     Table {
-        refused: &[
-            ("drop_overloads", "requests cannot be dropped by category"),
-            ("overprovisioning_factor", "the overprovisioning factor cannot be changed"),
-            ("endpoint_stale_after", "endpoints do not become stale"),
-            ("weighted_priority_health", "priorities are chosen by the number of healthy endpoints"),
-        ],
+        used: &["drop_overloads", "overprovisioning_factor", "weighted_priority_health"],
+        refused: &[("endpoint_stale_after", "endpoints do not become stale")],
         ..Table::of("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy")
     },
     Table {
-        used: &["lb_endpoints", "load_balancing_weight", "priority"],
+        used: &["category", "drop_percentage"],
+        ..Table::of("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload")
+    },
+    Table {
+        used: &["lb_endpoints", "load_balancing_weight", "priority", "metadata"],
         no_effect: &[
             ("locality", "endpoints of all localities are used by their weights"),
-            ("metadata", "nothing reads it"),
             ("proximity", "nothing reads it"),
         ],
         ..Table::of("envoy.config.endpoint.v3.LocalityLbEndpoints")
     },
     Table {
-        used: &["endpoint", "health_status", "load_balancing_weight"],
-        no_effect: &[("metadata", "nothing reads it")],
+        used: &["endpoint", "health_status", "load_balancing_weight", "metadata"],
         refused: &[("endpoint_name", "endpoints cannot refer to others by name")],
         ..Table::of("envoy.config.endpoint.v3.LbEndpoint")
     },
     Table {
-        used: &["address", "hostname"],
+        used: &["address", "hostname", "additional_addresses"],
         no_effect: &[
             ("health_check_config", "there are no active health checks"),
             ("observability_name", "endpoints are shown by address"),
         ],
-        refused: &[("additional_addresses", "an endpoint has one address")],
         ..Table::of("envoy.config.endpoint.v3.Endpoint")
+    },
+    Table { used: &["address"], ..Table::of("envoy.config.endpoint.v3.Endpoint.AdditionalAddress") },
+    Table {
+        used: &["filter_metadata"],
+        no_effect: &[("typed_filter_metadata", "nothing reads it")],
+        ..Table::of("envoy.config.core.v3.Metadata")
     },
 ];

@@ -49,13 +49,12 @@ fn dns() {
     dns_lookup_family: V4_PREFERRED
     load_assignment: {cluster_name: a, endpoints: [{lb_endpoints: [{endpoint: {address: \
     {socket_address: {address: svc, port_value: 80}}}}]}]}");
-    let Discovery::StrictDns { assignment, refresh, respect_ttl: true, family: DnsFamily::V4Preferred } =
-        &cluster.discovery
-    else {
+    let Discovery::Dns { assignment, options } = &cluster.discovery else {
         panic!("{:?}", cluster.discovery)
     };
+    assert_eq!((options.respect_ttl, options.family), (true, DnsFamily::V4Preferred));
     assert_eq!(
-        (*refresh, assignment.names[0].host.as_str(), assignment.names[0].port),
+        (options.refresh, assignment.names[0].host.as_str(), assignment.names[0].port),
         (Duration::from_secs(7), "svc", 80)
     );
     for (name, family) in [
@@ -65,7 +64,7 @@ fn dns() {
         ("ALL", DnsFamily::All),
     ] {
         let cluster = of(&format!("type: STRICT_DNS\n    dns_lookup_family: {name}"));
-        assert!(matches!(cluster.discovery, Discovery::StrictDns { family: found, .. } if found == family));
+        assert!(matches!(&cluster.discovery, Discovery::Dns { options, .. } if options.family == family));
     }
 }
 
@@ -98,6 +97,14 @@ fn load_balancing() {
         (policy("round_robin.v3.RoundRobin", ""), LbPolicy::RoundRobin),
         (policy("least_request.v3.LeastRequest", "choice_count: 3"), LbPolicy::LeastRequest { choices: 3 }),
         (policy("random.v3.Random", ""), LbPolicy::Random),
+        (
+            "lb_policy: RING_HASH\n    ring_hash_lb_config: {minimum_ring_size: 9, hash_function: MURMUR_HASH_2}".to_owned(),
+            LbPolicy::RingHash { min: 9, max: 8 << 20, murmur: true, by_hostname: false },
+        ),
+        (
+            policy("maglev.v3.Maglev", "table_size: 101, consistent_hashing_lb_config: {use_hostname_for_hashing: true}"),
+            LbPolicy::Maglev { table_size: 101, by_hostname: true },
+        ),
         (format!("lb_policy: MAGLEV\n    {}", policy("random.v3.Random", "")), LbPolicy::Random),
     ] {
         assert_eq!(of(&text).lb_policy, expected, "{text}");
@@ -166,4 +173,92 @@ fn localities_share_by_weight_where_asked() {
         EXT/load_balancing_policies.random.v3.Random, locality_lb_config: {locality_weighted_lb_config: \
         {}}}}}]}";
     assert_eq!(weights(typed), [1, 1, 6]);
+}
+
+#[test]
+fn panic_threshold_by_presence() {
+    for (text, percent) in [
+        ("common_lb_config: {}", 50),
+        ("common_lb_config: {healthy_panic_threshold: {}}", 0),
+        ("common_lb_config: {healthy_panic_threshold: {value: 33.4}}", 33),
+    ] {
+        assert_eq!(of(text).panic_percent, percent, "{text}");
+    }
+}
+
+#[test]
+fn dns_cluster_and_its_resolver() {
+    let cluster = of("cluster_type: {name: dns, typed_config: {'@type': EXT/clusters.dns.v3.DnsCluster, \
+         dns_refresh_rate: 9s, respect_dns_ttl: true, dns_min_refresh_rate: 2s, dns_jitter: 1s, dns_lookup_family: ALL, \
+         dns_failure_refresh_rate: {base_interval: 3s}, all_addresses_in_single_endpoint: true, \
+         typed_dns_resolver_config: {name: c, typed_config: {'@type': EXT/network.dns_resolver.cares.v3.CaresDnsResolverConfig, \
+         resolvers: [{socket_address: {address: 10.0.0.53, port_value: 5353, protocol: UDP}}], query_tries: 2, \
+         query_timeout_seconds: 1, rotate_nameservers: true, use_resolvers_as_fallback: true, \
+         dns_resolver_options: {use_tcp_for_dns_lookups: true, no_default_search_domain: true}}}}}
+    load_assignment: {cluster_name: a, endpoints: [{lb_endpoints: [{endpoint: {address: \
+    {socket_address: {address: svc, port_value: 80}}}}]}]}");
+    let Discovery::Dns { options, .. } = &cluster.discovery else { panic!("{:?}", cluster.discovery) };
+    let second = Duration::from_secs(1);
+    assert_eq!((options.logical, options.respect_ttl, options.family), (true, true, DnsFamily::All));
+    assert_eq!((options.refresh, options.min_refresh, options.jitter), (9 * second, 2 * second, second));
+    assert_eq!(options.failure_refresh, Some((3 * second, 30 * second)));
+    let resolver = &options.resolver;
+    assert_eq!(resolver.servers, ["10.0.0.53:5353".parse().unwrap()]);
+    assert_eq!((resolver.timeout, resolver.tries), (Some(second), Some(2)));
+    assert!(resolver.tcp && resolver.no_search && resolver.rotate && resolver.servers_are_fallback);
+}
+
+#[test]
+fn original_destinations_and_aggregates() {
+    let cluster = of("type: ORIGINAL_DST
+    lb_policy: CLUSTER_PROVIDED
+    cleanup_interval: 7s
+    original_dst_lb_config: {use_http_header: true, http_header_name: X-To, upstream_port_override: 99}");
+    let Discovery::OriginalDst(settings) = &cluster.discovery else { panic!("{:?}", cluster.discovery) };
+    assert_eq!((settings.header.as_deref(), settings.port), (Some("x-to"), Some(99)));
+    assert_eq!(settings.cleanup, Duration::from_secs(7));
+    let cluster = of("lb_policy: CLUSTER_PROVIDED
+    cluster_type: {name: g, typed_config: {'@type': EXT/clusters.aggregate.v3.ClusterConfig, clusters: [b, c]}}");
+    assert!(
+        matches!(&cluster.discovery, Discovery::Aggregate(names) if names.len() == 2 && &*names[1] == "c")
+    );
+}
+
+#[test]
+fn how_connections_are_made() {
+    let cluster =
+        of("upstream_bind_config: {source_address: {address: 127.0.0.6, port_value: 0}, freebind: true, \
+         extra_source_addresses: [{address: {address: '::1', port_value: 0}}], \
+         socket_options: [{level: 1, name: 2, int_value: 3}]}
+    upstream_connection_options: {tcp_keepalive: {keepalive_time: 10, keepalive_probes: 3}}
+    circuit_breakers: {thresholds: [{track_remaining: true}, {priority: HIGH, max_requests: 5}], \
+    per_host_thresholds: [{max_connections: 4}]}");
+    let bind = cluster.bind.as_ref().unwrap();
+    assert_eq!((bind.sources.len(), bind.freebind), (2, true));
+    assert_eq!((bind.options[0].level, bind.options[0].name), (1, 2));
+    assert_eq!(bind.options[0].value, 3_i32.to_ne_bytes());
+    let keepalive = cluster.keepalive.unwrap();
+    assert_eq!((keepalive.time, keepalive.probes), (Some(Duration::from_secs(10)), Some(3)));
+    assert!(cluster.circuit_breakers.track_remaining);
+    assert_eq!((cluster.high_priority_breakers.max_requests, cluster.max_connections_per_host), (5, Some(4)));
+}
+
+#[test]
+fn what_an_assignment_says_besides_its_endpoints() {
+    let cluster = of(
+        "load_assignment: {cluster_name: a, policy: {overprovisioning_factor: 100, weighted_priority_health: true, \
+    drop_overloads: [{category: c, drop_percentage: {numerator: 5}}]}, endpoints: [{metadata: {filter_metadata: \
+    {envoy.transport_socket_match: {mode: raw}}}, lb_endpoints: [{metadata: {filter_metadata: {envoy.lb: {hash_key: k}}}, \
+    endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 80}}, additional_addresses: [{address: \
+    {socket_address: {address: '::1', port_value: 80}}}]}}]}]}",
+    );
+    let Discovery::Static(assignment) = &cluster.discovery else { panic!("not static") };
+    let policy = &assignment.policy;
+    assert_eq!((policy.overprovisioning, policy.weighted_priority_health), (100, true));
+    assert_eq!((policy.drops[0].category.as_str(), policy.drops[0].per_million), ("c", 50_000));
+    let endpoint = &assignment.endpoints[0];
+    assert_eq!(endpoint.additional.len(), 1);
+    let metadata = endpoint.metadata.as_ref().unwrap();
+    assert!(metadata.get("envoy.transport_socket_match", ["mode"]).is_some());
+    assert!(metadata.get("envoy.lb", ["hash_key"]).is_some());
 }

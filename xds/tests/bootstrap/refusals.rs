@@ -198,7 +198,6 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "listener_filters: [{name: t, typed_config: {'@type': EXT/filters.http.router.v3.Router}}]",
         "listener \"ingress\": listener_filters[0].typed_config: envoy.extensions.filters.http.router.v3.Router is not a supported listener filter",
     ),
-    ("CLUSTER", "type: LOGICAL_DNS", "cluster \"a\": type: LOGICAL_DNS is not supported"),
     ("CLUSTER", "type: EDS", "cluster \"a\": eds_cluster_config: value is required"),
     (
         "CLUSTER",
@@ -210,7 +209,31 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "type: EDS\n    eds_cluster_config: {eds_config: {self: {}}}",
         "cluster \"a\": eds_cluster_config.eds_config.self: it is for resources that name their own control plane",
     ),
-    ("CLUSTER", "lb_policy: MAGLEV", "cluster \"a\": lb_policy: MAGLEV is not supported"),
+    (
+        "CLUSTER",
+        "lb_policy: MAGLEV\n    maglev_lb_config: {table_size: 12}",
+        "cluster \"a\": maglev_lb_config.table_size: the table size of maglev must be prime number",
+    ),
+    (
+        "CLUSTER",
+        "lb_policy: CLUSTER_PROVIDED",
+        "cluster \"a\": lb_policy: CLUSTER_PROVIDED is for clusters that choose by themselves",
+    ),
+    (
+        "CLUSTER",
+        "type: LOGICAL_DNS",
+        "cluster \"a\": load_assignment: a cluster of LOGICAL_DNS must have a single",
+    ),
+    (
+        "CLUSTER",
+        "common_lb_config: {consistent_hashing_lb_config: {hash_balance_factor: 120}}",
+        "cluster \"a\": common_lb_config.consistent_hashing_lb_config.hash_balance_factor: hashing disregards",
+    ),
+    (
+        "CLUSTER",
+        "upstream_bind_config: {socket_options: [{level: 1, name: 2, int_value: 3, state: STATE_BOUND}]}",
+        "cluster \"a\": upstream_bind_config.socket_options[0].state: only STATE_PREBIND is supported",
+    ),
     (
         "CLUSTER",
         "http2_protocol_options: {custom_settings_parameters: [{identifier: 9, value: 1}]}",
@@ -221,9 +244,9 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "CLUSTER",
         "load_balancing_policy: {policies: [{typed_extension_config: {name: m, typed_config: {'@type': \
-         EXT/load_balancing_policies.maglev.v3.Maglev}}}]}",
+         EXT/load_balancing_policies.subset.v3.Subset}}}]}",
         "cluster \"a\": load_balancing_policy.policies: not supported: \
-         envoy.extensions.load_balancing_policies.maglev.v3.Maglev",
+         envoy.extensions.load_balancing_policies.subset.v3.Subset",
     ),
     (
         "CLUSTER",
@@ -382,7 +405,7 @@ fn all_errors_are_reported_at_once() {
     assert_eq!(
         reasons,
         [
-            "ORIGINAL_DST is not supported",
+            "clusters of type ORIGINAL_DST have to use CLUSTER_PROVIDED",
             "HTTP/3 is not supported",
             ":-prefixed or host headers may not be removed".rsplit(": ").next().unwrap(),
             "unknown cluster \"nowhere\"",

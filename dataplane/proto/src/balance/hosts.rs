@@ -1,8 +1,11 @@
 //! The endpoints of a cluster, arranged for choosing.
 
-use culvert_model::{Health, LoadAssignment};
+use culvert_model::{AssignmentPolicy, Endpoint, Health, LbPolicy};
 
-use crate::balance::priority::{self, Level, Share};
+use crate::balance::{
+    hashed::Table,
+    priority::{self, Level, Share},
+};
 
 /// The endpoints of a cluster: which can be chosen, and how often. Immutable; share it between workers.
 #[derive(Debug, Default)]
@@ -22,6 +25,8 @@ pub(super) struct Pool {
     share_end: u8,
     /// Whether all weights are equal.
     uniform: bool,
+    /// Of policies that hash.
+    table: Option<Table>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -35,25 +40,32 @@ pub(super) struct Member {
 }
 
 impl HostSet {
-    /// Arranges the endpoints: priorities with Envoy's overprovisioning factor of 140 %, and its panic threshold of
-    /// 50 %. Indexes returned by [`super::Balance::pick`] are into `assignment.endpoints`.
+    /// Arranges the endpoints for a policy. Health is disregarded at a priority of which less than `panic_percent` is
+    /// available while all priorities together are not enough (Envoy's panic mode; 0 turns it off). Indexes returned by
+    /// [`super::Balance::pick`] are places in `endpoints`.
     #[must_use]
-    pub fn new(assignment: &LoadAssignment) -> Self {
-        let levels = levels(assignment);
-        let plan = priority::plan(&levels);
+    pub fn new(
+        endpoints: &[&Endpoint],
+        assignment: &AssignmentPolicy,
+        panic_percent: u32,
+        policy: &LbPolicy,
+    ) -> Self {
+        let plan = priority::plan(&levels(endpoints, assignment), assignment.overprovisioning, panic_percent);
         let mut pools: Vec<Pool> = Vec::new();
         for Share { priority, health, percent } in plan.shares {
-            let members = members(assignment, priority, health);
+            let members = members(endpoints, priority, health);
             if members.is_empty() || percent == 0 {
                 continue;
             }
             let share_end = pools.last().map_or(0, |pool| pool.share_end) + percent;
             let uniform = members.iter().all(|member| member.weight == members[0].weight);
-            pools.push(Pool { members, share_end, uniform });
+            let weighted: Vec<_> =
+                members.iter().map(|member| (endpoints[member.endpoint], member.weight)).collect();
+            let table = Table::new(policy, &weighted);
+            pools.push(Pool { members, share_end, uniform, table });
         }
-        let healthy =
-            assignment.endpoints.iter().filter(|endpoint| endpoint.health == Health::Healthy).count();
-        Self { len: assignment.endpoints.len(), healthy, panics: plan.panics, pools }
+        let healthy = endpoints.iter().filter(|endpoint| endpoint.health == Health::Healthy).count();
+        Self { len: endpoints.len(), healthy, panics: plan.panics, pools }
     }
 
     /// Number of endpoints.
@@ -84,6 +96,13 @@ impl HostSet {
         &self.pools
     }
 
+    /// The index of the pool for a hash.
+    pub(super) fn pool_of(&self, hash: u64) -> Option<usize> {
+        let end = u64::from(self.pools.last()?.share_end);
+        let drawn = (hash % 100).min(end - 1);
+        Some(self.pools.partition_point(|pool| u64::from(pool.share_end) <= drawn))
+    }
+
     /// The index of the pool to choose from.
     pub(super) fn pick_pool(&self, rng: &mut fastrand::Rng) -> Option<usize> {
         match &self.pools[..] {
@@ -107,6 +126,10 @@ impl Pool {
         self.uniform
     }
 
+    pub(super) fn table(&self) -> Option<&Table> {
+        self.table.as_ref()
+    }
+
     /// Sum of the weights.
     pub(super) fn weight(&self) -> u64 {
         self.members.last().map_or(0, |member| member.weight_end)
@@ -114,9 +137,9 @@ impl Pool {
 }
 
 /// What there is at each priority; priorities without endpoints are skipped.
-fn levels(assignment: &LoadAssignment) -> Vec<Level> {
+pub(super) fn levels(endpoints: &[&Endpoint], assignment: &AssignmentPolicy) -> Vec<Level> {
     let mut levels: Vec<Level> = Vec::new();
-    for endpoint in &assignment.endpoints {
+    for endpoint in endpoints {
         let position = match levels.binary_search_by_key(&endpoint.priority, |level| level.priority) {
             Ok(position) => position,
             Err(position) => {
@@ -125,19 +148,20 @@ fn levels(assignment: &LoadAssignment) -> Vec<Level> {
             }
         };
         let level = &mut levels[position];
-        level.total += 1;
+        let counts = if assignment.weighted_priority_health { u64::from(endpoint.weight.max(1)) } else { 1 };
+        level.total += counts;
         match endpoint.health {
-            Health::Healthy => level.healthy += 1,
-            Health::Degraded => level.degraded += 1,
+            Health::Healthy => level.healthy += counts,
+            Health::Degraded => level.degraded += counts,
             Health::Unhealthy => {}
         }
     }
     levels
 }
 
-fn members(assignment: &LoadAssignment, priority: u32, health: Option<Health>) -> Vec<Member> {
+fn members(endpoints: &[&Endpoint], priority: u32, health: Option<Health>) -> Vec<Member> {
     let mut weight_end = 0;
-    let fitting = assignment.endpoints.iter().enumerate().filter(|(_, endpoint)| {
+    let fitting = endpoints.iter().enumerate().filter(|(_, endpoint)| {
         endpoint.priority == priority && health.is_none_or(|health| endpoint.health == health)
     });
     fitting

@@ -4,6 +4,7 @@
 //! every worker. Picking allocates nothing and locks nothing.
 
 mod edf;
+mod hashed;
 mod hosts;
 mod least_request;
 mod priority;
@@ -14,8 +15,10 @@ use std::sync::Arc;
 
 use culvert_model::LbPolicy;
 
+pub use hashed::Hashed;
 pub use hosts::HostSet;
 pub use least_request::LeastRequest;
+pub use priority::child_shares;
 pub use random::Random;
 pub use round_robin::RoundRobin;
 
@@ -46,6 +49,8 @@ pub trait Balance {
 /// Any of the policies.
 #[derive(Debug)]
 pub enum Balancer {
+    /// `MAGLEV`, `RING_HASH`
+    Hashed(Hashed),
     /// `LEAST_REQUEST`
     LeastRequest(LeastRequest),
     /// `RANDOM`
@@ -61,8 +66,22 @@ impl Balancer {
     pub fn new(policy: &LbPolicy, hosts: Arc<HostSet>, rng: &mut fastrand::Rng) -> Self {
         match policy {
             LbPolicy::LeastRequest { choices } => Self::LeastRequest(LeastRequest::new(hosts, *choices, rng)),
+            LbPolicy::Maglev { .. } | LbPolicy::RingHash { .. } => Self::Hashed(Hashed::new(hosts)),
             LbPolicy::Random => Self::Random(Random::new(hosts)),
             LbPolicy::RoundRobin => Self::RoundRobin(RoundRobin::new(hosts, rng)),
+        }
+    }
+
+    /// As [`Balance::pick`], for what hashes to `hash`; policies that do not hash disregard it.
+    pub fn pick_for(
+        &mut self,
+        hash: Option<u64>,
+        active: &dyn ActiveRequests,
+        rng: &mut fastrand::Rng,
+    ) -> Option<usize> {
+        match (self, hash) {
+            (Self::Hashed(policy), Some(hash)) => policy.pick_for(hash),
+            (policy, _) => policy.pick(active, rng),
         }
     }
 
@@ -70,6 +89,7 @@ impl Balancer {
     #[must_use]
     pub fn hosts(&self) -> &Arc<HostSet> {
         match self {
+            Self::Hashed(policy) => policy.hosts(),
             Self::LeastRequest(policy) => policy.hosts(),
             Self::Random(policy) => policy.hosts(),
             Self::RoundRobin(policy) => policy.hosts(),
@@ -80,6 +100,7 @@ impl Balancer {
 impl Balance for Balancer {
     fn pick(&mut self, active: &dyn ActiveRequests, rng: &mut fastrand::Rng) -> Option<usize> {
         match self {
+            Self::Hashed(policy) => policy.pick(active, rng),
             Self::LeastRequest(policy) => policy.pick(active, rng),
             Self::Random(policy) => policy.pick(active, rng),
             Self::RoundRobin(policy) => policy.pick(active, rng),

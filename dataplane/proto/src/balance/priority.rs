@@ -1,19 +1,16 @@
 //! How requests are spread over priorities: Envoy's `LoadBalancerBase::recalculatePerPriorityState`.
 
-use culvert_model::Health;
+use culvert_model::{Endpoint, Health, LoadAssignment};
 
-/// A level is taken to have enough capacity while this many percent of its healthy share are above 100.
-const OVERPROVISIONING_PERCENT: usize = 140;
-/// With a smaller share of available endpoints, health is disregarded: better a few failures than an overload.
-const PANIC_PERCENT: usize = 50;
+use crate::balance::hosts;
 
-/// Number of endpoints of one priority; at least one.
+/// Number, or weight, of endpoints of one priority; at least one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Level {
     pub(super) priority: u32,
-    pub(super) total: usize,
-    pub(super) healthy: usize,
-    pub(super) degraded: usize,
+    pub(super) total: u64,
+    pub(super) healthy: u64,
+    pub(super) degraded: u64,
 }
 
 /// How many of the requests go to which endpoints.
@@ -35,21 +32,24 @@ pub(super) struct Plan {
 }
 
 /// Spreads requests over the levels, which are in order of priority: healthy endpoints of each level as far as they
-/// reach, then degraded ones, then whatever there is.
-pub(super) fn plan(levels: &[Level]) -> Plan {
-    let available: Vec<[usize; 2]> = levels
+/// reach, then degraded ones, then whatever there is. A level is taken to have enough capacity while `overprovisioning`
+/// percent of its healthy share are above 100. With less than `panic` percent available its health is disregarded:
+/// better a few failures than an overload.
+pub(super) fn plan(levels: &[Level], overprovisioning: u32, panic: u32) -> Plan {
+    let available: Vec<[u64; 2]> = levels
         .iter()
         .map(|level| {
             [level.healthy, level.degraded]
-                .map(|count| percent(OVERPROVISIONING_PERCENT * count, level.total))
+                .map(|count| percent(u64::from(overprovisioning).saturating_mul(count), level.total))
         })
         .collect();
-    let reach = available.iter().flatten().sum::<usize>().min(100);
+    let reach = available.iter().flatten().sum::<u64>().min(100);
     if reach == 0 {
-        return everything_is_terrible(levels);
+        return if panic == 0 { Plan::default() } else { everything_is_terrible(levels) };
     }
-    let panicking =
-        |level: &Level| reach < 100 && 100 * (level.healthy + level.degraded) / level.total < PANIC_PERCENT;
+    let panicking = |level: &Level| {
+        reach < 100 && 100 * (level.healthy + level.degraded) / level.total < u64::from(panic)
+    };
     if levels.iter().all(panicking) {
         return by_size(levels);
     }
@@ -88,7 +88,7 @@ fn everything_is_terrible(levels: &[Level]) -> Plan {
 
 /// All levels panic: requests are spread by the number of endpoints.
 fn by_size(levels: &[Level]) -> Plan {
-    let total: usize = levels.iter().map(|level| level.total).sum();
+    let total: u64 = levels.iter().map(|level| level.total).sum();
     let mut shares: Vec<Share> =
         levels.iter().map(|level| share(level, None, 100 * level.total / total)).collect();
     let given: u8 = shares.iter().map(|share| share.percent).sum();
@@ -98,12 +98,36 @@ fn by_size(levels: &[Level]) -> Plan {
     Plan { shares, panics: true }
 }
 
+/// How many percent of the requests each of an aggregate cluster's children gets: as if the endpoints of the first one had
+/// the highest priorities, those of the second one the next ones, and so on. All 0 when no child can serve any.
+#[must_use]
+pub fn child_shares(children: &[(&LoadAssignment, u32)]) -> Vec<u8> {
+    let mut levels: Vec<Level> = Vec::new();
+    let mut owners = Vec::new();
+    for (child, (assignment, _)) in children.iter().enumerate() {
+        let endpoints: Vec<&Endpoint> = assignment.endpoints.iter().collect();
+        for level in hosts::levels(&endpoints, &assignment.policy) {
+            levels.push(Level { priority: levels.len() as u32, ..level });
+            owners.push(child);
+        }
+    }
+    let overprovisioning = children.first().map_or(140, |(first, _)| first.policy.overprovisioning);
+    let panic = children.first().map_or(50, |(_, panic)| *panic);
+    let mut shares = vec![0; children.len()];
+    for share in plan(&levels, overprovisioning, panic).shares {
+        if let Some(owner) = owners.get(share.priority as usize) {
+            shares[*owner] += share.percent;
+        }
+    }
+    shares
+}
+
 /// Percent of `total`, at most 100.
-fn percent(part: usize, total: usize) -> usize {
+fn percent(part: u64, total: u64) -> u64 {
     (part / total).min(100)
 }
 
-fn share(level: &Level, health: Option<Health>, percent: usize) -> Share {
+fn share(level: &Level, health: Option<Health>, percent: u64) -> Share {
     Share { priority: level.priority, health, percent: u8::try_from(percent).unwrap_or(100) }
 }
 
@@ -111,14 +135,14 @@ fn share(level: &Level, health: Option<Health>, percent: usize) -> Share {
 mod tests {
     use super::*;
 
-    fn level(priority: u32, total: usize, healthy: usize, degraded: usize) -> Level {
+    fn level(priority: u32, total: u64, healthy: u64, degraded: u64) -> Level {
         Level { priority, total, healthy, degraded }
     }
 
     /// Percent to (healthy, degraded, all) of each level, in order.
     #[track_caller]
     fn check(levels: &[Level], expected: &[[u8; 3]], panics: bool) {
-        let plan = plan(levels);
+        let plan = plan(levels, 140, 50);
         let column = |health| match health {
             Some(Health::Healthy) => 0,
             Some(Health::Degraded) => 1,
@@ -184,7 +208,7 @@ mod tests {
                     for other in 0..=3 {
                         let levels = [level(0, total, healthy, degraded), level(3, 3, other, 0)];
                         let sum: u32 =
-                            plan(&levels).shares.iter().map(|share| u32::from(share.percent)).sum();
+                            plan(&levels, 140, 50).shares.iter().map(|share| u32::from(share.percent)).sum();
                         assert_eq!(sum, 100, "{levels:?}");
                     }
                 }

@@ -43,6 +43,40 @@ pub fn set_transparent(fd: BorrowedFd<'_>, addr: &SocketAddr) -> io::Result<()> 
     }
 }
 
+/// Sets IP_FREEBIND (or IPV6_FREEBIND, by the family of `addr`): the socket may be bound to addresses that the host does
+/// not have.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn set_freebind(fd: BorrowedFd<'_>, addr: &SocketAddr) -> io::Result<()> {
+    match addr {
+        SocketAddr::V4(_) => set(fd, libc::SOL_IP, libc::IP_FREEBIND, &1i32),
+        SocketAddr::V6(_) => set(fd, libc::SOL_IPV6, IPV6_FREEBIND, &1i32),
+    }
+}
+
+/// Sets any option, as configured.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    let Ok(len) = libc::socklen_t::try_from(value.len()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    if level == libc::SOL_SOCKET && FILTERS.contains(&name) {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    // SAFETY: the kernel reads `len` bytes of a slice that outlives the call; options that would make it follow a pointer
+    // within were refused above.
+    let outcome = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), len) };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Options whose value holds a pointer: SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF.
+const FILTERS: [libc::c_int; 2] = [26, 51];
+/// linux/in6.h
+const IPV6_FREEBIND: libc::c_int = 78;
+
 /// Binds a socket that is about to connect to a source address. With port 0 the port is chosen by connect(2)
 /// (IP_BIND_ADDRESS_NO_PORT), so that it only has to be unique together with the destination.
 ///

@@ -99,12 +99,17 @@ async fn resolved_names_and_later_configurations_are_used() {
     let dialer = dialer(&text);
     let endpoint = Endpoint {
         address: Address::Ip(([127, 0, 0, 1], two).into()),
+        additional: Vec::new(),
+        metadata: None,
         hostname: String::new(),
         weight: 1,
         priority: 0,
         health: Health::Healthy,
     };
-    let resolved = Resolved::from([("a".into(), Arc::new(LoadAssignment { endpoints: vec![endpoint] }))]);
+    let resolved = Resolved::from([(
+        "a".into(),
+        Arc::new(LoadAssignment { endpoints: vec![endpoint], ..LoadAssignment::default() }),
+    )]);
     dialer.update(&config(&text), &resolved);
     assert_eq!(heard(&dialer).await, "two");
     dialer.update(&config(&cluster("type: STATIC", &[&[("127.0.0.1", one)]])), &Resolved::new());

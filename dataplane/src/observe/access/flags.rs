@@ -39,6 +39,7 @@ flags! {
     UPSTREAM_PROTOCOL_ERROR = 24, "UPE", "UpstreamProtocolError";
     NO_CLUSTER = 25, "NC", "NoClusterFound";
     OVERLOAD = 26, "OM", "OverloadManagerTerminated";
+    DROP_OVERLOAD = 29, "DO", "DropOverLoad";
 }
 
 impl Flags {
@@ -68,7 +69,8 @@ impl Flags {
 
     /// Field numbers of `data.accesslog.v3.ResponseFlags`, all of them booleans.
     pub fn fields(self) -> impl Iterator<Item = u32> {
-        self.present().map(|(.., field)| *field)
+        // The message has no field for dropped overload.
+        self.present().map(|(.., field)| *field).filter(|field| *field != 29)
     }
 
     fn present(self) -> impl Iterator<Item = &'static (Self, &'static str, &'static str, u32)> {

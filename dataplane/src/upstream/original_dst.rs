@@ -1,0 +1,74 @@
+//! Clusters of type ORIGINAL_DST: hosts are made when a connection asks for them, and forgotten when nothing does.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use culvert_model::{Address, Endpoint, Health, OriginalDst};
+use culvert_ring::time;
+
+use crate::{
+    snapshot::{HostSpec, HostStats},
+    upstream::Host,
+};
+
+/// The hosts of one cluster on one worker.
+#[derive(Default)]
+pub(super) struct Passing {
+    hosts: HashMap<SocketAddr, (Rc<Host>, Instant)>,
+}
+
+impl Passing {
+    /// The host at `destination`, with the port that the cluster overrides.
+    pub(super) fn host(
+        &mut self,
+        settings: &OriginalDst,
+        destination: SocketAddr,
+        worker: usize,
+    ) -> Rc<Host> {
+        let port = settings.port.unwrap_or(destination.port());
+        let address = SocketAddr::new(destination.ip(), port);
+        let (host, used) =
+            self.hosts.entry(address).or_insert_with(|| (Rc::new(host(address, worker)), time::now()));
+        *used = time::now();
+        host.clone()
+    }
+
+    /// Forgets hosts without connections that nothing asked for during `interval`.
+    pub(super) fn forget(&mut self, interval: Duration) {
+        let now = time::now();
+        self.hosts.retain(|_, (host, used)| {
+            let kept = host.open.get() > 0 || now.saturating_duration_since(*used) < interval;
+            if !kept {
+                host.removed.set(true);
+            }
+            kept
+        });
+    }
+
+    /// Marks all hosts removed.
+    pub(super) fn retire(&self) {
+        for (host, _) in self.hosts.values() {
+            host.removed.set(true);
+        }
+    }
+}
+
+fn host(address: SocketAddr, worker: usize) -> Host {
+    let endpoint = Endpoint {
+        address: Address::Ip(address),
+        additional: Vec::new(),
+        hostname: String::new(),
+        metadata: None,
+        weight: 1,
+        priority: 0,
+        health: Health::Healthy,
+    };
+    // Nobody but this worker knows the host: the counters of the others stay 0.
+    let stats = (0..=worker).map(|_| HostStats::default()).collect();
+    Host::new(Arc::new(HostSpec { endpoint, stats, limits: None, socket_match: None }), worker)
+}
