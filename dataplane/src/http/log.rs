@@ -8,6 +8,7 @@ pub(super) use crate::observe::access::Flags;
 use crate::{
     http::exchange::Exchange,
     observe::access::{Facts, LogType},
+    tls::TlsInfo,
     upstream::Host,
 };
 
@@ -35,6 +36,7 @@ impl Exchange<'_> {
         let host = host.or(chosen.as_ref()).map(|host| host.spec());
         let cluster = record.cluster.borrow().as_ref().map(|cluster| cluster.config());
         let complete = log_type == LogType::DownstreamEnd;
+        let tls = downstream.tls.as_deref();
         let facts = Facts {
             complete,
             hostname: &self.conn.worker.process.hostname,
@@ -56,6 +58,8 @@ impl Exchange<'_> {
             upstream_protocol: (record.times.borrow().upstream_tx_begin.is_some()).then_some(Version::Http11),
             attempts: record.attempts.get(),
             times: *record.times.borrow(),
+            server_name: tls.map_or("", |tls| &tls.sni),
+            tls: tls.map(TlsInfo::facts),
             ..Facts::connection(log_type, record.started, downstream.remote, downstream.local)
         };
         read(&facts)

@@ -1,14 +1,16 @@
 //! What is known of an encrypted connection, for headers and access logs.
 
-use std::sync::Arc;
+use std::{cell::OnceCell, sync::Arc, time::Duration};
 
+use aws_lc_rs::digest;
 use rustls::{CommonState, HandshakeKind};
 
 use super::{
-    certificate::CertificateInfo,
+    certificate::{CertificateInfo, hex},
     context::Hello,
     params::{SUITES, VERSIONS},
 };
+use crate::observe::access::{CertificateFacts, TlsFacts};
 
 /// A downstream TLS connection.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +29,9 @@ pub struct TlsInfo {
     pub peer: Option<PeerCertificate>,
     /// The certificate that was presented to the client.
     pub local: Option<Arc<CertificateInfo>>,
+    /// IANA's number of the cipher suite.
+    pub cipher_id: u16,
+    facts: OnceCell<TlsFacts>,
 }
 
 /// A client's certificate, with those that came with it.
@@ -48,6 +53,7 @@ impl TlsInfo {
             let intermediates = rest.iter().map(|der| der.to_vec()).collect();
             Some(PeerCertificate { leaf: CertificateInfo::parse(leaf)?, intermediates })
         });
+        let cipher_id = suite.map_or(0, u16::from);
         let (sni, local) = hello.map_or((None, None), |hello| (hello.sni, Some(hello.local)));
         Self {
             version: version.map_or("", |(_, name)| name),
@@ -60,8 +66,56 @@ impl TlsInfo {
             resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
             peer,
             local,
+            cipher_id,
+            facts: OnceCell::new(),
         }
     }
+
+    /// The same for access logs, put together when first asked for.
+    pub fn facts(&self) -> &TlsFacts {
+        self.facts.get_or_init(|| TlsFacts {
+            version: self.version.to_owned(),
+            cipher: self.cipher.to_owned(),
+            cipher_id: self.cipher_id,
+            // rustls keeps it to itself; with TLS 1.3 it means nothing.
+            session_id: String::new(),
+            local: self.local.as_deref().map(certificate_facts).unwrap_or_default(),
+            peer: self.peer.as_ref().map(|peer| certificate_facts(&peer.leaf)).unwrap_or_default(),
+        })
+    }
+}
+
+fn certificate_facts(info: &CertificateInfo) -> CertificateFacts {
+    let after_1970 = |seconds: i64| u64::try_from(seconds).ok().map(Duration::from_secs);
+    let sha1 = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &info.der);
+    CertificateFacts {
+        subject: info.subject.clone(),
+        issuer: info.issuer.clone(),
+        serial: info.serial.clone(),
+        fingerprint_1: hex(sha1.as_ref()),
+        fingerprint_256: hex(&info.sha256),
+        pem: url_encoded(&pem(&info.der)),
+        dns_sans: info.dns_sans.clone(),
+        uri_sans: info.uri_sans.clone(),
+        valid_from: after_1970(info.not_before),
+        valid_to: after_1970(info.not_after),
+    }
+}
+
+/// PEM with the characters escaped that a header would not carry, as in a URL.
+pub fn url_encoded(pem: &str) -> String {
+    let mut out = String::with_capacity(pem.len() + pem.len() / 8);
+    for char in pem.chars() {
+        match char {
+            '\n' => out.push_str("%0A"),
+            ' ' => out.push_str("%20"),
+            '+' => out.push_str("%2B"),
+            '/' => out.push_str("%2F"),
+            '=' => out.push_str("%3D"),
+            other => out.push(other),
+        }
+    }
+    out
 }
 
 impl PeerCertificate {
@@ -110,6 +164,11 @@ fn base64(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pem_is_escaped() {
+        assert_eq!(url_encoded("- a\nb+/=\n"), "-%20a%0Ab%2B%2F%3D%0A");
+    }
 
     #[test]
     fn base64_is_padded() {

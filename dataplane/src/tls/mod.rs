@@ -21,7 +21,7 @@ pub use context::{
 };
 pub use contexts::Contexts;
 pub use handshake::{HandshakeError, accept, connect};
-pub use info::{PeerCertificate, TlsInfo};
+pub use info::{PeerCertificate, TlsInfo, url_encoded};
 pub use stats::TlsStats;
 pub use stream::Encrypted;
 pub use tickets::OwnKeys;

@@ -139,3 +139,49 @@ fn each_trust_domain_of_spiffe_has_its_own_authority() {
         assert!(!is_served(&one, Some(&svid(&one, &[])), port));
     }
 }
+
+/// What is known of a client reaches upstreams and logs.
+#[test]
+fn upstreams_and_logs_learn_who_the_client_is() {
+    let ca = Ca::new("ca");
+    let server = ca.issue(&Leaf { dns: &["a.test"], uri: &["spiffe://td/proxy"], ..Leaf::default() });
+    let uris = ["spiffe://td/one", "spiffe://td/two"];
+    let client = ca.issue(&Leaf { uri: &uris, dns: &["client.test"], serial: 77, ..Leaf::default() });
+    let backend = Upstream::mirror();
+    for driver in DRIVERS {
+        let logs = tempfile::tempdir().expect("a directory");
+        let log = logs.path().join("log");
+        let manager = format!(
+            "forward_client_cert_details: SANITIZE_SET\nset_current_client_cert_details: {{subject: true, uri: true, \
+             dns: true}}\naccess_log:\n- name: file\n  typed_config:\n    \"@type\": \
+             type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog\n    path: {}\n    \
+             log_format: {{text_format_source: {{inline_string: \"%DOWNSTREAM_TLS_VERSION% %REQUESTED_SERVER_NAME% \
+             %DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_PEER_SERIAL% %DOWNSTREAM_LOCAL_URI_SAN%\\n\"}}}}",
+            log.display()
+        );
+        let common = own(&server) + &trusting(&ca, "");
+        let socket = downstream(&common, "require_client_certificate: true\n");
+        let (admin, port, config) = with_socket(&manager, &cluster("up", &[backend.address]), &socket);
+        let culvert = Culvert::start(driver, admin, &config);
+        let config = Arc::new(peer::client_config(&ca, Some(&client), &VERSIONS));
+        let mut stream = peer::connect(&config, port, "a.test").expect("a connection");
+        let forged = "x-forwarded-client-cert: By=me\r\n";
+        let (_, body) = peer::get(&mut stream, "/", forged).expect("an answer");
+        let body = String::from_utf8(body).expect("text");
+        assert!(!body.contains("By=me"), "{body}");
+        let line =
+            body.lines().find(|line| line.starts_with("x-forwarded-client-cert: ")).expect("the header");
+        assert!(line.contains(": By=spiffe://td/proxy;Hash="), "{line}");
+        let names = ";URI=spiffe://td/one;URI=spiffe://td/two;DNS=client.test";
+        assert!(line.contains(";Subject=\"") && line.ends_with(names), "{line}");
+        culvert.post("/reopen_logs");
+        culvert.wait_until("the line is written", |_| {
+            std::fs::read_to_string(&log).is_ok_and(|text| {
+                text == "TLSv1.3 a.test spiffe://td/one,spiffe://td/two 4d spiffe://td/proxy\n"
+            })
+        });
+        let certs = culvert.get("/certs").expect("certificates");
+        assert!(certs.contains("\"uri\": \"spiffe://td/proxy\""), "{certs}");
+        assert!(certs.contains("<inline>") && certs.contains("days_until_expiration"), "{certs}");
+    }
+}

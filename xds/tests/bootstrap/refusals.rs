@@ -259,7 +259,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "transport_socket: {name: tls, typed_config: {'@type': \
          EXT/transport_sockets.tls.v3.DownstreamTlsContext}}",
         "cluster \"a\": transport_socket.typed_config: \
-         envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext is not supported",
+         envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext is not a supported transport socket",
     ),
 ];
 

@@ -138,7 +138,7 @@ fn what_cannot_be_had_is_refused_by_name() {
                 "",
                 &format!("{OWN}, validation_context: {{verify_certificate_hash: [{}]}}", &HASH[2..]),
             ),
-            "verify_certificate_hash[0]: value length must be at least 64 bytes",
+            "verify_certificate_hash[0]: value length must be at least 64 characters",
         ),
         (
             with_chain("session_ticket_keys: {keys: [{inline_string: short}]},", OWN),
