@@ -128,7 +128,8 @@ impl TlsControl {
         for user in users {
             let key = user.key();
             used.insert(key);
-            let mut entry = self.entries.remove(&key).unwrap_or_else(|| Entry {
+            let known = self.entries.remove(&key).or_else(|| self.take_equal(&user, &used));
+            let mut entry = known.unwrap_or_else(|| Entry {
                 user: user.clone(),
                 inputs: None,
                 certificates: Certificates::default(),
@@ -140,10 +141,28 @@ impl TlsControl {
         }
         self.files.end();
         self.entries.retain(|key, _| used.contains(key));
-        self.contexts.retain(
-            |server| used.contains(&Arc::as_ptr(server).addr()),
-            |client| used.contains(&Arc::as_ptr(client).addr()),
-        );
+        self.contexts.prune();
+    }
+
+    /// The entry of an earlier version of the same configuration; the two share their place from now on. Connections of
+    /// chains that stayed ask with the earlier one.
+    fn take_equal(&mut self, user: &User, used: &HashSet<usize>) -> Option<Entry> {
+        let equal = |entry: &Entry| entry.user.equals(user);
+        let mut keys = self.entries.iter().filter(|(key, entry)| !used.contains(key) && equal(entry));
+        let same_title = |entry: &Entry| entry.user.title() == user.title();
+        let key =
+            keys.clone().find(|(_, entry)| same_title(entry)).or_else(|| keys.next()).map(|(key, _)| *key)?;
+        let entry = self.entries.remove(&key)?;
+        match (&entry.user, user) {
+            (User::Chain { tls: old, .. }, User::Chain { tls: new, .. }) => {
+                self.contexts.share_server(old, new)
+            }
+            (User::Cluster { tls: old, .. }, User::Cluster { tls: new, .. }) => {
+                self.contexts.share_client(old, new);
+            }
+            _ => return None,
+        }
+        Some(entry)
     }
 
     fn compile_one(&mut self, entry: &mut Entry) {
@@ -227,6 +246,16 @@ impl User {
             Self::Chain { tls, .. } => Arc::as_ptr(tls).addr(),
             Self::Cluster { tls, .. } => Arc::as_ptr(tls).addr(),
         }
+    }
+
+    /// Whether both are of one listener or cluster, and say the same.
+    fn equals(&self, other: &Self) -> bool {
+        self.stats() == other.stats()
+            && match (self, other) {
+                (Self::Chain { tls: a, .. }, Self::Chain { tls: b, .. }) => a == b,
+                (Self::Cluster { tls: a, .. }, Self::Cluster { tls: b, .. }) => a == b,
+                _ => false,
+            }
     }
 
     fn title(&self) -> &str {
@@ -503,6 +532,56 @@ mod tests {
     #[test]
     fn times_are_shown_as_envoy_shows_them() {
         assert_eq!(timestamp(784_111_777), "1994-11-06T08:49:37Z");
+    }
+
+    fn config(chain: &str, key: &str, more: &str) -> Config {
+        let quoted = |pem: &str| format!("\"{}\"", pem.replace('\n', "\\n"));
+        let text = format!(
+            "static_resources: {{listeners: [{{name: l, address: {{socket_address: {{address: 127.0.0.1, port_value: \
+             1}}}}, {more} filter_chains: [{{filters: [{{name: t, typed_config: {{'@type': \
+             type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: \
+             c}}}}], transport_socket: {{name: tls, typed_config: {{'@type': \
+             type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: \
+             {{tls_certificates: [{{certificate_chain: {{inline_string: {}}}, private_key: {{inline_string: \
+             {}}}}}]}}}}}}}}]}}], clusters: [{{name: c}}]}}",
+            quoted(chain),
+            quoted(key)
+        );
+        let options = culvert_xds::LoadOptions { config_yaml: Some(text), ..Default::default() };
+        culvert_xds::load_bootstrap(&options).unwrap().bootstrap.config
+    }
+
+    #[test]
+    fn a_chain_that_an_update_left_alone_keeps_its_place() {
+        let identity = || {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+            (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+        };
+        let tls_of = |config: &Config| config.listeners[0].filter_chains[0].tls.clone().unwrap();
+        let (chain, key) = identity();
+        let contexts = Arc::new(Contexts::default());
+        let mut control = TlsControl::new(contexts.clone(), Registry::new());
+        let first = config(&chain, &key, "");
+        control.apply(&first);
+        let old = tls_of(&first);
+        let slot = contexts.server(&old);
+        let context = slot.get().expect("it is compiled");
+        // The same context in another version of its listener.
+        let second = config(&chain, &key, "tcp_backlog_size: 7,");
+        control.apply(&second);
+        assert!(!Arc::ptr_eq(&old, &tls_of(&second)));
+        assert!(
+            Arc::ptr_eq(&slot, &contexts.server(&old))
+                && Arc::ptr_eq(&slot, &contexts.server(&tls_of(&second)))
+        );
+        assert!(Arc::ptr_eq(&context, &slot.get().unwrap()), "nothing was compiled anew");
+        // Another certificate is another place, and the old one stays for whoever has it.
+        let (chain, key) = identity();
+        let third = config(&chain, &key, "");
+        control.apply(&third);
+        assert!(!Arc::ptr_eq(&slot, &contexts.server(&tls_of(&third))));
+        assert!(Arc::ptr_eq(&context, &contexts.server(&old).get().unwrap()));
     }
 
     #[test]

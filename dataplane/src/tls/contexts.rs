@@ -31,14 +31,20 @@ impl Contexts {
         self.clients.get(tls)
     }
 
-    /// Forgets what is configured no more. Whoever still has a place keeps it as it is.
-    pub fn retain(
-        &self,
-        server: impl Fn(&Arc<DownstreamTls>) -> bool,
-        client: impl Fn(&Arc<UpstreamTls>) -> bool,
-    ) {
-        self.servers.retain(server);
-        self.clients.retain(client);
+    /// Gives `new`, which is equal, the place of `old`: a chain that an update left alone goes on with the old one.
+    pub fn share_server(&self, old: &Arc<DownstreamTls>, new: &Arc<DownstreamTls>) {
+        self.servers.share(old, new);
+    }
+
+    /// See [`Contexts::share_server`].
+    pub fn share_client(&self, old: &Arc<UpstreamTls>, new: &Arc<UpstreamTls>) {
+        self.clients.share(old, new);
+    }
+
+    /// Forgets the places of configurations that nobody has any more.
+    pub fn prune(&self) {
+        self.servers.prune();
+        self.clients.prune();
     }
 }
 
@@ -54,8 +60,16 @@ impl<K, C> Places<K, C> {
         entry.1.clone()
     }
 
-    fn retain(&self, keep: impl Fn(&Arc<K>) -> bool) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, (key, _)| keep(key));
+    fn share(&self, old: &Arc<K>, new: &Arc<K>) {
+        let slot = self.get(old);
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        places.insert(Arc::as_ptr(new).addr(), (new.clone(), slot));
+    }
+
+    fn prune(&self) {
+        // A configuration that only its own entry keeps alive cannot be asked for again.
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|_, (key, _)| Arc::strong_count(key) > 1);
     }
 }
 
