@@ -215,21 +215,22 @@ impl Resource {
     }
 }
 
-/// The field with number 1 of an encoded message when it is a string, as the name of every resource is.
+/// The field with number 1 of an encoded message, a string, as the name of every resource is; empty when it is missing.
+/// `None` for bytes that are no message.
 pub(crate) fn first_string(mut bytes: &[u8]) -> Option<&str> {
-    let mut found = None;
+    let mut found = "";
     while !bytes.is_empty() {
         let (number, wire_type) = decode_key(&mut bytes).ok()?;
         if number == 1 && wire_type == WireType::LengthDelimited {
             let length = usize::try_from(decode_varint(&mut bytes).ok()?).ok()?;
             let (text, rest) = bytes.split_at_checked(length)?;
-            found = Some(std::str::from_utf8(text).ok()?);
+            found = std::str::from_utf8(text).ok()?;
             bytes = rest;
         } else {
             skip_field(wire_type, number, &mut bytes, DecodeContext::default()).ok()?;
         }
     }
-    found
+    Some(found)
 }
 
 /// The name of a resource; that of a listener without one is its address.

@@ -16,7 +16,7 @@ mod log;
 mod pump;
 mod reply;
 
-use std::{rc::Rc, sync::Arc};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use culvert_proto::h1::RequestOptions;
 
@@ -40,6 +40,9 @@ pub struct HttpManager {
     /// `downstream_rq_<class>`
     codes: Arc<CodeStats>,
     inline: Option<Rc<LocalTable>>,
+    /// The routes that were there last: connections of a listener that was replaced or removed go on with them when
+    /// nobody else needs them any more.
+    last: RefCell<Option<Rc<LocalTable>>>,
     logs: Loggers,
 }
 
@@ -55,15 +58,33 @@ impl HttpManager {
             RouteSpec::Inline(table) => Some(Rc::new(LocalTable(table.clone()))),
             RouteSpec::Rds(_) => None,
         };
+        let last = match &spec.routes {
+            RouteSpec::Inline(_) => None,
+            RouteSpec::Rds(name) => worker.table(name),
+        };
         let logs = worker.loggers(&spec.config.access_log);
-        Self { options: RequestOptions::from(&*spec.config), stats, codes, inline, logs, spec }
+        Self {
+            options: RequestOptions::from(&*spec.config),
+            stats,
+            codes,
+            inline,
+            last: RefCell::new(last),
+            logs,
+            spec,
+        }
     }
 
     /// The routes a request that begins now meets. `None` while a route source has not delivered any.
     fn table(&self, worker: &Worker) -> Option<Rc<LocalTable>> {
         match &self.spec.routes {
             RouteSpec::Inline(_) => self.inline.clone(),
-            RouteSpec::Rds(name) => worker.table(name),
+            RouteSpec::Rds(name) => match worker.table(name) {
+                Some(table) => {
+                    self.last.replace(Some(table.clone()));
+                    Some(table)
+                }
+                None => self.last.borrow().clone(),
+            },
         }
     }
 }

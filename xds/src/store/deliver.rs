@@ -90,6 +90,18 @@ struct Named<'a> {
     incoming: &'a Incoming,
 }
 
+impl Named<'_> {
+    /// Whether it is no message at all, so that its name is not to be had.
+    fn is_garbage(&self) -> bool {
+        self.name.is_empty()
+            && matches!(&self.incoming.body, Body::Wire { value, .. } if first_string(value).is_none())
+    }
+
+    fn garbage(&self, kind: Kind) -> Error {
+        Error::invalid(kind.title(&self.name), "", "does not decode")
+    }
+}
+
 impl Store {
     /// Takes what a control plane has sent.
     ///
@@ -167,7 +179,8 @@ impl Store {
         } else {
             delivery.removed.iter().filter_map(|name| names.get(name)).copied().collect()
         };
-        if full && delivery.broken.iter().any(|(name, _)| name.is_none()) {
+        let nameless = delivery.broken.iter().any(|(name, _)| name.is_none());
+        if full && (nameless || named.iter().any(Named::is_garbage)) {
             // It may have been any of them.
             gone.clear();
         }
@@ -181,6 +194,10 @@ impl Store {
         let mut seen: HashSet<EntryId> = order.iter().copied().collect();
         let mut clusters_came = false;
         for named in named {
+            if named.is_garbage() {
+                errors.push(named.garbage(kind));
+                continue;
+            }
             let known = self.feeds[feed.0 as usize].names.get(&named.name).copied();
             if known.is_none() && matches!(named.incoming.body, Body::Heartbeat) {
                 continue;
@@ -231,6 +248,10 @@ impl Store {
             }
         }
         for named in named {
+            if named.is_garbage() {
+                errors.push(named.garbage(delivery.kind));
+                continue;
+            }
             // Others than those that were asked for are let pass.
             let Some(id) = self.feeds[feed.0 as usize].names.get(&named.name).copied() else { continue };
             if let Err(more) = self.take_one(id, named.incoming, &version, now, time) {

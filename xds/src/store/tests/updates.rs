@@ -138,6 +138,19 @@ fn garbage_is_refused_and_removes_nothing() {
 }
 
 #[test]
+fn bytes_without_a_name_may_have_been_anything() {
+    for kind in [Kind::Cluster, Kind::Listener, Kind::LoadAssignment, Kind::RouteConfiguration] {
+        let mut f = mesh();
+        let type_url = format!("type.googleapis.com/{}", kind.message_name());
+        let body = Body::Wire { type_url, value: vec![0xFF; 40].into() };
+        let garbage = Incoming { name: String::new(), version: String::new(), ttl: None, body };
+        let outcome = f.deliver_to(SourceSpecifier::Ads, kind, "2", vec![garbage], None);
+        assert_eq!(reasons(outcome), [format!("{kind} \"\": does not decode")]);
+        assert_eq!(f.changed(), NOTHING);
+    }
+}
+
+#[test]
 fn the_same_again_is_nothing() {
     let mut f = mesh();
     f.sotw(Kind::Cluster, "2", &[cluster("a", 1_000)]).unwrap();
