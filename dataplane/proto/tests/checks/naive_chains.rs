@@ -53,7 +53,7 @@ fn rules(matches: &FilterChainMatch) -> Vec<Rule> {
 }
 
 /// Those chains that no earlier one shares a rule with, as configuration has them.
-pub fn without_overlap(matches: Vec<FilterChainMatch>) -> Vec<FilterChainMatch> {
+pub(crate) fn without_overlap(matches: Vec<FilterChainMatch>) -> Vec<FilterChainMatch> {
     let mut seen = HashSet::new();
     matches
         .into_iter()
@@ -70,7 +70,7 @@ pub fn without_overlap(matches: Vec<FilterChainMatch>) -> Vec<FilterChainMatch> 
 }
 
 /// The chains as a listener has them.
-pub fn compile(matches: &[FilterChainMatch]) -> Chains {
+pub(crate) fn compile(matches: &[FilterChainMatch]) -> Chains {
     let chain = |matches: &FilterChainMatch| {
         Arc::new(FilterChain {
             name: String::new(),
@@ -120,7 +120,7 @@ fn range_score(range: Option<IpNet>, address: IpAddr) -> Option<usize> {
 }
 
 /// The index of the chain; `None` for the default one.
-pub fn naive(matches: &[FilterChainMatch], facts: &Facts<'_>) -> Option<usize> {
+pub(crate) fn naive(matches: &[FilterChainMatch], facts: &Facts<'_>) -> Option<usize> {
     let all: Vec<(usize, Rule)> = matches
         .iter()
         .enumerate()
