@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod backend;
+mod collectors;
 mod dialer;
 mod dns;
 mod options;
@@ -41,6 +42,7 @@ use crate::{
     control::{
         admin::{Admin, AdminError, DrainRequest, DrainScope, Listen, ServerInfo, ServerState},
         backend::AdminBackend,
+        collectors::Collectors,
         dialer::ClusterDialer,
         dns::{Dns, Resolution},
         snapshot::{Builder, Resolved},
@@ -204,6 +206,8 @@ impl Control {
         let stream =
             ConfigStream::new(loaded).map_err(|error| ServeError::Io { doing: "watching files", error })?;
         let stream = stream.with_dialer(loaded, dialer.clone());
+        let pipes = process.log_pipes.clone();
+        tokio::task::spawn_local(Collectors::new(pipes, dialer.clone(), loaded.node(), &registry).run());
         let shared = Rc::new(Shared {
             process,
             config: RefCell::new(Arc::default()),

@@ -70,6 +70,19 @@ pub(super) const TABLES: &[Table] = &[
     Table::of("envoy.extensions.formatter.metadata.v3.Metadata"),
     Table {
         used: &[
+            "common_config",
+            "additional_request_headers_to_log",
+            "additional_response_headers_to_log",
+            "additional_response_trailers_to_log",
+        ],
+        ..Table::of("envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig")
+    },
+    Table {
+        used: &["common_config"],
+        ..Table::of("envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig")
+    },
+    Table {
+        used: &[
             "log_name",
             "grpc_service",
             "transport_api_version",

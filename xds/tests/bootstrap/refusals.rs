@@ -48,8 +48,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "MANAGER",
         "access_log: [{name: f, typed_config: {'@type': \
-         EXT/access_loggers.grpc.v3.HttpGrpcAccessLogConfig}}]",
-        "@access_log[0].typed_config: envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig is not supported",
+         EXT/access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig}}]",
+        "@access_log[0].typed_config: envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig is not supported",
     ),
     (
         "MANAGER",

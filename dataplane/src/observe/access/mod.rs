@@ -17,6 +17,7 @@ use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use culvert_model::{AccessLog, AccessLogFilter, Format, FormatPart, GrpcLog, LogFormat, LogSink, Operator};
 
+pub(crate) use entry::varint as put_varint;
 pub use facts::{CertificateFacts, Facts, LogType, Times, TlsFacts};
 pub use flags::Flags;
 pub use operators::{Value, append};
