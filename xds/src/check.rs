@@ -124,7 +124,7 @@ struct Snapshots(BTreeMap<(PathBuf, String), BTreeMap<Kind, HashSet<String>>>);
 impl Snapshots {
     fn key(path: &Path) -> Option<((PathBuf, String), Kind)> {
         let (stem, kind) = documents::part(path)?;
-        Some(((path.parent().unwrap_or(Path::new("")).to_owned(), stem), kind))
+        Some(((path.parent().unwrap_or_else(|| Path::new("")).to_owned(), stem), kind))
     }
 
     fn add(&mut self, path: &Path, documents: &[Document]) {

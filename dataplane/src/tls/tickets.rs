@@ -249,7 +249,7 @@ mod tests {
         let (old, new): (Arc<[u8]>, Arc<[u8]>) = ([1; 80].into(), [2; 80].into());
         let hour = Duration::from_secs(3600);
         let tickets = |keys: &[Arc<[u8]>]| Tickets::configured(keys, [0; 32], hour).unwrap();
-        let ticket = tickets(&[old.clone()]).seal(b"x", 0).unwrap();
+        let ticket = tickets(std::slice::from_ref(&old)).seal(b"x", 0).unwrap();
         assert!(tickets(&[new.clone(), old]).open(&ticket, 0).is_some());
         assert!(tickets(&[new]).open(&ticket, 0).is_none());
         assert!(Tickets::configured(&[[0; 4].into()], [0; 32], hour).is_none());

@@ -147,7 +147,7 @@ fn socket_for(address: &Address, config: &Cluster, via: &Via) -> io::Result<(Own
 /// The address to connect from: the first one of the destination's IP version, else the first one.
 fn source_for(bind: &BindConfig, destination: &SocketAddr) -> Option<SocketAddr> {
     let fitting = bind.sources.iter().find(|source| source.is_ipv4() == destination.is_ipv4());
-    fitting.or(bind.sources.first()).copied()
+    fitting.or_else(|| bind.sources.first()).copied()
 }
 
 fn set_options(socket: &OwnedFd, bind: &BindConfig, destination: &SocketAddr) -> io::Result<()> {

@@ -30,7 +30,7 @@ impl Passing {
         destination: SocketAddr,
         worker: usize,
     ) -> Rc<Host> {
-        let port = settings.port.unwrap_or(destination.port());
+        let port = settings.port.unwrap_or_else(|| destination.port());
         let address = SocketAddr::new(destination.ip(), port);
         let (host, used) =
             self.hosts.entry(address).or_insert_with(|| (Rc::new(host(address, worker)), time::now()));

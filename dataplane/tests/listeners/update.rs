@@ -83,7 +83,7 @@ fn only_what_changed_drains_and_is_cut_in_the_end() {
         culvert.wait_until("no draining", |c| c.stat("listener_manager.total_filter_chains_draining") == 0);
         // Another change of the listener makes a new one, and the old one drains as a whole.
         let changed = fields("c").replace("stat_prefix: l", "stat_prefix: l, tcp_backlog_size: 99");
-        update(&culvert, &[changed.clone()]);
+        update(&culvert, std::slice::from_ref(&changed));
         culvert.wait_until("the update", |c| c.stat("listener_manager.listener_modified") == 2);
         assert_eq!(culvert.stat("listener_manager.listener_in_place_updated"), 1);
         assert_eq!(stays.read(&mut [0]).unwrap_or(0), 0);

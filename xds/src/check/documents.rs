@@ -72,7 +72,7 @@ fn sort(tree: Json, expected: Option<Kind>, documents: &mut Vec<Document>) {
             if named.is_some_and(|name| RESPONSES.contains(&name)) || fields.contains_key("resources") {
                 return match fields.remove("resources") {
                     Some(Json::Array(elements)) => {
-                        documents.extend(elements.into_iter().map(Document::Typed))
+                        documents.extend(elements.into_iter().map(Document::Typed));
                     }
                     Some(Json::Null) | None => {}
                     Some(single) => documents.push(Document::Typed(single)),

@@ -178,7 +178,10 @@ fn maglev(at: &At<'_>, size: Option<u64>, by_hostname: bool) -> Option<LbPolicy>
 }
 
 fn is_prime(number: u64) -> bool {
-    number > 1 && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| number % divisor > 0)
+    number > 1
+        && (2..)
+            .take_while(|divisor| divisor * divisor <= number)
+            .all(|divisor| !number.is_multiple_of(divisor))
 }
 
 /// `healthy_panic_threshold`: present and empty it is 0.

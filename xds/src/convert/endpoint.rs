@@ -83,7 +83,10 @@ fn policy(policy: Option<&pb::cluster_load_assignment::Policy>) -> AssignmentPol
     let drops = policy.drop_overloads.iter().map(|drop| {
         let share = drop.drop_percentage.as_ref();
         let numerator = share.map_or(0, |share| share.numerator);
-        let scale = match share.map_or(DenominatorType::Hundred, |share| share.denominator()) {
+        let scale = match share.map_or(
+            DenominatorType::Hundred,
+            envoy_types::pb::envoy::r#type::v3::FractionalPercent::denominator,
+        ) {
             DenominatorType::Hundred => 10_000,
             DenominatorType::TenThousand => 100,
             DenominatorType::Million => 1,

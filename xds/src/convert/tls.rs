@@ -114,7 +114,8 @@ pub(super) fn upstream(at: &At<'_>, socket: Option<&TransportSocket>) -> Option<
 pub(super) fn no_auto_sni(at: &At<'_>, cluster: &Cluster, encrypted: bool) -> Option<()> {
     let typed = cluster.typed_extension_protocol_options.values().find_map(unpack::<HttpProtocolOptions>);
     let upstream = cluster.upstream_http_protocol_options.as_ref();
-    let options = upstream.or(typed.as_ref().and_then(|it| it.upstream_http_protocol_options.as_ref()));
+    let options =
+        upstream.or_else(|| typed.as_ref().and_then(|it| it.upstream_http_protocol_options.as_ref()));
     match options {
         Some(options) if encrypted && (options.auto_sni || options.auto_san_validation) => at
             .field("upstream_http_protocol_options")
@@ -170,7 +171,7 @@ fn common(at: &At<'_>, message: &pb::CommonTlsContext, default_max: TlsVersion) 
     let validation = validation_source(at, message);
     let version_min = min?.unwrap_or(TlsVersion::V1_2);
     // A least version above the default greatest one moves that, or nothing would be left.
-    let version_max = max?.unwrap_or(default_max.max(version_min));
+    let version_max = max?.unwrap_or_else(|| default_max.max(version_min));
     if version_min > version_max {
         return at_params.error("the minimum protocol version is above the maximum");
     }

@@ -209,7 +209,7 @@ impl Store {
             match &layer.kind {
                 RuntimeLayerKind::Admin => {}
                 RuntimeLayerKind::Static(layer) => {
-                    values.extend(layer.iter().map(|(k, v)| (k.clone(), v.clone())))
+                    values.extend(layer.iter().map(|(k, v)| (k.clone(), v.clone())));
                 }
                 RuntimeLayerKind::Rtds { .. } => {
                     if let Some(layer) = self.discovered_layer(layer) {

@@ -250,7 +250,7 @@ impl Store {
     }
 
     /// Counts a failed connection for everything that comes over it.
-    pub(crate) fn disconnected(&mut self, source: &culvert_model::SourceSpecifier, kind: Kind) {
+    pub(crate) fn disconnected(&self, source: &culvert_model::SourceSpecifier, kind: Kind) {
         let Some(feed) = self.by_source.get(&(Some(source.clone()), kind)) else { return };
         let feed = &self.feeds[feed.0 as usize];
         let ids = feed.collection.iter().chain(feed.names.values());

@@ -211,13 +211,13 @@ fn dns_cluster_and_its_resolver() {
 #[test]
 fn original_destinations_and_aggregates() {
     let cluster = of("type: ORIGINAL_DST
-    lb_policy: CLUSTER_PROVIDED
+    lb_policy: cluster_provided
     cleanup_interval: 7s
     original_dst_lb_config: {use_http_header: true, http_header_name: X-To, upstream_port_override: 99}");
     let Discovery::OriginalDst(settings) = &cluster.discovery else { panic!("{:?}", cluster.discovery) };
     assert_eq!((settings.header.as_deref(), settings.port), (Some("x-to"), Some(99)));
     assert_eq!(settings.cleanup, Duration::from_secs(7));
-    let cluster = of("lb_policy: CLUSTER_PROVIDED
+    let cluster = of("lb_policy: cluster_provided
     cluster_type: {name: g, typed_config: {'@type': EXT/clusters.aggregate.v3.ClusterConfig, clusters: [b, c]}}");
     assert!(
         matches!(&cluster.discovery, Discovery::Aggregate(names) if names.len() == 2 && &*names[1] == "c")

@@ -82,7 +82,9 @@ fn listener(loaded: &Loaded) -> &Listener {
 }
 
 fn terminal(loaded: &Loaded) -> &TerminalFilter {
-    listener(loaded).filter_chains[0].terminal.as_ref().unwrap()
+    let listener = listener(loaded);
+    let chain = listener.filter_chains.first().or(listener.default_filter_chain.as_ref());
+    chain.unwrap().terminal.as_ref().unwrap()
 }
 
 fn manager(loaded: &Loaded) -> &HttpConnectionManager {

@@ -216,7 +216,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     (
         "CLUSTER",
-        "lb_policy: CLUSTER_PROVIDED",
+        "lb_policy: cluster_provided",
         "cluster \"a\": lb_policy: CLUSTER_PROVIDED is for clusters that choose by themselves",
     ),
     (

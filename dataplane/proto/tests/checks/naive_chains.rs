@@ -107,7 +107,7 @@ pub(crate) fn compile(matches: &[FilterChainMatch]) -> Chains {
 }
 
 /// Keeps the rules for which `score` is highest; `None` does not match.
-fn best<'a>(rules: Vec<(usize, &'a Rule)>, score: impl Fn(&Rule) -> Option<usize>) -> Vec<(usize, &'a Rule)> {
+fn best(rules: Vec<(usize, &Rule)>, score: impl Fn(&Rule) -> Option<usize>) -> Vec<(usize, &Rule)> {
     let top = rules.iter().filter_map(|(_, rule)| score(rule)).max();
     rules.into_iter().filter(|(_, rule)| top.is_some() && score(rule) == top).collect()
 }
@@ -128,7 +128,7 @@ pub(crate) fn naive(matches: &[FilterChainMatch], facts: &Facts<'_>) -> Option<u
         .collect();
     let opening = facts.opening.expect("the first bytes");
     let ip = |address: Option<std::net::SocketAddr>| {
-        address.map_or(IpAddr::from([255, 255, 255, 255]), |address| address.ip())
+        address.map_or_else(|| IpAddr::from([255, 255, 255, 255]), |address| address.ip())
     };
     let local = facts.source.is_none_or(|source| {
         source.ip().is_loopback() || facts.destination.is_some_and(|it| it.ip() == source.ip())

@@ -67,7 +67,7 @@ fn common(facts: &Facts<'_>, config: &GrpcLog, out: &mut Vec<u8>) {
             Address::Ip(address) => socket_address(13, *address, out),
             Address::Pipe { path, .. } => {
                 message(13, out, |out| {
-                    message(2, out, |out| bytes(1, path.as_os_str().as_encoded_bytes(), out))
+                    message(2, out, |out| bytes(1, path.as_os_str().as_encoded_bytes(), out));
                 });
             }
         }

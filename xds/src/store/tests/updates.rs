@@ -279,7 +279,7 @@ fn localities_follow_the_clusters_that_use_an_assignment() {
         assignment.endpoints.iter().map(|endpoint| endpoint.weight).collect::<Vec<_>>()
     };
     let mut f = mesh();
-    f.sotw(Kind::LoadAssignment, "2", &[two.clone()]).unwrap();
+    f.sotw(Kind::LoadAssignment, "2", std::slice::from_ref(&two)).unwrap();
     f.changed();
     assert_eq!(weights(&f), [1, 1]);
     let mut weighted = cluster("a", 1_000);
