@@ -105,13 +105,14 @@ pub(super) const TABLES: &[Table] = &[
     Table { used: &["match", "buckets"], ..Table::of("envoy.config.metrics.v3.HistogramBucketSettings") },
     Table { used: &["patterns"], ..Table::of("envoy.type.matcher.v3.ListStringMatcher") },
     Table {
-        used: &["name", "static_layer"],
+        used: &["name", "static_layer", "rtds_layer"],
         no_effect: &[("admin_layer", "runtime values cannot be changed from the admin server")],
-        refused: &[
-            ("disk_layer", "runtime values on disk are not read"),
-            ("rtds_layer", "xDS over gRPC is not supported"),
-        ],
+        refused: &[("disk_layer", "runtime values on disk are not read")],
         ..Table::of("envoy.config.bootstrap.v3.RuntimeLayer")
+    },
+    Table {
+        used: &["name", "rtds_config"],
+        ..Table::of("envoy.config.bootstrap.v3.RuntimeLayer.RtdsLayer")
     },
     Table {
         used: &["resource_monitors"],
