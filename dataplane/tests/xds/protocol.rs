@@ -147,7 +147,10 @@ fn a_control_plane_that_comes_back_is_found_again() {
         scene.wait_for_cluster("b");
         scene.plane.put([routes("local", "b")]);
         scene.wait_for_answer("b");
-        scene.culvert.wait_until("connected", |c| c.stat("control_plane.connected_state") == 1);
+        // Envoy: one gauge for all streams, which the last one to open or close has set.
+        if mode == Mode::AdsWorld {
+            scene.culvert.wait_until("connected", |c| c.stat("control_plane.connected_state") == 1);
+        }
         traffic.stop();
     }
 }

@@ -1,13 +1,14 @@
 //! From a request to a route, and from a route to what is sent.
 //!
 //! [`Table::route`] finds the route; [`pick_cluster`] chooses among weighted clusters; [`rewrite_path`],
-//! [`rewrite_host`], [`redirect_location`] and [`Mutations`] apply what the route says.
+//! [`rewrite_host`], [`redirect_location`] and [`Mutations`] apply what the route says. [`Scopes`] choose the table.
 
 mod candidates;
 mod domains;
 mod matcher;
 mod mutate;
 mod rewrite;
+mod scope;
 mod table;
 mod trie;
 mod weighted;
@@ -15,6 +16,7 @@ mod weighted;
 pub use matcher::{header_matches, string_matches};
 pub use mutate::{Formatter, Mutations};
 pub use rewrite::{redirect_location, rewrite_host, rewrite_path, tls_location};
+pub use scope::Scopes;
 pub use table::{Match, NoRoute, Table};
 pub use weighted::pick_cluster;
 

@@ -168,7 +168,7 @@ pub(super) fn delta_stream(
                     Ok(None) | Err(_) => return,
                 },
                 event = events.recv() => match event {
-                    Some(Event::Changed) => KINDS.into_iter().all(|kind| talk.answer(kind, false)),
+                    Some(Event::Changed) => KINDS.into_iter().all(|kind| talk.answer(kind)),
                     Some(Event::End(status)) => { let _ = talk.sender.send(Err(status)); false }
                     Some(Event::Say(Say::Delta(response))) => talk.say(response),
                     Some(Event::Say(Say::World(_))) => true,
@@ -241,6 +241,8 @@ impl DeltaTalk {
         if first {
             subject.wildcard = request.resource_names_subscribe.is_empty();
             subject.sent = request.initial_resource_versions.clone().into_iter().collect();
+            // Who knows something is not told that there is nothing new.
+            subject.answered = !subject.sent.is_empty();
         }
         for name in &request.resource_names_subscribe {
             if name == "*" {
@@ -261,10 +263,10 @@ impl DeltaTalk {
             subject.names.remove(name);
             subject.sent.remove(name);
         }
-        self.answer(kind, first)
+        self.answer(kind)
     }
 
-    pub(super) fn answer(&mut self, kind: Kind, first: bool) -> bool {
+    pub(super) fn answer(&mut self, kind: Kind) -> bool {
         let Some(subject) = self.subjects.get_mut(&kind) else { return true };
         let (resources, removed, version, manners) = {
             let state = lock(&self.shared);
@@ -285,7 +287,7 @@ impl DeltaTalk {
             (news, gone, state.world.version(kind), state.manners)
         };
         let nothing = resources.is_empty() && removed.is_empty();
-        if nothing && !(subject.wildcard && (first || !subject.answered)) {
+        if nothing && !(subject.wildcard && !subject.answered) {
             return true;
         }
         subject.answered = true;
