@@ -12,7 +12,11 @@ use std::{
 use culvert_model::{
     AssignmentPolicy, Cluster, Endpoint, FilterChain, HttpConnectionManager, Listener, TcpProxy,
 };
-use culvert_proto::{balance::HostSet, chain::Chains, route::Table};
+use culvert_proto::{
+    balance::HostSet,
+    chain::Chains,
+    route::{Scopes, Table},
+};
 
 use crate::{
     stat_set,
@@ -28,6 +32,8 @@ pub struct Snapshot {
     pub listeners: Arc<HashMap<Arc<str>, Arc<ListenerSpec>>>,
     /// Route tables of RDS sources, by route configuration name.
     pub routes: Arc<HashMap<Arc<str>, Arc<Table>>>,
+    /// Scopes of connection managers with scoped routes, by [`RouteSpec::Scoped`].
+    pub scopes: Arc<HashMap<Arc<str>, Arc<Scopes<RouteSpec>>>>,
     /// By cluster name.
     pub clusters: Arc<HashMap<Arc<str>, Arc<ClusterSpec>>>,
     /// Clusters that were added, changed or removed since the generation before.
@@ -78,11 +84,14 @@ pub struct HttpSpec {
 }
 
 /// Where a connection manager finds its route table.
+#[derive(Clone)]
 pub enum RouteSpec {
     /// Part of the connection manager.
     Inline(Arc<Table>),
     /// Looked up in [`Snapshot::routes`] for every request, so that an update reaches open connections.
     Rds(Arc<str>),
+    /// Looked up in [`Snapshot::scopes`], which say which of the others it is.
+    Scoped(Arc<str>),
 }
 
 /// A cluster with its current endpoints.

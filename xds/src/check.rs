@@ -263,13 +263,15 @@ fn convert(
     let clusters = Clusters { validate: resource.kind != Kind::RouteConfiguration, ..clusters };
     let (value, mut notes) = Value::convert(resource, Some(message), &clusters, Localities::default())?;
     value.needs(|need| {
+        // Whoever takes all there are names none.
+        let Some(name) = need.name else { return };
         let names = snapshots.names(path, need.kind);
-        if names.is_some_and(|names| !names.contains(need.name)) {
+        if names.is_some_and(|names| !names.contains(name)) {
             notes.push(Note {
                 resource: resource.kind.title(&resource.name),
                 field: String::new(),
                 kind: NoteKind::Warning,
-                text: format!("there is no {} in this snapshot", need.kind.title(need.name)),
+                text: format!("there is no {} in this snapshot", need.kind.title(name)),
             });
         }
     });

@@ -53,8 +53,12 @@ pub struct Changes {
     pub routes: Vec<Arc<ResourceKey>>,
     /// Load assignments by service name.
     pub assignments: Vec<Arc<ResourceKey>>,
+    /// Scoped route configurations.
+    pub scopes: Vec<Arc<ResourceKey>>,
     /// Secrets.
     pub secrets: Vec<Arc<ResourceKey>>,
+    /// Virtual hosts of VHDS.
+    pub virtual_hosts: Vec<Arc<ResourceKey>>,
     /// Whether runtime values are others.
     pub runtime: bool,
 }

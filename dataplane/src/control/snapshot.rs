@@ -1,5 +1,7 @@
 //! Building snapshots: from the resources in force to what workers run on.
 
+mod route;
+
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, OnceLock},
@@ -10,7 +12,11 @@ use culvert_model::{
     AssignmentPolicy, Cluster, Config, Discovery, Endpoint, FilterChain, Health, Listener, LoadAssignment,
     ResourceKey, RouteSource, SourceSpecifier, TerminalFilter,
 };
-use culvert_proto::{balance::child_shares, chain::Chains, route::Table};
+use culvert_proto::{
+    balance::child_shares,
+    chain::Chains,
+    route::{Scopes, Table},
+};
 use culvert_xds::Changes;
 
 use crate::{
@@ -75,7 +81,10 @@ impl Builder {
     ) -> Arc<Snapshot> {
         self.last.runtime = config.runtime.clone();
         self.update_listeners(config, &changed.listeners);
-        self.update_routes(config, &changed.routes);
+        self.update_routes(config, changed);
+        if !(changed.listeners.is_empty() && changed.scopes.is_empty() && changed.virtual_hosts.is_empty()) {
+            self.update_scopes(config);
+        }
         let mut clusters = self.update_clusters(config, &changed.clusters, resolved);
         let users = changed.assignments.iter().filter_map(|key| self.users.get(&**key));
         let mut affected: Vec<_> = users.flatten().cloned().collect();
@@ -133,16 +142,37 @@ impl Builder {
         }
     }
 
-    fn update_routes(&mut self, config: &Config, changed: &[Arc<ResourceKey>]) {
-        if changed.is_empty() {
+    fn update_routes(&mut self, config: &Config, changed: &Changes) {
+        let mut keys: BTreeSet<_> = changed.routes.iter().cloned().collect();
+        if !changed.virtual_hosts.is_empty() {
+            let with_hosts = config
+                .routes
+                .iter()
+                .filter(|(_, routes)| changed.virtual_hosts.iter().any(|key| route::is_host_of(key, routes)));
+            keys.extend(with_hosts.map(|(key, _)| key.clone()));
+        }
+        if keys.is_empty() {
             return;
         }
         let tables = Arc::make_mut(&mut self.last.routes);
-        for key in changed {
-            match config.routes.get(key) {
-                Some(routes) => tables.insert(route_id(key), Arc::new(Table::compile(routes))),
-                None => tables.remove(&route_id(key)),
+        for key in keys {
+            match config.routes.get(&key) {
+                Some(routes) => tables.insert(route_id(&key), route::compile(config, routes)),
+                None => tables.remove(&route_id(&key)),
             };
+        }
+    }
+
+    /// Compiles the scopes of all connection managers that have any.
+    fn update_scopes(&mut self, config: &Config) {
+        let scoped =
+            config.listeners.iter().flat_map(|listener| route::managers(listener)).filter_map(|http| {
+                let RouteSource::Scoped(scoped) = &http.routes else { return None };
+                Some((route::scopes_id(scoped), Arc::new(route::scopes(config, scoped))))
+            });
+        let scopes: HashMap<Arc<str>, Arc<Scopes<RouteSpec>>> = scoped.collect();
+        if !(scopes.is_empty() && self.last.scopes.is_empty()) {
+            self.last.scopes = Arc::new(scopes);
         }
     }
 
@@ -425,8 +455,7 @@ fn compile_chain(chain: &Arc<FilterChain>) -> ChainSpec {
                 RouteSource::Rds { source, name } => {
                     RouteSpec::Rds(route_id(&ResourceKey::new(source, name)))
                 }
-                // Refused where the configuration is read.
-                RouteSource::Scoped(_) => RouteSpec::Rds("".into()),
+                RouteSource::Scoped(scoped) => RouteSpec::Scoped(route::scopes_id(scoped)),
             };
             TerminalSpec::Http(Arc::new(HttpSpec { config: http.clone(), routes }))
         }

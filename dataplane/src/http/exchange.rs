@@ -135,7 +135,7 @@ impl<'c> Exchange<'c> {
         if let Err(reply) = hygiene::prepare(self) {
             return self.reply(reply);
         }
-        let Some(table) = self.conn.manager.table(&self.conn.worker) else {
+        let Some(table) = self.conn.manager.table(&self.conn.worker, &self.head.view()) else {
             return self.no_route();
         };
         let table = &*table.0;

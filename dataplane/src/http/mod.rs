@@ -18,7 +18,7 @@ mod reply;
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use culvert_proto::h1::RequestOptions;
+use culvert_proto::{h1::RequestOptions, route::RequestView};
 
 use crate::{
     observe::{
@@ -56,10 +56,10 @@ impl HttpManager {
         worker.process.registry.register(scope, codes.clone());
         let inline = match &spec.routes {
             RouteSpec::Inline(table) => Some(Rc::new(LocalTable(table.clone()))),
-            RouteSpec::Rds(_) => None,
+            RouteSpec::Rds(_) | RouteSpec::Scoped(_) => None,
         };
         let last = match &spec.routes {
-            RouteSpec::Inline(_) => None,
+            RouteSpec::Inline(_) | RouteSpec::Scoped(_) => None,
             RouteSpec::Rds(name) => worker.table(name),
         };
         let logs = worker.loggers(&spec.config.access_log);
@@ -75,7 +75,7 @@ impl HttpManager {
     }
 
     /// The routes a request that begins now meets. `None` while a route source has not delivered any.
-    fn table(&self, worker: &Worker) -> Option<Rc<LocalTable>> {
+    fn table(&self, worker: &Worker, request: &RequestView<'_>) -> Option<Rc<LocalTable>> {
         match &self.spec.routes {
             RouteSpec::Inline(_) => self.inline.clone(),
             RouteSpec::Rds(name) => match worker.table(name) {
@@ -85,6 +85,7 @@ impl HttpManager {
                 }
                 None => self.last.borrow().clone(),
             },
+            RouteSpec::Scoped(name) => worker.scopes(name)?.table(worker, request),
         }
     }
 }

@@ -3,13 +3,14 @@
 use std::{rc::Rc, sync::Arc};
 
 use culvert_model::Address;
+use culvert_proto::route::Scopes;
 use culvert_ring::mailbox::Receiver;
 
 use crate::{
     listener::ListenerRuntime,
-    snapshot::Snapshot,
+    snapshot::{RouteSpec, Snapshot},
     upstream::{Cluster, discard_where},
-    worker::{Command, DrainScope, LocalTable, Worker},
+    worker::{Command, DrainScope, LocalScopes, LocalTable, Worker},
 };
 
 /// Obeys control until it says stop.
@@ -50,6 +51,9 @@ impl Worker {
         }
         if !Arc::ptr_eq(&before.routes, &snapshot.routes) {
             self.apply_tables(&snapshot);
+        }
+        if !Arc::ptr_eq(&before.scopes, &snapshot.scopes) {
+            self.apply_scopes(&snapshot);
         }
         if !Arc::ptr_eq(&before.listeners, &snapshot.listeners) {
             self.apply_listeners(&snapshot);
@@ -98,6 +102,13 @@ impl Worker {
             }
             tables.insert(name.clone(), Rc::new(LocalTable(table.clone())));
         }
+    }
+
+    fn apply_scopes(&self, snapshot: &Snapshot) {
+        let local = |(name, scopes): (&Arc<str>, &Arc<Scopes<RouteSpec>>)| {
+            (name.clone(), Rc::new(LocalScopes::new(scopes.clone())))
+        };
+        *self.scopes.borrow_mut() = snapshot.scopes.iter().map(local).collect();
     }
 
     /// A listener that differs in its chains alone keeps those that stayed, with their connections.

@@ -20,7 +20,10 @@ use std::{
 };
 
 use culvert_model::AccessLog;
-use culvert_proto::{RequestHead, ResponseHead, route::Table};
+use culvert_proto::{
+    RequestHead, ResponseHead,
+    route::{RequestView, Scopes, Table},
+};
 use culvert_ring::{
     task::{self, TaskId},
     time,
@@ -38,7 +41,7 @@ use crate::{
         access_log::AccessLogs,
         stats::{CaptureStats, ConfigStats, Registry},
     },
-    snapshot::Snapshot,
+    snapshot::{RouteSpec, Snapshot},
     tls::Contexts,
     upstream::{Cluster, IdleSet},
 };
@@ -93,6 +96,7 @@ pub struct Worker {
     snapshot: RefCell<Arc<Snapshot>>,
     clusters: RefCell<HashMap<Arc<str>, Rc<Cluster>>>,
     tables: RefCell<HashMap<Arc<str>, Rc<LocalTable>>>,
+    scopes: RefCell<HashMap<Arc<str>, Rc<LocalScopes>>>,
     listeners: RefCell<HashMap<Arc<str>, Rc<ListenerRuntime>>>,
     by_address: RefCell<HashMap<SocketAddr, Rc<ListenerRuntime>>>,
     sockets: RefCell<Vec<Accepting>>,
@@ -103,6 +107,34 @@ pub struct Worker {
 /// A route table as one worker holds it. A request clones this worker's `Rc`, not the `Arc`, whose count all workers
 /// would write to.
 pub struct LocalTable(pub Arc<Table>);
+
+/// Scopes as one worker holds them.
+pub struct LocalScopes {
+    scopes: Arc<Scopes<RouteSpec>>,
+    /// Tables of scopes that bring their own, by where these are in memory.
+    inline: HashMap<*const Table, Rc<LocalTable>>,
+}
+
+impl LocalScopes {
+    fn new(scopes: Arc<Scopes<RouteSpec>>) -> Self {
+        let tables = scopes.values().filter_map(|scope| match scope {
+            RouteSpec::Inline(table) => Some((Arc::as_ptr(table), Rc::new(LocalTable(table.clone())))),
+            RouteSpec::Rds(_) | RouteSpec::Scoped(_) => None,
+        });
+        let inline = tables.collect();
+        Self { scopes, inline }
+    }
+
+    /// The routes of a request; `None` when it has no scope, or the scope no routes yet.
+    pub fn table(&self, worker: &Worker, request: &RequestView<'_>) -> Option<Rc<LocalTable>> {
+        match self.scopes.find(request)? {
+            RouteSpec::Inline(table) => self.inline.get(&Arc::as_ptr(table)).cloned(),
+            RouteSpec::Rds(name) => worker.table(name),
+            // A scope leads to routes.
+            RouteSpec::Scoped(_) => None,
+        }
+    }
+}
 
 /// A socket that is being accepted on.
 struct Accepting {
@@ -146,6 +178,7 @@ impl Worker {
             snapshot: RefCell::default(),
             clusters: RefCell::default(),
             tables: RefCell::default(),
+            scopes: RefCell::default(),
             listeners: RefCell::default(),
             by_address: RefCell::default(),
             sockets: RefCell::default(),
@@ -194,6 +227,11 @@ impl Worker {
     /// The route table of that name (RDS).
     pub fn table(&self, name: &str) -> Option<Rc<LocalTable>> {
         self.tables.borrow().get(name).cloned()
+    }
+
+    /// The scopes of a connection manager.
+    pub fn scopes(&self, name: &str) -> Option<Rc<LocalScopes>> {
+        self.scopes.borrow().get(name).cloned()
     }
 
     /// The configured listener of that name.

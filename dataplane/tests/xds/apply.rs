@@ -90,6 +90,7 @@ fn an_update_that_means_the_same_is_none() {
         let from = scene.plane.count();
         scene.plane.put([with_metadata(["x", "y", "z"])]);
         scene.plane.wait_for_ack(Kind::Cluster, from);
+        scene.culvert.wait_until("the change", |c| c.stat("cluster_manager.cluster_modified") > 0);
         scene.wait_for_answer("a");
         let mut open = Client::connect(scene.port);
         assert_eq!(open.get("/").status, 200);

@@ -168,8 +168,9 @@ fn routes(at: &At<'_>, manager: &pb::HttpConnectionManager, clusters: &Clusters<
             let source = core::config_source(&at.field("config_source"), rds.config_source.as_ref())?;
             Some(RouteSource::Rds { source, name: rds.route_config_name.clone() })
         }
-        RouteSpecifier::ScopedRoutes(_) => {
-            at.field("scoped_routes").unsupported("scoped routes are not supported")
+        RouteSpecifier::ScopedRoutes(scoped) => {
+            let scoped = super::scope::scoped_routes(&at.field("scoped_routes"), scoped, clusters)?;
+            Some(RouteSource::Scoped(scoped))
         }
     }
 }

@@ -25,6 +25,7 @@ mod metadata;
 mod route;
 mod route_action;
 mod runtime;
+mod scope;
 mod stats;
 mod tcp;
 mod tls;
@@ -37,6 +38,7 @@ pub(crate) use endpoint::{Localities, load_assignment};
 pub(crate) use listener::listener;
 pub(crate) use route::{Clusters, route_configuration};
 pub(crate) use runtime::runtime_layer;
+pub(crate) use scope::{discovered_host, scoped_route};
 pub(crate) use tls::secret;
 
 use crate::decode;

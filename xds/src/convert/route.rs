@@ -11,11 +11,11 @@ use envoy_types::pb::envoy::{
     r#type::v3::fractional_percent::DenominatorType,
 };
 
-use super::{header, matcher, route_action};
+use super::{core, header, matcher, route_action};
 use crate::at::At;
 
 /// Bytes of a direct response's body when `max_direct_response_body_size_bytes` is not given.
-const BODY_BYTES_MAX: u32 = 4_096;
+pub(super) const BODY_BYTES_MAX: u32 = 4_096;
 
 /// Says which clusters exist.
 pub(crate) struct Clusters<'a> {
@@ -60,13 +60,19 @@ pub(crate) fn route_configuration(
         hosts.map(|(i, host)| virtual_host(&at_hosts.index(i), host, &scope)).collect();
     let unique = unique(&at_hosts, &routes.virtual_hosts);
     unique?;
+    let vhds = match &routes.vhds {
+        Some(vhds) => {
+            Some(core::config_source(&at.field("vhds").field("config_source"), vhds.config_source.as_ref())?)
+        }
+        None => None,
+    };
     Some(RouteConfiguration {
         name: routes.name.clone(),
         virtual_hosts: virtual_hosts.into_iter().collect::<Option<_>>()?,
         headers: headers?,
         ignore_port: routes.ignore_port_in_host_matching,
         most_specific_wins: routes.most_specific_header_mutations_wins,
-        vhds: None,
+        vhds,
     })
 }
 
@@ -85,7 +91,7 @@ fn unique(at: &At<'_>, hosts: &[pb::VirtualHost]) -> Option<()> {
     unique
 }
 
-fn virtual_host(at: &At<'_>, host: &pb::VirtualHost, scope: &Scope<'_>) -> Option<VirtualHost> {
+pub(super) fn virtual_host(at: &At<'_>, host: &pb::VirtualHost, scope: &Scope<'_>) -> Option<VirtualHost> {
     let headers = header::mutations(
         at,
         &host.request_headers_to_add,

@@ -126,7 +126,21 @@ impl Store {
                     changes.runtime = runtime != config.runtime;
                     config.runtime = runtime;
                 }
-                Kind::ExtensionConfig | Kind::ScopedRoute | Kind::VirtualHost => {}
+                Kind::ScopedRoute => {
+                    let model = |value: &Value| match value {
+                        Value::Scope(scope, _) => Some(scope.clone()),
+                        _ => None,
+                    };
+                    changes.scopes = self.map(&mut config.scopes, ids, &gone, model);
+                }
+                Kind::VirtualHost => {
+                    let model = |value: &Value| match value {
+                        Value::VirtualHost(host) => Some(host.clone()),
+                        _ => None,
+                    };
+                    changes.virtual_hosts = self.map(&mut config.virtual_hosts, ids, &gone, model);
+                }
+                Kind::ExtensionConfig => {}
             }
         }
         if changes == Changes::default() {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use culvert_model::SourceSpecifier;
+use culvert_model::{ConfigSource, RouteSource, ScopeSource, SourceSpecifier, TerminalFilter};
 use prost::bytes::Bytes;
 use prost_reflect::DynamicMessage;
 
@@ -432,7 +432,10 @@ impl Store {
             let reason = format!("the bootstrap has a static {} of that name", resource.kind);
             return Err(vec![Error::invalid(resource.kind.title(&resource.name), "name", reason)]);
         }
-        let (value, notes) = self.convert(resource, message, self.entry(id).localities)?;
+        let (mut value, notes) = self.convert(resource, message, self.entry(id).localities)?;
+        if let Value::Scope(_, source) = &mut value {
+            *source = self.routes_of_scopes(self.entry(id).feed);
+        }
         if let Value::Listener(listener) = &value {
             let fixed = fixed.map(|feed| self.feeds[feed.0 as usize].order.as_slice()).unwrap_or_default();
             let of = |id: &EntryId| match self.entry(*id).latest().map(|held| &held.value) {
@@ -446,6 +449,28 @@ impl Store {
         }
         self.remark(notes)?;
         Ok(value)
+    }
+
+    /// Where the routes of a feed's scopes come from: the connection managers that use the scopes say so.
+    fn routes_of_scopes(&self, feed: FeedId) -> Option<(ConfigSource, String)> {
+        let feed = &self.feeds[feed.0 as usize];
+        let users = &self.entry(feed.collection?).users;
+        let held = users
+            .iter()
+            .filter_map(|(id, _)| self.get(*id))
+            .flat_map(|user| user.warming.iter().chain(&user.active));
+        held.filter_map(|held| match &held.value {
+            Value::Listener(listener) => Some(listener),
+            _ => None,
+        })
+        .flat_map(|listener| listener.filter_chains.iter().chain(&listener.default_filter_chain))
+        .find_map(|chain| {
+            let Some(TerminalFilter::Http(manager)) = &chain.terminal else { return None };
+            let RouteSource::Scoped(scoped) = &manager.routes else { return None };
+            let ScopeSource::Srds(source) = &scoped.scopes else { return None };
+            let routes = scoped.routes.clone().filter(|_| feed.source.as_ref() == Some(&source.specifier))?;
+            Some((routes, manager.stat_prefix.clone()))
+        })
     }
 
     pub(super) fn convert(

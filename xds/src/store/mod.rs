@@ -198,13 +198,19 @@ impl Store {
 
     /// The subscription to all resources of a type.
     fn subscribe_all(&mut self, kind: Kind, source: &ConfigSource, prefix: String) -> EntryId {
-        let feed = self.feed(Some(source.specifier.clone()), kind);
-        if let Some(id) = self.feeds[feed.0 as usize].collection {
-            return id;
-        }
-        let id = self.allocate(Entry::new(feed, ResourceKey::new(source, "*")));
-        self.feeds[feed.0 as usize].collection = Some(id);
+        let id = self.collection(kind, source, prefix);
         self.entry_mut(id).add_user(BOOTSTRAP);
+        id
+    }
+
+    /// As [`Store::subscribe_all`], for a user that is told later.
+    fn collection(&mut self, kind: Kind, source: &ConfigSource, prefix: String) -> EntryId {
+        let feed = self.feed(Some(source.specifier.clone()), kind);
+        let id = match self.feeds[feed.0 as usize].collection {
+            Some(id) => id,
+            None => self.allocate(Entry::new(feed, ResourceKey::new(source, "*"))),
+        };
+        self.feeds[feed.0 as usize].collection = Some(id);
         self.begin(id, source, prefix);
         id
     }

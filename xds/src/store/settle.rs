@@ -14,7 +14,10 @@ impl Store {
     }
 
     fn attach_one(&mut self, user: EntryId, need: Need<'_>) -> EntryId {
-        let id = self.subscribe(need.kind, need.source, need.name, need.prefix);
+        let id = match need.name {
+            Some(name) => self.subscribe(need.kind, need.source, name, need.prefix),
+            None => self.collection(need.kind, need.source, need.prefix),
+        };
         let entry = self.entry_mut(id);
         entry.add_user(user);
         if need.localities != Localities::default() && entry.localities != need.localities {
@@ -206,7 +209,17 @@ impl Store {
         let Some(entry) = self.entries[id.0 as usize].take() else { return };
         let feed = &mut self.feeds[entry.feed.0 as usize];
         let kind = feed.kind;
-        feed.names.remove(entry.name());
+        let members = match feed.collection {
+            // Without a subscription nobody has them.
+            Some(collection) if collection == id => {
+                feed.collection = None;
+                std::mem::take(&mut feed.order)
+            }
+            _ => {
+                feed.names.remove(entry.name());
+                Vec::new()
+            }
+        };
         self.pending.remove(&id);
         if entry.subscription.is_some() {
             self.subscriptions_changed += 1;
@@ -224,6 +237,7 @@ impl Store {
             self.detach(id, &held.value, &held.needs);
         }
         self.free.push(id);
+        members.into_iter().for_each(|member| self.drop_entry(member));
     }
 
     /// Gives up waiting for what did not come in time, and removes what was not heard of again in its time to live.

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use culvert_model::{
     CertificateSource, CommonTls, ConfigSource, Discovery, HttpFilter, Listener, LoadAssignment,
-    RouteConfiguration, RouteSource, Secret, SecretRef, SessionTickets, TerminalFilter, ValidationSource,
+    RouteConfiguration, RouteSource, ScopeRoutes, ScopeSource, ScopedRoute, Secret, SecretRef,
+    SessionTickets, TerminalFilter, ValidationSource, VirtualHost,
 };
 use envoy_types::pb::envoy::{
     config::{
@@ -37,13 +38,18 @@ pub(crate) enum Value {
     Routes(Arc<RouteConfiguration>),
     /// Of RTDS.
     Runtime(Arc<BTreeMap<String, String>>),
+    /// Of SRDS, with where its routes come from and the stat prefix of the connection manager that says so.
+    Scope(Arc<ScopedRoute>, Option<(ConfigSource, String)>),
+    /// Of VHDS.
+    VirtualHost(Arc<VirtualHost>),
 }
 
 /// A resource that another one needs.
 pub(crate) struct Need<'a> {
     pub(crate) kind: Kind,
     pub(crate) source: &'a ConfigSource,
-    pub(crate) name: &'a str,
+    /// `None`: all of them.
+    pub(crate) name: Option<&'a str>,
     /// Under which name its subscription's counters are shown.
     pub(crate) prefix: String,
     pub(crate) localities: Localities,
@@ -85,7 +91,15 @@ impl Value {
             Kind::Runtime => resource
                 .convert_message::<runtime_pb::Runtime, _>(message, convert::runtime_layer)
                 .map(|(layer, notes)| (Self::Runtime(Arc::new(layer)), notes)),
-            Kind::ExtensionConfig | Kind::ScopedRoute | Kind::VirtualHost => {
+            Kind::ScopedRoute => resource
+                .convert_message::<route_pb::ScopedRouteConfiguration, _>(message, |at, message| {
+                    convert::scoped_route(at, message, clusters)
+                })
+                .map(|(scope, notes)| (Self::Scope(Arc::new(scope), None), notes)),
+            Kind::VirtualHost => resource
+                .convert_message::<route_pb::VirtualHost, _>(message, convert::discovered_host)
+                .map(|(host, notes)| (Self::VirtualHost(Arc::new(host)), notes)),
+            Kind::ExtensionConfig => {
                 let reason = format!("a {} is not supported", resource.kind);
                 let error = Error::invalid(resource.kind.title(&resource.name), "", reason);
                 Err(vec![Error { kind: ErrorKind::Unsupported, ..error }])
@@ -100,7 +114,7 @@ impl Value {
                 if let Discovery::Eds { service_name, source } = &cluster.discovery {
                     let prefix = format!("cluster.{}", cluster.stat_name);
                     let (kind, localities) = (Kind::LoadAssignment, *localities);
-                    need(Need { kind, source, name: service_name, prefix, localities });
+                    need(Need { kind, source, name: Some(service_name), prefix, localities });
                 }
                 if let Some(tls) = &cluster.tls {
                     secrets(&tls.common, &mut need);
@@ -119,24 +133,62 @@ impl Value {
                     }
                 }
             }
-            Self::Assignment(..) | Self::Routes(_) | Self::Runtime(_) | Self::Secret(_) => {}
+            Self::Routes(routes) => hosts(routes, &mut need),
+            Self::Scope(scope, source) => match (&scope.routes, source) {
+                (ScopeRoutes::Inline(routes), _) => hosts(routes, &mut need),
+                (ScopeRoutes::Name(name), Some((source, stat_prefix))) => {
+                    scope_routes(name, source, stat_prefix, &mut need);
+                }
+                (ScopeRoutes::Name(_), None) => {}
+            },
+            Self::Assignment(..) | Self::Runtime(_) | Self::Secret(_) | Self::VirtualHost(_) => {}
         }
     }
 }
 
 fn manager_needs(manager: &culvert_model::HttpConnectionManager, need: &mut impl FnMut(Need<'_>)) {
     let localities = Localities::default();
-    if let RouteSource::Rds { source, name } = &manager.routes {
-        let prefix = format!("http.{}.rds.{name}", manager.stat_prefix);
-        need(Need { kind: Kind::RouteConfiguration, source, name, prefix, localities });
+    match &manager.routes {
+        RouteSource::Inline(routes) => hosts(routes, need),
+        RouteSource::Rds { source, name } => scope_routes(name, source, &manager.stat_prefix, need),
+        RouteSource::Scoped(scoped) => match &scoped.scopes {
+            ScopeSource::Inline(scopes) => {
+                for scope in scopes {
+                    match (&scope.routes, &scoped.routes) {
+                        (ScopeRoutes::Inline(routes), _) => hosts(routes, need),
+                        (ScopeRoutes::Name(name), Some(source)) => {
+                            scope_routes(name, source, &manager.stat_prefix, need);
+                        }
+                        (ScopeRoutes::Name(_), None) => {}
+                    }
+                }
+            }
+            ScopeSource::Srds(source) => {
+                let prefix = format!("http.{}.scoped_rds.{}", manager.stat_prefix, scoped.name);
+                need(Need { kind: Kind::ScopedRoute, source, name: None, prefix, localities });
+            }
+        },
     }
     for filter in &manager.filters {
         if let HttpFilter::Discovered(filter) = filter {
             let prefix = format!("extension_config_discovery.http_filter.{}", filter.name);
-            let (kind, source, name) = (Kind::ExtensionConfig, &filter.source, &filter.name);
+            let (kind, source, name) = (Kind::ExtensionConfig, &filter.source, Some(filter.name.as_str()));
             need(Need { kind, source, name, prefix, localities });
         }
     }
+}
+
+fn scope_routes(name: &str, source: &ConfigSource, stat_prefix: &str, need: &mut impl FnMut(Need<'_>)) {
+    let prefix = format!("http.{stat_prefix}.rds.{name}");
+    let localities = Localities::default();
+    need(Need { kind: Kind::RouteConfiguration, source, name: Some(name), prefix, localities });
+}
+
+/// The virtual hosts that a route configuration does not bring itself.
+fn hosts(routes: &RouteConfiguration, need: &mut impl FnMut(Need<'_>)) {
+    let Some(source) = &routes.vhds else { return };
+    let prefix = format!("vhds.{}", routes.name);
+    need(Need { kind: Kind::VirtualHost, source, name: None, prefix, localities: Localities::default() });
 }
 
 fn secrets(common: &CommonTls, need: &mut impl FnMut(Need<'_>)) {
@@ -156,6 +208,6 @@ fn secrets(common: &CommonTls, need: &mut impl FnMut(Need<'_>)) {
 fn secret(reference: &SecretRef, need: &mut impl FnMut(Need<'_>)) {
     // Without a source it is one of the bootstrap's, which is there.
     let Some(source) = &reference.source else { return };
-    let (name, prefix) = (&reference.name, format!("sds.{}", reference.name));
+    let (name, prefix) = (Some(reference.name.as_str()), format!("sds.{}", reference.name));
     need(Need { kind: Kind::Secret, source, name, prefix, localities: Localities::default() });
 }

@@ -79,6 +79,7 @@ pub(super) const TABLES: &[Table] = &[
             "stat_prefix",
             "rds",
             "route_config",
+            "scoped_routes",
             "http_filters",
             "server_name",
             "server_header_transformation",
@@ -129,7 +130,6 @@ pub(super) const TABLES: &[Table] = &[
             "stream_flush_timeout",
         ],
         refused: &[
-            ("scoped_routes", "scoped routes are not supported"),
             ("tracing", "tracing is not supported"),
             ("original_ip_detection_extensions", "the client's address cannot be taken from elsewhere"),
             ("local_reply_config", "local replies cannot be changed"),
@@ -147,6 +147,50 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of(
             "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig",
         )
+    },
+    Table {
+        used: &[
+            "name",
+            "scope_key_builder",
+            "rds_config_source",
+            "scoped_route_configurations_list",
+            "scoped_rds",
+        ],
+        ..Table::of("envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes")
+    },
+    Table {
+        used: &["fragments"],
+        ..Table::of(
+            "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes.ScopeKeyBuilder",
+        )
+    },
+    Table {
+        used: &["header_value_extractor"],
+        ..Table::of(
+            "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes.ScopeKeyBuilder.FragmentBuilder",
+        )
+    },
+    Table {
+        used: &["name", "element_separator", "index", "element"],
+        ..Table::of(
+            "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes.ScopeKeyBuilder.FragmentBuilder.HeaderValueExtractor",
+        )
+    },
+    Table {
+        used: &["separator", "key"],
+        ..Table::of(
+            "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes.ScopeKeyBuilder.FragmentBuilder.HeaderValueExtractor.KvElement",
+        )
+    },
+    Table {
+        used: &["scoped_route_configurations"],
+        ..Table::of(
+            "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRouteConfigurationsList",
+        )
+    },
+    Table {
+        used: &["scoped_rds_config_source", "srds_resources_locator"],
+        ..Table::of("envoy.extensions.filters.network.http_connection_manager.v3.ScopedRds")
     },
     Table {
         used: &["config_source", "route_config_name"],

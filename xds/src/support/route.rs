@@ -10,10 +10,21 @@ const NO_MIRROR: &str = "mirroring is not supported";
 const NO_BUFFERING: &str = "requests are not buffered: a limit that was not reached does not show";
 
 pub(super) const TABLES: &[Table] = &[
+    Table { used: &["config_source"], ..Table::of("envoy.config.route.v3.Vhds") },
+    Table {
+        used: &["on_demand", "name", "route_configuration_name", "route_configuration", "key"],
+        ..Table::of("envoy.config.route.v3.ScopedRouteConfiguration")
+    },
+    Table { used: &["fragments"], ..Table::of("envoy.config.route.v3.ScopedRouteConfiguration.Key") },
+    Table {
+        used: &["string_key"],
+        ..Table::of("envoy.config.route.v3.ScopedRouteConfiguration.Key.Fragment")
+    },
     Table {
         used: &[
             "name",
             "virtual_hosts",
+            "vhds",
             "response_headers_to_add",
             "response_headers_to_remove",
             "request_headers_to_add",
@@ -25,11 +36,7 @@ pub(super) const TABLES: &[Table] = &[
         ],
         no_effect: &[("metadata", NO_READER)],
         only_off: &["ignore_path_parameters_in_path_matching"],
-        refused: &[
-            ("vhds", "virtual host discovery is not supported"),
-            ("request_mirror_policies", NO_MIRROR),
-            ("typed_per_filter_config", NO_PER_FILTER),
-        ],
+        refused: &[("request_mirror_policies", NO_MIRROR), ("typed_per_filter_config", NO_PER_FILTER)],
         ..Table::of("envoy.config.route.v3.RouteConfiguration")
     },
     Table {
