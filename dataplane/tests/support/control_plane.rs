@@ -38,7 +38,7 @@ use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 
 use crate::support::culvert::PATIENCE;
-use talk::{DeltaTalk, WorldTalk, delta_stream, wrapped};
+use talk::{WorldTalk, delta_stream};
 
 /// Types of resources, in the order in which changes are sent.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -161,8 +161,12 @@ impl RestTask {
     }
 
     fn request(&self, interest: &Interest) -> Result<Bytes, String> {
+        // A server that is told its latest version sees nothing to say about names that are newly wanted.
+        let is_covered = self.accepted.as_ref().is_some_and(|(asked, _)| {
+            asked.wildcard == interest.wildcard && interest.names.is_subset(&asked.names)
+        });
         let request = DiscoveryRequest {
-            version_info: self.version.clone(),
+            version_info: if is_covered { self.version.clone() } else { String::new() },
             node: Some((*self.link.node).clone()),
             resource_names: interest.names.iter().cloned().collect(),
             type_url: self.resource_type.type_url(),

@@ -110,10 +110,7 @@ pub(super) const TABLES: &[Table] = &[
         refused: &[("disk_layer", "runtime values on disk are not read")],
         ..Table::of("envoy.config.bootstrap.v3.RuntimeLayer")
     },
-    Table {
-        used: &["name", "rtds_config"],
-        ..Table::of("envoy.config.bootstrap.v3.RuntimeLayer.RtdsLayer")
-    },
+    Table { used: &["name", "rtds_config"], ..Table::of("envoy.config.bootstrap.v3.RuntimeLayer.RtdsLayer") },
     Table {
         used: &["resource_monitors"],
         no_effect: &[("refresh_interval", "the only monitor there is counts connections as they come")],

@@ -139,3 +139,24 @@ async fn an_answer_that_does_not_come() {
     assert!(client.failure().await.contains("no answer within"));
     soon(polls.recv()).await.unwrap();
 }
+
+#[tokio::test]
+async fn names_that_are_new_are_asked_for_as_if_nothing_was_known() {
+    let (port, answers, mut polls) = start().await;
+    let rest = source(&api(ApiKind::Rest));
+    let mut client = Client::new(port, None);
+    client.want(&rest, RouteConfiguration, &["r"]);
+    soon(polls.recv()).await.unwrap();
+    let route = json!({"@type": RouteConfiguration.type_url(), "name": "r"});
+    let body = json!({"version_info": "1", "resources": [route], "type_url": RouteConfiguration.type_url()});
+    answers.send((StatusCode::OK, body.to_string())).unwrap();
+    client.accept().await;
+    let (_, request) = soon(polls.recv()).await.unwrap();
+    assert_eq!(request["version_info"], "1");
+    // A server answers "not modified" to a version that is the latest, whatever names are asked for.
+    client.want(&rest, RouteConfiguration, &["r", "s"]);
+    answers.send((StatusCode::NOT_MODIFIED, String::new())).unwrap();
+    let (_, request) = soon(polls.recv()).await.unwrap();
+    assert_eq!(request["resource_names"], json!(["r", "s"]));
+    assert_eq!(request.get("version_info"), None);
+}

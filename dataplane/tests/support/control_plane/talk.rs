@@ -4,21 +4,21 @@ use super::*;
 
 /// State of the world on one stream.
 pub(super) struct WorldTalk {
-    shared: Shared,
-    stream: usize,
-    path: String,
-    subjects: BTreeMap<Kind, WorldSubject>,
-    sender: mpsc::UnboundedSender<Result<DiscoveryResponse, Status>>,
+    pub(super) shared: Shared,
+    pub(super) stream: usize,
+    pub(super) path: String,
+    pub(super) subjects: BTreeMap<Kind, WorldSubject>,
+    pub(super) sender: mpsc::UnboundedSender<Result<DiscoveryResponse, Status>>,
 }
 
 /// One type on one stream.
 #[derive(Default)]
 pub(super) struct WorldSubject {
-    names: BTreeSet<String>,
-    wildcard: bool,
-    nonces: usize,
-    nonce: String,
-    sent: Option<BTreeMap<String, u64>>,
+    pub(super) names: BTreeSet<String>,
+    pub(super) wildcard: bool,
+    pub(super) nonces: usize,
+    pub(super) nonce: String,
+    pub(super) sent: Option<BTreeMap<String, u64>>,
 }
 
 impl WorldTalk {
@@ -185,25 +185,25 @@ pub(super) fn delta_stream(
 
 /// Deltas on one stream.
 pub(super) struct DeltaTalk {
-    shared: Shared,
-    stream: usize,
-    path: String,
-    subjects: BTreeMap<Kind, DeltaSubject>,
-    sender: mpsc::UnboundedSender<Result<DeltaDiscoveryResponse, Status>>,
+    pub(super) shared: Shared,
+    pub(super) stream: usize,
+    pub(super) path: String,
+    pub(super) subjects: BTreeMap<Kind, DeltaSubject>,
+    pub(super) sender: mpsc::UnboundedSender<Result<DeltaDiscoveryResponse, Status>>,
 }
 
 /// One type on one stream.
 #[derive(Default)]
 pub(super) struct DeltaSubject {
-    names: BTreeSet<String>,
-    wildcard: bool,
-    nonces: usize,
-    nonce: String,
+    pub(super) names: BTreeSet<String>,
+    pub(super) wildcard: bool,
+    pub(super) nonces: usize,
+    pub(super) nonce: String,
     /// What the other side has, by version.
-    sent: BTreeMap<String, String>,
+    pub(super) sent: BTreeMap<String, String>,
     /// Names that were asked for since the last response.
-    asked: BTreeSet<String>,
-    answered: bool,
+    pub(super) asked: BTreeSet<String>,
+    pub(super) answered: bool,
 }
 
 impl DeltaTalk {
