@@ -75,9 +75,8 @@ fn an_error_keeps_the_version_before_and_the_neighbours_are_applied() {
 }
 
 fn latest_ack(scene: &Scene, kind: Kind) -> Seen {
-    let acks =
-        scene.plane.seen().into_iter().filter(|seen| seen.kind == Some(kind) && !seen.nonce.is_empty());
-    acks.filter(|seen| seen.error.is_none()).next_back().expect("an acknowledgement")
+    let is_ack = |seen: &Seen| seen.kind == Some(kind) && !seen.nonce.is_empty() && seen.error.is_none();
+    scene.plane.seen().into_iter().rfind(is_ack).expect("an acknowledgement")
 }
 
 #[test]

@@ -87,7 +87,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "request_headers_to_add: [{header: {key: a, value: x}, append: true, append_action: ADD_IF_ABSENT}]",
         "@route_config.request_headers_to_add[0]: both append and append_action are set",
     ),
-    ("CONFIG", "vhds: {}", "@route_config.vhds: virtual host discovery is not supported"),
+    ("CONFIG", "vhds: {}", "@route_config.vhds.config_source: value is required"),
     ("HOST", "retry_policy: {}", "$retry_policy: retries are not supported"),
     ("HOST", "require_tls: 9", "$require_tls: value must be one of the defined enum values"),
     ("MATCH", "prefix: /, path: /", "#match.path: given beside prefix, of which there can be only one"),

@@ -287,7 +287,7 @@ impl DeltaTalk {
             (news, gone, state.world.version(kind), state.manners)
         };
         let nothing = resources.is_empty() && removed.is_empty();
-        if nothing && !(subject.wildcard && !subject.answered) {
+        if nothing && (!subject.wildcard || subject.answered) {
             return true;
         }
         subject.answered = true;
