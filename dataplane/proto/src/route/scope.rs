@@ -126,7 +126,7 @@ mod tests {
         let scopes = Scopes::compile(builder, keys.zip(0_usize..));
         let mut fields = Headers::default();
         for (name, value) in headers {
-            fields.append(name, value.as_bytes().to_vec());
+            fields.append(name, value.as_bytes());
         }
         let request = RequestView {
             method: b"GET",
