@@ -1,0 +1,130 @@
+//! Clusters over real sockets, on both drivers: where connections are made from and to.
+
+mod support;
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+};
+
+use support::{
+    DRIVERS,
+    culvert::{Culvert, PATIENCE, cluster, free_port},
+    upstream::Upstream,
+};
+
+/// A TCP proxy on `port` to the cluster `up`.
+fn bootstrap(admin: u16, port: u16, clusters: &str) -> String {
+    format!(
+        r#"
+admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {admin}}}}}}}
+static_resources:
+  listeners:
+  - name: tcp
+    address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: tcp
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: tcp
+          cluster: up
+  clusters:
+{}"#,
+        support::culvert::indent(clusters, 2)
+    )
+}
+
+fn on_each(clusters: &str, test: impl Fn(&Culvert, u16)) {
+    for driver in DRIVERS {
+        let (admin, port) = (free_port(), free_port());
+        let culvert = Culvert::start(driver, admin, &bootstrap(admin, port, clusters));
+        test(&culvert, port);
+    }
+}
+
+/// A server that says who its client is and closes.
+fn who() -> Upstream {
+    Upstream::start(|mut stream| {
+        let text = stream.peer_addr().expect("a peer").ip().to_string();
+        let _ = stream.write_all(text.as_bytes());
+    })
+}
+
+/// A server that says its name and closes.
+fn named(name: &'static str) -> Upstream {
+    Upstream::start(move |mut stream| {
+        let _ = stream.write_all(name.as_bytes());
+    })
+}
+
+/// All that a connection to `port` says.
+fn said(port: u16) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut text = String::new();
+    // A reset says nothing.
+    let _ = stream.read_to_string(&mut text);
+    text
+}
+
+/// An address that nobody listens at.
+fn dead() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address")
+}
+
+#[test]
+fn connections_are_made_from_the_bound_address() {
+    let upstream = who();
+    let bind = "  upstream_bind_config: {source_address: {address: 127.0.0.77, port_value: 0}}\n";
+    on_each(&(cluster("up", &[upstream.address]) + bind), |_, port| assert_eq!(said(port), "127.0.0.77"));
+}
+
+#[test]
+fn an_additional_address_is_tried_when_the_first_fails() {
+    let upstream = named("second");
+    let clusters = cluster("up", &[dead()]).replace(
+        "}}}",
+        &format!(
+            "}}}}, additional_addresses: [{{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}]}}",
+            upstream.address.port()
+        ),
+    );
+    on_each(&clusters, |_, port| assert_eq!(said(port), "second"));
+}
+
+#[test]
+fn an_aggregate_falls_to_the_next_cluster_without_healthy_endpoints() {
+    let (first, second) = (named("first"), named("second"));
+    let aggregate = "- name: up\n  lb_policy: CLUSTER_PROVIDED\n  cluster_type:\n    name: aggregate\n    typed_config:\n      \
+         \"@type\": type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig\n      clusters: [a, b]\n";
+    let both = format!("{aggregate}{}{}", cluster("a", &[first.address]), cluster("b", &[second.address]));
+    on_each(&both, |_, port| assert_eq!(said(port), "first"));
+    let down = both.replacen("- endpoint:", "- health_status: UNHEALTHY\n        endpoint:", 1);
+    on_each(&down, |_, port| assert_eq!(said(port), "second"));
+}
+
+#[test]
+fn without_panic_unhealthy_endpoints_get_nothing() {
+    let upstream = named("x");
+    let down = cluster("up", &[upstream.address]).replacen(
+        "- endpoint:",
+        "- health_status: UNHEALTHY\n        endpoint:",
+        1,
+    );
+    on_each(&down, |_, port| assert_eq!(said(port), "x"));
+    let off = format!("{down}  common_lb_config: {{healthy_panic_threshold: {{}}}}\n");
+    on_each(&off, |culvert, port| {
+        assert_eq!(said(port), "");
+        assert_eq!(culvert.stat("cluster.up.upstream_cx_none_healthy"), 1);
+    });
+}
+
+#[test]
+fn a_cluster_of_original_destinations_has_none_for_direct_connections() {
+    let clusters = "- name: up\n  type: ORIGINAL_DST\n  lb_policy: CLUSTER_PROVIDED\n";
+    on_each(clusters, |culvert, port| {
+        assert_eq!(said(port), "");
+        assert_eq!(culvert.stat("cluster.up.upstream_cx_none_healthy"), 1);
+    });
+}
