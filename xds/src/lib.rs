@@ -23,7 +23,6 @@ mod dump;
 mod encode;
 mod error;
 mod format;
-mod hash;
 mod load;
 mod re2;
 pub mod remote;

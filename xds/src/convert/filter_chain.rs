@@ -20,7 +20,7 @@ use ipnet::IpNet;
 use prost::Message as _;
 
 use super::{Clusters, core, extension_name, http, tcp, tls, unpack};
-use crate::{at::At, hash::xxh64};
+use crate::at::At;
 
 /// Most combinations that the chains of a listener may match on: what is told apart is kept for each of them.
 const COMBINATIONS_MAX: usize = 1_000_000;
@@ -256,5 +256,5 @@ fn each<T>(values: &[T]) -> impl Iterator<Item = Option<&T>> {
 
 /// Metadata has no effect, and no order.
 fn fingerprint(chain: &pb::FilterChain) -> u64 {
-    xxh64(&pb::FilterChain { metadata: None, ..chain.clone() }.encode_to_vec())
+    culvert_model::xxh64(&pb::FilterChain { metadata: None, ..chain.clone() }.encode_to_vec(), 0)
 }

@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::config::{
 use prost::Message as _;
 
 use super::{Clusters, connection_matcher, core, filter_chain, listener_filter};
-use crate::{at::At, hash::xxh64};
+use crate::at::At;
 
 /// `listener_filters_timeout` unless given.
 const LISTENER_FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
@@ -107,5 +107,5 @@ fn fingerprint(message: &pb::Listener) -> u64 {
         stats_matcher: None,
         ..message.clone()
     };
-    xxh64(&rest.encode_to_vec())
+    culvert_model::xxh64(&rest.encode_to_vec(), 0)
 }

@@ -16,7 +16,6 @@ use crate::{
     at::Sink,
     convert::{Clusters, Localities},
     decode::{self, UnknownFields},
-    hash,
     load::same_address,
     remote,
     resource::{Kind, Resource, first_string},
@@ -327,7 +326,7 @@ impl Store {
             Body::Heartbeat => return Ok(false),
             Body::Decoded(resource) => (resource.clone(), None, None),
             Body::Wire { type_url, value } => {
-                let wire = Some(hash::xxh64(value));
+                let wire = Some(culvert_model::xxh64(value, 0));
                 if entry.latest().is_some_and(|held| held.wire == wire) {
                     self.entry_mut(id).failure = None;
                     return Ok(false);

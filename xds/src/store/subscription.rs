@@ -8,7 +8,7 @@ use std::{
 
 use culvert_model::{ConfigSource, SourceSpecifier};
 
-use crate::{SourceCounters, clock, hash};
+use crate::{SourceCounters, clock};
 
 /// How long a changed cluster waits for its endpoints to be sent again where its source waits for ever: there are some
 /// that serve, and a control plane that thinks nothing has changed must not hold it up.
@@ -138,7 +138,7 @@ impl Subscription {
         SourceCounters::add(&self.counters.update_attempt);
         SourceCounters::add(&self.counters.update_success);
         if *self.version != **version || self.counters.version.load(Ordering::Relaxed) == 0 {
-            SourceCounters::set(&self.counters.version, hash::xxh64(version.as_bytes()));
+            SourceCounters::set(&self.counters.version, culvert_model::xxh64(version.as_bytes(), 0));
         }
         SourceCounters::set(&self.counters.update_time_ms, clock::unix_millis(time));
         if changed {
