@@ -100,8 +100,8 @@ pub struct ClusterSpec {
     pub config: Arc<Cluster>,
     /// In configuration order. An endpoint that stayed keeps its counters.
     pub hosts: Arc<[Arc<HostSpec>]>,
-    /// Where what its connections are encrypted with is found.
-    pub tls: Option<Arc<Slot<ClientContext>>>,
+    /// Of a cluster of type ORIGINAL_DST: [`HostSpec::tls`] of its endpoints.
+    pub passing_tls: Option<Arc<Slot<ClientContext>>>,
     /// `ClusterLoadAssignment.policy`
     pub policy: AssignmentPolicy,
     /// Of an aggregate cluster: those it stands for, with how many percent of the requests they get.
@@ -132,8 +132,16 @@ pub struct HostSpec {
     pub stats: Arc<[HostStats]>,
     /// Its own limits, of clusters with `per_host_thresholds`; shared with later versions of the same address.
     pub limits: Option<Arc<Limits>>,
-    /// Which of the cluster's `transport_socket_matches` is for it.
-    pub socket_match: Option<usize>,
+    /// Where what its connections are encrypted with is found; `None` leaves them in the clear.
+    pub tls: Option<Arc<Slot<ClientContext>>>,
+}
+
+impl HostSpec {
+    /// Whether connections to `self` may go on being used for `other`, a version of the same address.
+    pub fn is_reached_like(&self, other: &Self) -> bool {
+        Slot::is_same(self.tls.as_ref(), other.tls.as_ref())
+            && (self.tls.is_none() || self.endpoint.hostname == other.endpoint.hostname)
+    }
 }
 
 stat_set! {

@@ -14,6 +14,7 @@ fn endpoint(weight: u32, priority: u32, health: Health) -> Endpoint {
         additional: Vec::new(),
         hostname: String::new(),
         metadata: None,
+        locality_match: None,
         weight,
         priority,
         health,

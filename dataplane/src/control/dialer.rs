@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -23,8 +23,11 @@ use socket2::SockRef;
 use tokio::net::{TcpSocket, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::{dns, snapshot::Resolved};
-use crate::tls::Contexts;
+use super::{
+    dns,
+    snapshot::{Resolved, tls_for},
+};
+use crate::tls::{self, Contexts};
 
 /// Endpoints that one connection tries.
 const TRIES_MAX: usize = 16;
@@ -99,7 +102,9 @@ impl Known {
 impl Dialer for ClusterDialer {
     fn settings(&self, cluster: &str) -> Option<DialSettings> {
         let cluster = self.lock().cluster(cluster)?;
-        Some(DialSettings { tls: cluster.tls.is_some(), http2: cluster.http2.unwrap_or_default() })
+        let matched = cluster.transport_socket_matches.iter().map(|socket| &socket.tls);
+        let tls = matched.chain([&cluster.tls]).any(Option::is_some);
+        Some(DialSettings { tls, http2: cluster.http2.unwrap_or_default() })
     }
 
     fn connect(&self, cluster: &str) -> Connecting {
@@ -207,15 +212,11 @@ async fn secure(
     endpoint: &Endpoint,
     contexts: &Contexts,
 ) -> io::Result<Box<dyn Io>> {
-    let Some(tls) = &cluster.tls else { return Ok(stream) };
+    let Some(tls) = tls_for(cluster, endpoint) else { return Ok(stream) };
     let Some(context) = contexts.client(tls).get() else {
         return Err(io::Error::other("a secret of the TLS context is missing"));
     };
-    let ip = match &endpoint.address {
-        Address::Ip(address) => address.ip(),
-        Address::Pipe { .. } => Ipv4Addr::UNSPECIFIED.into(),
-    };
-    let (mut config, name) = context.for_endpoint(&endpoint.hostname, ip);
+    let (mut config, name) = context.for_server(&tls::Server::of(endpoint)).map_err(io::Error::other)?;
     // Servers of gRPC insist on it, whether it is configured or not.
     if cluster.http2.is_some() && config.alpn_protocols.is_empty() {
         Arc::make_mut(&mut config).alpn_protocols = vec![b"h2".to_vec()];

@@ -278,6 +278,7 @@ fn endpoint(name: &DnsEndpoint, address: IpAddr) -> Endpoint {
         additional: Vec::new(),
         hostname: if name.hostname.is_empty() { name.host.clone() } else { name.hostname.clone() },
         metadata: name.metadata.clone(),
+        locality_match: name.locality_match.clone(),
         weight: name.weight,
         priority: name.priority,
         health: name.health,

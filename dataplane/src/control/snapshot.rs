@@ -1,6 +1,7 @@
 //! Building snapshots: from the resources in force to what workers run on.
 
 mod route;
+mod socket;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -19,6 +20,9 @@ use culvert_proto::{
 };
 use culvert_xds::Changes;
 
+pub(super) use socket::tls_for;
+use socket::{Sockets, socket_match};
+
 use crate::{
     control::sources::Breakers,
     observe::stats::{ClusterControlStats, ClusterManagerStats, Registry},
@@ -26,7 +30,7 @@ use crate::{
         ChainSpec, ClusterSpec, HostSpec, HostStats, HttpSpec, Limits, ListenerSpec, RouteSpec, Snapshot,
         TerminalSpec,
     },
-    tls::Contexts,
+    tls::{Contexts, Slot},
 };
 
 /// Endpoints of DNS clusters, by cluster name.
@@ -52,6 +56,7 @@ struct Known {
     endpoints: Arc<LoadAssignment>,
     stats: Arc<ClusterControlStats>,
     breakers: Arc<Breakers>,
+    sockets: Arc<Sockets>,
 }
 
 impl Builder {
@@ -246,9 +251,14 @@ impl Builder {
                 endpoints: known.endpoints.clone(),
                 stats: known.stats.clone(),
                 breakers: known.breakers.clone(),
+                sockets: known.sockets.clone(),
             };
         }
-        let hosts = self.next_hosts(config, endpoints, known.as_ref());
+        let sockets = match &known {
+            Some(known) if Arc::ptr_eq(&known.spec.config, config) => known.sockets.clone(),
+            _ => Arc::new(Sockets::new(config, &self.contexts, &self.registry)),
+        };
+        let hosts = self.next_hosts(config, endpoints, &sockets, known.as_ref());
         let limits =
             known.as_ref().map_or_else(|| Arc::new(Limits::default()), |known| known.spec.limits.clone());
         let breakers = Arc::new(Breakers { limits: limits.clone(), max: config.circuit_breakers });
@@ -259,19 +269,23 @@ impl Builder {
         let spec = Arc::new(ClusterSpec {
             config: config.clone(),
             hosts,
-            tls: config.tls.as_ref().map(|tls| self.contexts.client(tls)),
+            passing_tls: match &config.discovery {
+                Discovery::OriginalDst(_) => sockets.get(bare_match(config)).clone(),
+                _ => None,
+            },
             policy: endpoints.policy.clone(),
             children: Vec::new(),
             limits,
             arranged: OnceLock::new(),
         });
-        Known { spec, endpoints: endpoints.clone(), stats, breakers }
+        Known { spec, endpoints: endpoints.clone(), stats, breakers, sockets }
     }
 
     fn next_hosts(
         &self,
         config: &Cluster,
         endpoints: &LoadAssignment,
+        sockets: &Sockets,
         known: Option<&Known>,
     ) -> Arc<[Arc<HostSpec>]> {
         let before: &[Arc<HostSpec>] = known.map_or(&[], |known| &known.spec.hosts);
@@ -281,13 +295,14 @@ impl Builder {
                 .endpoints
                 .iter()
                 .take(1)
-                .map(|e| self.next_host(config, e, same.clone()))
+                .map(|e| self.next_host(config, e, sockets, same.clone()))
                 .collect();
         }
         let mut by_address: HashMap<_, _> =
             before.iter().map(|host| (host.endpoint.address.clone(), host.clone())).collect();
-        let next =
-            |endpoint: &Endpoint| self.next_host(config, endpoint, by_address.remove(&endpoint.address));
+        let next = |endpoint: &Endpoint| {
+            self.next_host(config, endpoint, sockets, by_address.remove(&endpoint.address))
+        };
         endpoints.endpoints.iter().map(next).collect()
     }
 
@@ -295,24 +310,27 @@ impl Builder {
         &self,
         config: &Cluster,
         endpoint: &Endpoint,
+        sockets: &Sockets,
         known: Option<Arc<HostSpec>>,
     ) -> Arc<HostSpec> {
-        let socket_match = socket_match(config, endpoint);
+        let chosen = socket_match(config, endpoint);
+        let tls = sockets.get(chosen);
         let limited = config.max_connections_per_host.is_some();
         if let Some(known) = &known
             && known.endpoint == *endpoint
-            && known.socket_match == socket_match
+            && Slot::is_same(known.tls.as_ref(), tls.as_ref())
             && known.limits.is_some() == limited
         {
             return known.clone();
         }
+        sockets.count(chosen);
         let stats = match &known {
             Some(known) => known.stats.clone(),
             None => (0..self.workers).map(|_| HostStats::default()).collect(),
         };
         let limits = known.and_then(|known| known.limits.clone()).unwrap_or_default();
         let limits = limited.then_some(limits);
-        Arc::new(HostSpec { endpoint: endpoint.clone(), stats, limits, socket_match })
+        Arc::new(HostSpec { endpoint: endpoint.clone(), stats, limits, tls: tls.clone() })
     }
 
     /// Decides which share of an aggregate cluster's requests goes to which of the clusters it stands for.
@@ -338,7 +356,7 @@ impl Builder {
                 hosts: known.spec.hosts.clone(),
                 policy: AssignmentPolicy::default(),
                 children,
-                tls: None,
+                passing_tls: None,
                 limits: known.spec.limits.clone(),
                 arranged: OnceLock::new(),
             });
@@ -400,13 +418,9 @@ fn is_logical(config: &Cluster) -> bool {
     matches!(&config.discovery, Discovery::Dns { options, .. } if options.logical)
 }
 
-/// The first of the cluster's `transport_socket_matches` whose criteria the endpoint's metadata has.
-fn socket_match(config: &Cluster, endpoint: &Endpoint) -> Option<usize> {
-    let labels =
-        endpoint.metadata.as_ref().and_then(|metadata| metadata.0.get("envoy.transport_socket_match"));
-    config.transport_socket_matches.iter().position(|socket| {
-        socket.criteria.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
-    })
+/// The match for endpoints that no configuration describes.
+fn bare_match(config: &Cluster) -> Option<usize> {
+    config.transport_socket_matches.iter().position(|socket| socket.criteria.is_empty())
 }
 
 fn count_members(stats: &ClusterControlStats, endpoints: &LoadAssignment) {

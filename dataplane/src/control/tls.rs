@@ -305,12 +305,18 @@ fn users(config: &Config) -> Vec<User> {
         }
     }
     for cluster in config.clusters.iter() {
-        let Some(tls) = &cluster.tls else { continue };
-        users.push(User::Cluster {
-            tls: tls.clone(),
-            title: format!("cluster {:?}", cluster.name),
-            stats: format!("cluster.{}.client_ssl_socket_factory", cluster.stat_name),
+        let title = format!("cluster {:?}", cluster.name);
+        let matched = cluster.transport_socket_matches.iter().map(|socket| {
+            (socket.tls.as_ref(), format!("{title}: transport_socket_matches {:?}", socket.name))
         });
+        for (tls, title) in matched.chain([(cluster.tls.as_ref(), title.clone())]) {
+            let Some(tls) = tls else { continue };
+            users.push(User::Cluster {
+                tls: tls.clone(),
+                title,
+                stats: format!("cluster.{}.client_ssl_socket_factory", cluster.stat_name),
+            });
+        }
     }
     users
 }

@@ -21,6 +21,7 @@ use crate::{
         log::Flags,
         pump::{Activity, PumpError, request_body},
         reply::Reply,
+        server_name::server_names,
     },
     upstream::{AcquireError, Choice, Cluster, Credit, Host, Lent, Limit, Via},
 };
@@ -89,17 +90,20 @@ impl Exchange<'_> {
             return self.reply(reply.flag(Flags::NO_HEALTHY_UPSTREAM).details("no_healthy_upstream"));
         };
         *self.record.host.borrow_mut() = Some(host.clone());
-        let breakers = cluster.config().circuit_breakers;
-        let Some(credit) = Credit::take(&cluster.limits, Limit::Requests, breakers.max_requests) else {
+        let config = cluster.config();
+        let max_requests = config.circuit_breakers.max_requests;
+        let Some(credit) = Credit::take(&cluster.limits, Limit::Requests, max_requests) else {
             cluster.stats.upstream_rq_pending_overflow.inc();
             return self.reply(overflow());
         };
+        let names = config.request_names.as_deref();
+        let names = names.and_then(|wanted| server_names(self, wanted, action, weighted));
         let mutations = Mutations::new(table, matched, weighted);
         let framing = self.prepare_head(action, matched, weighted, &mutations, &host, upgrade);
         let active = ActiveUpstream::new(&cluster, &host);
         self.record.attempts.set(1);
-        let via =
-            Via { pod: self.conn.downstream.pod.clone(), source: self.conn.downstream.preserved_source };
+        let downstream = &self.conn.downstream;
+        let via = Via { pod: downstream.pod.clone(), source: downstream.preserved_source, names };
         let progress = Progress {
             upgrade,
             request_complete: Cell::new(framing.is_empty()),

@@ -15,6 +15,7 @@ mod hygiene;
 mod log;
 mod pump;
 mod reply;
+mod server_name;
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 

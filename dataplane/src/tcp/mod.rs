@@ -60,7 +60,7 @@ pub async fn proxy(worker: Rc<Worker>, stream: Transport, downstream: Downstream
         cluster.stats.upstream_cx_none_healthy.inc();
         return stream.abort();
     };
-    let via = Via { pod: downstream.pod.clone(), source: downstream.preserved_source };
+    let via = Via { pod: downstream.pod.clone(), source: downstream.preserved_source, ..Via::default() };
     let upstream = match cluster.open_tcp(&host, &via).await {
         Ok(upstream) => upstream,
         Err(error) => {

@@ -3,10 +3,13 @@
 use std::{
     cell::RefCell,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    net::{IpAddr, Ipv4Addr},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use culvert_model::{CommonTls, DownstreamTls, SessionTickets, UpstreamTls, ValidationContext};
+use culvert_model::{
+    Address, CommonTls, DownstreamTls, Endpoint, SessionTickets, UpstreamTls, ValidationContext,
+};
 use rustls::{
     ClientConfig, Error, ServerConfig, SignatureScheme,
     client::{ClientSessionMemoryCache, ResolvesClientCert, Resumption},
@@ -21,7 +24,7 @@ use super::{
     certificate::{CertificateInfo, sha256},
     params, san,
     tickets::{Binding, OwnKeys, Sessions, Tickets},
-    verify::{Policy, Roots, Verifier},
+    verify::{ClientVerifier, Policy, Roots, ServerVerifier},
 };
 
 /// Why a context could not be compiled.
@@ -72,36 +75,109 @@ pub struct ServerContext {
     pub certificates: Certificates,
 }
 
-/// What connections to a cluster are made with.
+/// What connections to endpoints are made with.
 pub struct ClientContext {
-    pub(super) config: Arc<ClientConfig>,
-    /// The same without SNI.
-    pub(super) nameless: Arc<ClientConfig>,
-    pub(super) sni: Option<ServerName<'static>>,
-    pub(super) auto_host_sni: bool,
+    configs: ClientConfigs,
+    /// For servers whose certificate has to be for the name that a request asks for; made for the first of them.
+    strict: OnceLock<ClientConfigs>,
+    verifier: ServerVerifier,
+    sni: Option<ServerName<'static>>,
+    auto_host_sni: bool,
+    max_sessions: usize,
     /// For `/certs`.
     pub certificates: Certificates,
 }
 
-impl ClientContext {
-    /// For connections that are not a worker's.
-    pub fn config(&self) -> &Arc<ClientConfig> {
-        &self.config
+/// A configuration with SNI, and the same without.
+struct ClientConfigs {
+    with_sni: Arc<ClientConfig>,
+    nameless: Arc<ClientConfig>,
+}
+
+impl ClientConfigs {
+    fn new(config: ClientConfig) -> Self {
+        let mut nameless = config.clone();
+        nameless.enable_sni = false;
+        Self { with_sni: Arc::new(config), nameless: Arc::new(nameless) }
     }
 
-    /// The configuration and the name to connect with. `hostname` is the endpoint's, `fallback` its address.
-    pub fn for_endpoint(
-        &self,
-        hostname: &str,
-        fallback: std::net::IpAddr,
-    ) -> (Arc<ClientConfig>, ServerName<'static>) {
-        let own = || ServerName::try_from(hostname.to_owned()).ok();
-        let host = if self.auto_host_sni && !hostname.is_empty() { own() } else { None };
-        match host.or_else(|| self.sni.clone()) {
-            Some(name @ ServerName::DnsName(_)) => (self.config.clone(), name),
-            Some(name) => (self.nameless.clone(), name),
-            None => (self.nameless.clone(), ServerName::IpAddress(fallback.into())),
+    fn get(&self, name: &ServerName<'_>) -> &Arc<ClientConfig> {
+        if matches!(name, ServerName::DnsName(_)) { &self.with_sni } else { &self.nameless }
+    }
+}
+
+/// The server that a connection is made to.
+#[derive(Clone, Copy, Debug)]
+pub struct Server<'a> {
+    /// The endpoint's hostname; may be empty.
+    pub hostname: &'a str,
+    /// The endpoint's address, for a certificate to be for where there is no name.
+    pub ip: IpAddr,
+    /// The SNI that a request asks for.
+    pub sni: Option<&'a str>,
+    /// What the certificate has to be for, besides what is configured, because a request asks for it.
+    pub san: Option<&'a str>,
+}
+
+impl<'a> Server<'a> {
+    /// An endpoint, by what is known of itself.
+    pub fn of(endpoint: &'a Endpoint) -> Self {
+        let ip = match &endpoint.address {
+            Address::Ip(address) => address.ip(),
+            Address::Pipe { .. } => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        Self { hostname: &endpoint.hostname, ip, sni: None, san: None }
+    }
+}
+
+impl ClientContext {
+    /// The configuration and the name to connect with.
+    ///
+    /// # Errors
+    /// A request asks for what is not the name of a host.
+    pub fn for_server(&self, server: &Server<'_>) -> Result<(Arc<ClientConfig>, ServerName<'static>), Error> {
+        let name = match server.sni {
+            Some(sni) => asked_for(sni)?,
+            None => {
+                let own = self.auto_host_sni && !server.hostname.is_empty();
+                let own = own.then(|| ServerName::try_from(server.hostname.to_owned()).ok()).flatten();
+                let configured = own.or_else(|| self.sni.clone());
+                configured.unwrap_or_else(|| ServerName::IpAddress(server.ip.into()))
+            }
+        };
+        let Some(san) = server.san else { return Ok((self.configs.get(&name).clone(), name)) };
+        let san = asked_for(san)?;
+        if san == name {
+            let strict = || self.with_verifier(self.verifier.for_asked_name());
+            return Ok((self.strict.get_or_init(strict).get(&name).clone(), name));
         }
+        // Every request may ask for another one: no session is kept.
+        let mut config = ClientConfig::clone(self.configs.get(&name));
+        config.resumption = Resumption::disabled();
+        config.dangerous().set_certificate_verifier(Arc::new(self.verifier.for_name(san)));
+        Ok((Arc::new(config), name))
+    }
+
+    /// The same with another verifier, and sessions of its own: those of others say nothing to it.
+    fn with_verifier(&self, verifier: ServerVerifier) -> ClientConfigs {
+        let mut config = ClientConfig::clone(&self.configs.with_sni);
+        config.resumption = resumption(self.max_sessions);
+        config.dangerous().set_certificate_verifier(Arc::new(verifier));
+        ClientConfigs::new(config)
+    }
+}
+
+fn asked_for(name: &str) -> Result<ServerName<'static>, Error> {
+    ServerName::try_from(name.to_owned()).map_err(|_| {
+        Error::General(format!("{name:?}, which the request asks for, is not the name of a host"))
+    })
+}
+
+fn resumption(max_sessions: usize) -> Resumption {
+    match max_sessions {
+        0 => Resumption::disabled(),
+        // The store counts servers, and keeps as many tickets as it likes for each.
+        max => Resumption::store(Arc::new(ClientSessionMemoryCache::new(max.max(8)))),
     }
 }
 
@@ -123,6 +199,17 @@ pub struct Certificates {
 /// The lock is taken once for each new connection, never for a request.
 #[derive(Debug)]
 pub struct Slot<C>(Mutex<Option<Arc<C>>>);
+
+impl<C> Slot<C> {
+    /// Whether both are one place, or none.
+    pub fn is_same(one: Option<&Arc<Self>>, other: Option<&Arc<Self>>) -> bool {
+        match (one, other) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+}
 
 impl<C> Default for Slot<C> {
     fn default() -> Self {
@@ -172,7 +259,7 @@ pub fn server(
 ) -> Result<ServerContext, ContextError> {
     let provider = Arc::new(params::provider(&tls.common));
     let (policy, trusted) = policy(validation, material)?;
-    let verifier = Verifier::of_clients(policy, tls.require_client_certificate, provider.clone());
+    let verifier = ClientVerifier::new(policy, tls.require_client_certificate, provider.clone());
     let resolver = Arc::new(Resolver::new(&material.certificates, &provider)?);
     if resolver.entries.is_empty() {
         return Err(ContextError("no certificate is given".to_owned()));
@@ -221,21 +308,18 @@ pub fn client(
 ) -> Result<ClientContext, ContextError> {
     let provider = Arc::new(params::provider(&tls.common));
     let (policy, trusted) = policy(validation, material)?;
-    let verifier = Verifier::of_servers(policy, tls.auto_sni_san_validation, provider.clone());
+    let verifier = ServerVerifier::new(policy, tls.auto_sni_san_validation, provider.clone());
     let resolver = Arc::new(Resolver::new(&material.certificates, &provider)?);
     let own = resolver.entries.iter().map(|entry| entry.info.clone()).collect();
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&params::versions(&tls.common))
         .map_err(|error| ContextError::of("tls_params", error))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(Arc::new(verifier.clone()))
         .with_client_cert_resolver(resolver);
     config.alpn_protocols = alpn(&tls.common);
-    config.resumption = match tls.max_session_keys as usize {
-        0 => Resumption::disabled(),
-        // The store counts servers, and keeps as many tickets as it likes for each.
-        keys => Resumption::store(Arc::new(ClientSessionMemoryCache::new(keys.max(8)))),
-    };
+    let max_sessions = tls.max_session_keys as usize;
+    config.resumption = resumption(max_sessions);
     let sni = match tls.sni.as_str() {
         "" => None,
         name => {
@@ -243,12 +327,12 @@ pub fn client(
             Some(parsed.map_err(|_| ContextError(format!("sni: {name:?} is not a host name")))?)
         }
     };
-    let mut nameless = config.clone();
-    nameless.enable_sni = false;
     Ok(ClientContext {
-        config: Arc::new(config),
-        nameless: Arc::new(nameless),
+        configs: ClientConfigs::new(config),
+        strict: OnceLock::new(),
+        verifier,
         sni,
+        max_sessions,
         auto_host_sni: tls.auto_host_sni,
         certificates: Certificates { own, trusted, ..Certificates::default() },
     })

@@ -3,7 +3,6 @@
 use std::{
     future::poll_fn,
     io,
-    net::IpAddr,
     pin::pin,
     rc::Rc,
     sync::Arc,
@@ -15,7 +14,7 @@ use culvert_ring::{Lease, Stream, time, time::Timer};
 
 use super::{
     Transport,
-    context::{ClientContext, ServerContext, Slot, take_hello},
+    context::{ClientContext, Server, ServerContext, Slot, take_hello},
     info::TlsInfo,
     session::{Outgoing, Session},
     stats::TlsStats,
@@ -121,14 +120,13 @@ async fn accept_with(
 pub async fn connect(
     stream: Stream,
     slot: &Slot<ClientContext>,
-    hostname: &str,
-    address: IpAddr,
+    server: &Server<'_>,
     deadline: Instant,
     stats: &TlsStats,
 ) -> Result<Transport, HandshakeError> {
     let connected = match slot.get() {
         None => Err(HandshakeError::NotReady),
-        Some(context) => within(Some(deadline), connect_with(stream, &context, hostname, address)).await,
+        Some(context) => within(Some(deadline), connect_with(stream, &context, server)).await,
     };
     match connected {
         Ok(encrypted) => {
@@ -145,10 +143,9 @@ pub async fn connect(
 async fn connect_with(
     stream: Stream,
     context: &Arc<ClientContext>,
-    hostname: &str,
-    address: IpAddr,
+    server: &Server<'_>,
 ) -> Result<Encrypted, HandshakeError> {
-    let (config, name) = context.for_endpoint(hostname, address);
+    let (config, name) = context.for_server(server).map_err(HandshakeError::Tls)?;
     let mut session = Session::client(config, name).map_err(HandshakeError::Tls)?;
     let mut received = Vec::new();
     loop {

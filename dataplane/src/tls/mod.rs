@@ -16,8 +16,8 @@ mod verify;
 
 pub use certificate::{CertificateInfo, hex};
 pub use context::{
-    CertificateBytes, Certificates, ClientContext, ContextError, Material, ServerContext, Slot, client,
-    server,
+    CertificateBytes, Certificates, ClientContext, ContextError, Material, Server, ServerContext, Slot,
+    client, server,
 };
 pub use contexts::Contexts;
 pub use handshake::{HandshakeError, accept, connect};

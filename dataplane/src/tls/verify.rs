@@ -87,42 +87,85 @@ impl fmt::Display for Distrust {
 impl std::error::Error for Distrust {}
 
 /// Verifies peers by a [`Policy`].
-pub(super) struct Verifier {
+struct Trust {
     policy: Policy,
     provider: Arc<CryptoProvider>,
+}
+
+/// Verifies clients.
+pub(super) struct ClientVerifier {
+    trust: Trust,
     /// A client has to show a certificate.
     mandatory: bool,
     /// A client is asked for one.
     offer: bool,
-    /// The server's certificate has to be for the name that was asked for (`auto_sni_san_validation`).
-    match_name: bool,
     hints: Vec<DistinguishedName>,
 }
 
-impl Verifier {
-    /// Of clients.
-    pub(super) fn of_clients(policy: Policy, mandatory: bool, provider: Arc<CryptoProvider>) -> Self {
+/// Verifies servers.
+#[derive(Clone)]
+pub(super) struct ServerVerifier {
+    trust: Arc<Trust>,
+    /// The certificate has to be for the name that was asked for, whatever names the policy expects
+    /// (`auto_sni_san_validation`).
+    asked_instead: bool,
+    also: Option<AlsoFor>,
+}
+
+/// What a server's certificate has to be for besides what the policy expects (`auto_san_validation`).
+#[derive(Clone)]
+enum AlsoFor {
+    /// The name that was asked for.
+    Asked,
+    This(ServerName<'static>),
+}
+
+/// The names that a certificate has to be for.
+#[derive(Clone, Copy, Default)]
+struct Expected<'a> {
+    /// In place of those of the policy.
+    instead: Option<&'a ServerName<'a>>,
+    also: Option<&'a ServerName<'a>>,
+}
+
+impl ClientVerifier {
+    /// `mandatory`: every client has to show a certificate.
+    pub(super) fn new(policy: Policy, mandatory: bool, provider: Arc<CryptoProvider>) -> Self {
         let hint = |anchor: &TrustAnchor<'_>| DistinguishedName::in_sequence(&anchor.subject);
         let roots = policy.roots.iter().chain(policy.spiffe.values());
         let hints = roots.flat_map(|roots| roots.anchors.iter().map(hint)).collect();
         let offer = mandatory || policy.is_effective();
-        Self { policy, provider, mandatory, offer, match_name: false, hints }
+        Self { trust: Trust { policy, provider }, mandatory, offer, hints }
+    }
+}
+
+impl ServerVerifier {
+    /// `asked_instead`: the name that is asked for takes the place of those that the policy expects.
+    pub(super) fn new(policy: Policy, asked_instead: bool, provider: Arc<CryptoProvider>) -> Self {
+        Self { trust: Arc::new(Trust { policy, provider }), asked_instead, also: None }
     }
 
-    /// Of servers.
-    pub(super) fn of_servers(policy: Policy, match_name: bool, provider: Arc<CryptoProvider>) -> Self {
-        Self { policy, provider, mandatory: true, offer: true, match_name, hints: Vec::new() }
+    /// The same for servers that also have to be the one that was asked for.
+    pub(super) fn for_asked_name(&self) -> Self {
+        Self { also: Some(AlsoFor::Asked), ..self.clone() }
     }
 
+    /// The same for servers that also have to be this one.
+    pub(super) fn for_name(&self, name: ServerName<'static>) -> Self {
+        Self { also: Some(AlsoFor::This(name)), ..self.clone() }
+    }
+}
+
+impl Trust {
     fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        name: Option<&ServerName<'_>>,
+        expected: Expected<'_>,
         usage: KeyUsage,
         now: UnixTime,
     ) -> Result<(), Error> {
-        match self.judge(leaf, intermediates, name, usage, now) {
+        match self.judge(leaf, intermediates, expected, usage, now) {
             Err(_) if self.policy.accept_untrusted => Ok(()),
             outcome => outcome,
         }
@@ -132,12 +175,13 @@ impl Verifier {
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        name: Option<&ServerName<'_>>,
+        expected: Expected<'_>,
         usage: KeyUsage,
         now: UnixTime,
     ) -> Result<(), Error> {
         let policy = &self.policy;
-        if !policy.is_effective() && policy.sans.is_empty() && !self.match_name {
+        let nameless = policy.sans.is_empty() && expected.instead.is_none() && expected.also.is_none();
+        if !policy.is_effective() && nameless {
             return Ok(());
         }
         let info = CertificateInfo::parse(leaf).ok_or(CertificateError::BadEncoding)?;
@@ -147,10 +191,11 @@ impl Verifier {
         } else if let Some(roots) = &policy.roots {
             self.verify_chain(roots, leaf, intermediates, &info, usage, now)?;
         }
-        if !policy.sans.is_empty() && !san::matches_any(&policy.sans, &info) {
-            return Err(distrust(Distrust::San));
-        }
-        if self.match_name && !name.is_some_and(|name| is_for(name, &info)) {
+        let is_expected = match expected.instead {
+            Some(name) => is_for(name, &info),
+            None => policy.sans.is_empty() || san::matches_any(&policy.sans, &info),
+        };
+        if !is_expected || expected.also.is_some_and(|name| !is_for(name, &info)) {
             return Err(distrust(Distrust::San));
         }
         let hashed = policy.certificate_hashes.contains(&info.sha256)
@@ -287,13 +332,48 @@ fn rustls_error(error: webpki::Error) -> CertificateError {
     }
 }
 
-impl fmt::Debug for Verifier {
+impl fmt::Debug for ClientVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Verifier").field("mandatory", &self.mandatory).finish_non_exhaustive()
+        f.debug_struct("ClientVerifier").field("mandatory", &self.mandatory).finish_non_exhaustive()
     }
 }
 
-impl ClientCertVerifier for Verifier {
+impl fmt::Debug for ServerVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerVerifier").finish_non_exhaustive()
+    }
+}
+
+/// What the traits for both sides ask for alike: who signs a handshake has the key of the certificate.
+macro_rules! signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let algorithms = &self.trust.provider.signature_verification_algorithms;
+            verify_tls12_signature(message, certificate, signature, algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let algorithms = &self.trust.provider.signature_verification_algorithms;
+            verify_tls13_signature(message, certificate, signature, algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.trust.provider.signature_verification_algorithms.supported_schemes()
+        }
+    };
+}
+
+impl ClientCertVerifier for ClientVerifier {
     fn offer_client_auth(&self) -> bool {
         self.offer
     }
@@ -312,36 +392,14 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.verify(leaf, intermediates, None, KeyUsage::client_auth(), now)?;
+        self.trust.verify(leaf, intermediates, Expected::default(), KeyUsage::client_auth(), now)?;
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+    signatures!();
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -353,29 +411,14 @@ impl ServerCertVerifier for Verifier {
         if !CertificateInfo::may_authenticate(leaf) {
             return Err(distrust(Distrust::Chain));
         }
-        self.verify(leaf, intermediates, Some(name), KeyUsage::server_auth(), now)?;
+        let also = self.also.as_ref().map(|also| match also {
+            AlsoFor::Asked => name,
+            AlsoFor::This(name) => name,
+        });
+        let expected = Expected { instead: self.asked_instead.then_some(name), also };
+        self.trust.verify(leaf, intermediates, expected, KeyUsage::server_auth(), now)?;
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        ClientCertVerifier::verify_tls12_signature(self, message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        ClientCertVerifier::verify_tls13_signature(self, message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ClientCertVerifier::supported_verify_schemes(self)
-    }
+    signatures!();
 }

@@ -10,7 +10,10 @@ use std::{
 
 use crate::{
     snapshot::{HostSpec, HostStats},
-    upstream::pool::{Parked, Waiter},
+    upstream::{
+        ServerNames, Via,
+        pool::{Parked, Waiter},
+    },
 };
 
 /// An endpoint with this worker's connections to it.
@@ -27,15 +30,34 @@ pub struct Host {
     pub(super) waiters: RefCell<VecDeque<Rc<Waiter>>>,
     /// No longer part of the cluster: connections close when they become idle.
     pub(super) removed: Cell<bool>,
+    /// Increases when it is to be reached in another way: connections from before are not used any more.
+    epoch: Cell<u32>,
 }
 
-/// Whose connection it is. Requests of different pods, or with different preserved source addresses, never share one.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+/// Whose connection it is. Requests of different pods, with different preserved source addresses, or for servers of
+/// different names never share one.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct PoolKey {
     /// Pod id; 0 is the namespace culvert runs in.
     pub pod: u32,
     /// The address the connection is made from, when the client's is preserved.
     pub source: Option<IpAddr>,
+    /// What the request calls the server.
+    pub names: Option<Rc<ServerNames>>,
+    epoch: u32,
+}
+
+impl PoolKey {
+    /// What connections to `host` that are made this way are pooled under.
+    pub fn new(host: &Host, via: &Via) -> Self {
+        let pod = via.pod.as_ref().map_or(0, |pod| pod.id);
+        Self { pod, source: via.source, names: via.names.clone(), epoch: host.epoch.get() }
+    }
+
+    /// Whether `host` is reached in another way by now.
+    pub fn is_outdated(&self, host: &Host) -> bool {
+        self.epoch != host.epoch.get()
+    }
 }
 
 impl Host {
@@ -48,11 +70,15 @@ impl Host {
             idle: RefCell::default(),
             waiters: RefCell::default(),
             removed: Cell::new(false),
+            epoch: Cell::new(0),
         }
     }
 
     /// Takes over a newer version of the same address.
     pub(super) fn update(&self, spec: Arc<HostSpec>) {
+        if !self.spec.borrow().is_reached_like(&spec) {
+            self.epoch.set(self.epoch.get().wrapping_add(1));
+        }
         *self.spec.borrow_mut() = spec;
         self.removed.set(false);
     }

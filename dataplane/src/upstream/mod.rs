@@ -24,7 +24,7 @@ use crate::{
     capture::PodHandle,
     observe::stats::{ClusterStats, CodeStats, Registry},
     snapshot::{ClusterSpec, Limits},
-    tls::{ClientContext, Slot, TlsStats},
+    tls::TlsStats,
     upstream::{balancer::Balancer, original_dst::Passing},
 };
 
@@ -35,13 +35,17 @@ pub struct Via {
     pub pod: Option<Arc<PodHandle>>,
     /// From this address, so that the application sees its client (inbound capture).
     pub source: Option<IpAddr>,
+    /// To a server of this name, where a request says so.
+    pub names: Option<Rc<ServerNames>>,
 }
 
-impl Via {
-    /// What connections made this way are pooled under.
-    pub fn key(&self) -> PoolKey {
-        PoolKey { pod: self.pod.as_ref().map_or(0, |pod| pod.id), source: self.source }
-    }
+/// What a request calls the server that a connection is made to (`upstream_http_protocol_options`).
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct ServerNames {
+    /// The SNI; `None` for the configured one.
+    pub sni: Option<Box<str>>,
+    /// What the certificate has to be for.
+    pub san: Option<Box<str>>,
 }
 
 /// What a request, or a connection, brings to the choice of a host.
@@ -135,11 +139,6 @@ impl Cluster {
         self.passing.borrow().retire();
     }
 
-    /// Where what its connections are encrypted with is found; `None` leaves them in the clear.
-    fn tls(&self) -> Option<Arc<Slot<ClientContext>>> {
-        self.spec.borrow().tls.clone()
-    }
-
     fn tls_stats(&self) -> &TlsStats {
         self.tls_stats.get_or_init(|| {
             let stats = Arc::new(TlsStats::of_client());
@@ -193,9 +192,11 @@ impl Cluster {
 
     /// Chooses a host for one request; `None` when there is none to choose.
     pub fn pick(&self, rng: &mut fastrand::Rng, choice: Choice) -> Option<Rc<Host>> {
-        if let Discovery::OriginalDst(settings) = &self.spec.borrow().config.discovery {
+        let spec = self.spec.borrow();
+        if let Discovery::OriginalDst(settings) = &spec.config.discovery {
             let destination = choice.destination?;
-            return Some(self.passing.borrow_mut().host(settings, destination, self.worker));
+            let tls = spec.passing_tls.as_ref();
+            return Some(self.passing.borrow_mut().host(settings, destination, tls, self.worker));
         }
         let hosts = self.hosts.borrow();
         let mut balancer = self.balancer.borrow_mut();

@@ -13,6 +13,7 @@ use culvert_ring::time;
 
 use crate::{
     snapshot::{HostSpec, HostStats},
+    tls::{ClientContext, Slot},
     upstream::Host,
 };
 
@@ -28,12 +29,19 @@ impl Passing {
         &mut self,
         settings: &OriginalDst,
         destination: SocketAddr,
+        tls: Option<&Arc<Slot<ClientContext>>>,
         worker: usize,
     ) -> Rc<Host> {
         let port = settings.port.unwrap_or_else(|| destination.port());
         let address = SocketAddr::new(destination.ip(), port);
-        let (host, used) =
-            self.hosts.entry(address).or_insert_with(|| (Rc::new(host(address, worker)), time::now()));
+        let entry = self.hosts.entry(address).or_insert_with(|| {
+            let host = Host::new(spec(address, tls.cloned(), worker), worker);
+            (Rc::new(host), time::now())
+        });
+        let (host, used) = entry;
+        if !Slot::is_same(host.spec().tls.as_ref(), tls) {
+            host.update(spec(address, tls.cloned(), worker));
+        }
         *used = time::now();
         host.clone()
     }
@@ -58,17 +66,18 @@ impl Passing {
     }
 }
 
-fn host(address: SocketAddr, worker: usize) -> Host {
+fn spec(address: SocketAddr, tls: Option<Arc<Slot<ClientContext>>>, worker: usize) -> Arc<HostSpec> {
     let endpoint = Endpoint {
         address: Address::Ip(address),
         additional: Vec::new(),
         hostname: String::new(),
         metadata: None,
+        locality_match: None,
         weight: 1,
         priority: 0,
         health: Health::Healthy,
     };
     // Nobody but this worker knows the host: the counters of the others stay 0.
     let stats = (0..=worker).map(|_| HostStats::default()).collect();
-    Host::new(Arc::new(HostSpec { endpoint, stats, limits: None, socket_match: None }), worker)
+    Arc::new(HostSpec { endpoint, stats, limits: None, tls })
 }

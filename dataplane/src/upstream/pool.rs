@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use culvert_model::{Address, Discovery};
+use culvert_model::Discovery;
 use culvert_ring::time;
 
 use crate::{
@@ -24,7 +24,6 @@ use crate::{
 };
 
 /// An idle connection in [`Host::idle`]; the connection itself is in the worker's [`IdleSet`].
-#[derive(Clone, Copy)]
 pub(super) struct Parked {
     key: PoolKey,
     tag: u64,
@@ -219,8 +218,8 @@ impl Cluster {
         host: &Rc<Host>,
         via: &Via,
     ) -> Result<Lent, AcquireError> {
-        let key = via.key();
-        if let Some(lent) = take_idle(worker, host, key) {
+        let key = PoolKey::new(host, via);
+        if let Some(lent) = take_idle(worker, host, &key) {
             return Ok(lent);
         }
         let config = self.config();
@@ -235,13 +234,14 @@ impl Cluster {
         };
         self.stats.upstream_rq_pending_total.inc();
         let _active = PendingRequest::new(self);
-        self.open_or_wait(worker, host, via).await
+        self.open_or_wait(worker, host, &key, via).await
     }
 
     async fn open_or_wait(
         self: &Rc<Self>,
         worker: &Worker,
         host: &Rc<Host>,
+        key: &PoolKey,
         via: &Via,
     ) -> Result<Lent, AcquireError> {
         loop {
@@ -253,23 +253,24 @@ impl Cluster {
                     if evict_idle(worker, host) {
                         continue;
                     }
-                    match wait_turn(host, via.key()).await {
+                    match wait_turn(host, key).await {
                         Given::Connection(lent) => return Ok(*lent),
                         Given::Permission | Given::Nothing => continue,
                     }
                 }
             };
-            return self.open(host, via.key(), via, credit).await;
+            return self.open(host, via, credit).await;
         }
     }
 
     async fn open(
         self: &Rc<Self>,
         host: &Rc<Host>,
-        key: PoolKey,
         via: &Via,
         credit: Credits,
     ) -> Result<Lent, AcquireError> {
+        // It may be another one than when the request began to wait.
+        let key = PoolKey::new(host, via);
         let guard = Guard::new(self.clone(), host.clone(), credit);
         self.stats.upstream_cx_http1_total.inc();
         match self.connect_counted(host, via).await {
@@ -324,12 +325,14 @@ impl Cluster {
         let (spec, config) = (host.spec(), self.config());
         let until = time::now() + config.connect_timeout;
         let stream = connect(&spec.endpoint, &config, via).await?;
-        let Some(slot) = self.tls() else { return Ok(stream.into()) };
-        let ip = match &spec.endpoint.address {
-            Address::Ip(address) => address.ip(),
-            Address::Pipe { .. } => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        let Some(slot) = &spec.tls else { return Ok(stream.into()) };
+        let names = via.names.as_deref();
+        let server = tls::Server {
+            sni: names.and_then(|names| names.sni.as_deref()),
+            san: names.and_then(|names| names.san.as_deref()),
+            ..tls::Server::of(&spec.endpoint)
         };
-        let shaking = tls::connect(stream, &slot, &spec.endpoint.hostname, ip, until, self.tls_stats());
+        let shaking = tls::connect(stream, slot, &server, until, self.tls_stats());
         Box::pin(shaking).await.map_err(|error| match error {
             HandshakeError::Timeout => AcquireError::Timeout,
             error => AcquireError::Connect(format!("TLS: {error}")),
@@ -338,11 +341,11 @@ impl Cluster {
 }
 
 /// The youngest idle connection of that key that nothing arrived on.
-fn take_idle(worker: &Worker, host: &Host, key: PoolKey) -> Option<Lent> {
+fn take_idle(worker: &Worker, host: &Host, key: &PoolKey) -> Option<Lent> {
     loop {
         let parked = {
             let mut idle = host.idle.borrow_mut();
-            let at = idle.iter().rposition(|parked| parked.key == key)?;
+            let at = idle.iter().rposition(|parked| parked.key == *key)?;
             idle.remove(at)
         };
         let Some(mut lent) = worker.idle.borrow_mut().remove(parked.tag) else { continue };
@@ -357,15 +360,15 @@ fn take_idle(worker: &Worker, host: &Host, key: PoolKey) -> Option<Lent> {
 
 /// Closes the idle connection of the host that was used longest ago, whoever it belonged to: its place is needed.
 fn evict_idle(worker: &Worker, host: &Host) -> bool {
-    let oldest = host.idle.borrow().first().copied();
-    oldest.map(|parked| discard(worker, parked.tag)).is_some()
+    let oldest = host.idle.borrow().first().map(|parked| parked.tag);
+    oldest.map(|tag| discard(worker, tag)).is_some()
 }
 
 /// Waits for a connection to be given back or closed. `Given::Nothing` after a while: a place may have become free on
 /// another host or worker, which nobody here is told of.
-async fn wait_turn(host: &Rc<Host>, key: PoolKey) -> Given {
+async fn wait_turn(host: &Rc<Host>, key: &PoolKey) -> Given {
     let waiter = Rc::new(Waiter {
-        key,
+        key: key.clone(),
         given: RefCell::new(Given::Nothing),
         waker: RefCell::new(None),
         abandoned: Cell::new(false),
@@ -424,7 +427,7 @@ impl Lent {
             self.guard.cluster.stats.upstream_cx_max_requests.inc();
             return;
         }
-        if self.host.removed.get() {
+        if self.host.removed.get() || self.key.is_outdated(&self.host) {
             return;
         }
         let host = self.host.clone();
@@ -442,7 +445,7 @@ impl Lent {
             // Only requests of other pools wait: closing it makes room for one of them.
             return;
         }
-        let key = self.key;
+        let key = self.key.clone();
         let mut idle = worker.idle.borrow_mut();
         let tag = idle.insert(self);
         if let Some(entry) = idle.entries.get((tag & 0xffff_ffff) as usize) {

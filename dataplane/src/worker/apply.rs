@@ -64,7 +64,7 @@ impl Worker {
         }
         *self.snapshot.borrow_mut() = snapshot;
         if clusters_changed {
-            discard_where(self, |_, host| host.is_removed());
+            discard_where(self, |key, host| host.is_removed() || key.is_outdated(host));
         }
     }
 

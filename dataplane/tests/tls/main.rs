@@ -6,7 +6,9 @@ mod pki;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod names;
 mod rotation;
+mod sockets;
 mod trust;
 mod wire;
 

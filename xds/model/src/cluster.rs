@@ -33,7 +33,8 @@ pub struct Cluster {
     pub bind: Option<Arc<BindConfig>>,
     /// `upstream_connection_options.tcp_keepalive`
     pub keepalive: Option<TcpKeepalive>,
-    /// `transport_socket_matches`: the first one whose criteria an endpoint's metadata has takes the place of `tls`.
+    /// `transport_socket_matches`: the first one whose criteria an endpoint's metadata has takes the place of `tls`; else
+    /// the first one whose criteria its locality's has.
     pub transport_socket_matches: Vec<TransportSocketMatch>,
     /// Idle timeout of pooled connections, `common_http_protocol_options.idle_timeout`: 1 h; `None` when 0.
     pub idle_timeout: Option<Duration>,
@@ -49,8 +50,21 @@ pub struct Cluster {
     pub max_response_headers_bytes: usize,
     /// `transport_socket`; `None` for bytes as they are.
     pub tls: Option<Arc<crate::UpstreamTls>>,
+    /// What of a request names the server in the handshake (`upstream_http_protocol_options`): nothing.
+    pub request_names: Option<Arc<RequestNames>>,
     /// Whether connections speak HTTP/2 (`http2_protocol_options`, `explicit_http_config.http2_protocol_options`).
     pub http2: Option<Http2Options>,
+}
+
+/// `config.core.v3.UpstreamHttpProtocolOptions`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct RequestNames {
+    /// `auto_sni`: the request's host is the SNI, unless it is an IP address.
+    pub sni: bool,
+    /// `auto_san_validation`: the certificate has to be for the request's host.
+    pub san: bool,
+    /// `override_auto_sni_header`, lower case: the header to take instead of the host where a request has it.
+    pub header: Option<String>,
 }
 
 /// `config.core.v3.Http2ProtocolOptions`.

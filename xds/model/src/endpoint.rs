@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Address, Metadata};
+use crate::{Address, Metadata, Struct};
 
 /// `config.endpoint.v3.ClusterLoadAssignment` with resolved addresses.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -48,8 +48,10 @@ pub struct Endpoint {
     pub additional: Vec<Address>,
     /// `hostname`, for `auto_host_rewrite`; for DNS the name that was resolved.
     pub hostname: String,
-    /// `metadata`, and what the locality's has besides it.
+    /// `metadata`
     pub metadata: Option<Arc<Metadata>>,
+    /// `envoy.transport_socket_match` in the metadata of its locality.
+    pub locality_match: Option<Arc<Struct>>,
     /// Endpoint weight times its locality's share: at least 1.
     pub weight: u32,
     /// `priority`: 0 is used first.
@@ -90,6 +92,8 @@ pub struct DnsEndpoint {
     pub hostname: String,
     /// See [`Endpoint::metadata`].
     pub metadata: Option<Arc<Metadata>>,
+    /// See [`Endpoint::locality_match`].
+    pub locality_match: Option<Arc<Struct>>,
     /// See [`Endpoint::weight`].
     pub weight: u32,
     /// See [`Endpoint::priority`].

@@ -63,8 +63,9 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         .as_ref()
         .map(|config| cluster_options::bind(&at.field("upstream_bind_config"), config));
     let max_connections_per_host = cluster_options::per_host(at, message);
+    let socket_matches =
+        tls::socket_matches(&at.field("transport_socket_matches"), &message.transport_socket_matches);
     let tls = socket?;
-    tls::no_auto_sni(at, message, tls.is_some())?;
     let discovery = discovery?;
     let lb_policy = policy_for(at, &discovery, balancing?.policy)?;
     let protocol = protocol?;
@@ -93,7 +94,7 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         keepalive: connection
             .and_then(|options| options.tcp_keepalive.as_ref())
             .map(cluster_options::keepalive),
-        transport_socket_matches: Vec::new(),
+        transport_socket_matches: socket_matches?,
         idle_timeout: protocol.idle_timeout,
         max_requests_per_connection: protocol
             .max_requests
@@ -103,6 +104,7 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         buffer_limit_bytes: buffer_limit_bytes?,
         max_response_headers_bytes: protocol.max_response_headers_bytes,
         tls,
+        request_names: tls::request_names(message),
         http2: protocol.http2,
     };
     Some(Cluster { model, localities })
@@ -235,6 +237,7 @@ fn protocol(at: &At<'_>, message: &pb::Cluster) -> Option<Protocol> {
         ("common_http_protocol_options", message.common_http_protocol_options.is_some()),
         ("http_protocol_options", message.http_protocol_options.is_some()),
         ("http2_protocol_options", message.http2_protocol_options.is_some()),
+        ("upstream_http_protocol_options", message.upstream_http_protocol_options.is_some()),
     ] {
         if given {
             at.field(name).note(NoteKind::NoEffect, "typed_extension_protocol_options takes its place");

@@ -53,6 +53,7 @@ pub(crate) fn load_assignment(
             additional: host.place.1,
             hostname: host.hostname,
             metadata: host.metadata,
+            locality_match: host.locality_match,
             weight: host.weight,
             priority: host.priority,
             health: host.health,
@@ -125,6 +126,7 @@ pub(super) fn dns_assignment(
             port: host.place.1,
             hostname: host.hostname,
             metadata: host.metadata,
+            locality_match: host.locality_match,
             weight: host.weight,
             priority: host.priority,
             health: host.health,
@@ -138,6 +140,7 @@ struct Host<P> {
     place: P,
     hostname: String,
     metadata: Option<Arc<Metadata>>,
+    locality_match: Option<Arc<Struct>>,
     weight: u32,
     priority: u32,
     health: Health,
@@ -162,17 +165,13 @@ fn hosts<P>(
     for (index, locality) in assignment.endpoints.iter().enumerate() {
         let at = at.index(index);
         let at = at.field("lb_endpoints");
-        let shared =
-            metadata::metadata(locality.metadata.as_ref()).and_then(|mut all| all.0.remove(SOCKET_MATCH));
+        let locality_match = metadata::metadata(locality.metadata.as_ref())
+            .and_then(|mut all| all.0.remove(SOCKET_MATCH))
+            .map(Arc::new);
         let mut converted = Vec::with_capacity(locality.lb_endpoints.len());
         for (index, endpoint) in locality.lb_endpoints.iter().enumerate() {
             match host(&at.index(index), endpoint, locality.priority, &place) {
-                Some(mut host) => {
-                    if let Some(shared) = &shared {
-                        share(&mut host.metadata, shared);
-                    }
-                    converted.push(host);
-                }
+                Some(host) => converted.push(Host { locality_match: locality_match.clone(), ..host }),
                 None => complete = false,
             }
         }
@@ -209,18 +208,12 @@ fn host<P>(
         return at.error("value is required");
     };
     let place = place(&at, endpoint)?;
-    Some(Host { place, hostname: endpoint.hostname.clone(), metadata, weight, priority, health })
+    let hostname = endpoint.hostname.clone();
+    Some(Host { place, hostname, metadata, locality_match: None, weight, priority, health })
 }
 
 /// The namespace of the metadata that `transport_socket_matches` look at.
 const SOCKET_MATCH: &str = "envoy.transport_socket_match";
-
-/// Gives an endpoint its locality's criteria for transport sockets when it has none of its own.
-fn share(metadata: &mut Option<Arc<Metadata>>, shared: &Struct) {
-    let mut own = metadata.as_deref().cloned().unwrap_or_default();
-    own.0.entry(SOCKET_MATCH.to_owned()).or_insert_with(|| shared.clone());
-    *metadata = Some(Arc::new(own));
-}
 
 /// Gives each endpoint of one priority its share of its locality's weight, in the smallest whole numbers.
 fn spread<P>(localities: &mut Vec<Locality<P>>) {
@@ -267,6 +260,7 @@ mod tests {
             place: (),
             hostname: String::new(),
             metadata: None,
+            locality_match: None,
             weight: *weight,
             priority: 0,
             health: Health::Healthy,

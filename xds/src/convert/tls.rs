@@ -3,12 +3,12 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use culvert_model::{
-    CertificateSource, CommonTls, DownstreamTls, SanKind, SanMatcher, Secret, SecretData, SecretRef,
-    SessionTickets, SpiffeBundle, TlsCertificate, TlsVersion, UpstreamTls, ValidationContext,
-    ValidationSource,
+    CertificateSource, CommonTls, DownstreamTls, RequestNames, SanKind, SanMatcher, Secret, SecretData,
+    SecretRef, SessionTickets, SpiffeBundle, TlsCertificate, TlsVersion, TransportSocketMatch, UpstreamTls,
+    ValidationContext, ValidationSource,
 };
 use envoy_types::pb::envoy::{
-    config::cluster::v3::Cluster,
+    config::cluster::v3::{Cluster, cluster::TransportSocketMatch as TransportSocketMatchMessage},
     config::core::v3::{DataSource, TransportSocket, WatchedDirectory, data_source, transport_socket},
     extensions::transport_sockets::{
         raw_buffer::v3::RawBuffer,
@@ -21,7 +21,7 @@ use envoy_types::pb::envoy::{
     extensions::upstreams::http::v3::HttpProtocolOptions,
 };
 
-use super::{core, extension_name, matcher, unpack};
+use super::{core, extension_name, matcher, metadata, unpack};
 use crate::{NoteKind, at::At};
 
 /// Cipher suites of TLS 1.2 that there are, by OpenSSL's names.
@@ -96,10 +96,8 @@ pub(super) fn upstream(at: &At<'_>, socket: Option<&TransportSocket>) -> Option<
     if common.certificates.len() > 1 {
         return at_common.error("multiple TLS certificates are not supported for client contexts");
     }
-    if message.auto_sni_san_validation && message.sni.is_empty() && !message.auto_host_sni {
-        return at
-            .field("auto_sni_san_validation")
-            .unsupported("it needs sni or auto_host_sni: the SNI of a request is not used");
+    if message.auto_sni_san_validation && common.validation == ValidationSource::None {
+        return at.field("auto_sni_san_validation").error("configured without a validation context");
     }
     Some(Some(Arc::new(UpstreamTls {
         common,
@@ -110,18 +108,40 @@ pub(super) fn upstream(at: &At<'_>, socket: Option<&TransportSocket>) -> Option<
     })))
 }
 
-/// `auto_sni` takes the SNI from each request, which connections are not kept apart by; in the clear it does nothing.
-pub(super) fn no_auto_sni(at: &At<'_>, cluster: &Cluster, encrypted: bool) -> Option<()> {
+/// `transport_socket_matches`.
+pub(super) fn socket_matches(
+    at: &At<'_>,
+    matches: &[TransportSocketMatchMessage],
+) -> Option<Vec<TransportSocketMatch>> {
+    let converted = matches.iter().enumerate().map(|(index, message)| {
+        let at = at.index(index);
+        let at_socket = at.field("transport_socket");
+        if message.transport_socket.is_none() {
+            return at_socket.error("value is required");
+        }
+        Some(TransportSocketMatch {
+            name: message.name.clone(),
+            criteria: message.r#match.as_ref().map(metadata::structure).unwrap_or_default(),
+            tls: upstream(&at_socket, message.transport_socket.as_ref())?,
+        })
+    });
+    converted.collect::<Vec<_>>().into_iter().collect()
+}
+
+/// What of a request names the server; `None` for nothing.
+pub(super) fn request_names(cluster: &Cluster) -> Option<Arc<RequestNames>> {
     let typed = cluster.typed_extension_protocol_options.values().find_map(unpack::<HttpProtocolOptions>);
-    let upstream = cluster.upstream_http_protocol_options.as_ref();
-    let options =
-        upstream.or_else(|| typed.as_ref().and_then(|it| it.upstream_http_protocol_options.as_ref()));
-    match options {
-        Some(options) if encrypted && (options.auto_sni || options.auto_san_validation) => at
-            .field("upstream_http_protocol_options")
-            .unsupported("the SNI of a request cannot be that of the connection; sni and auto_host_sni can"),
-        _ => Some(()),
-    }
+    let options = match &typed {
+        Some(typed) => typed.upstream_http_protocol_options.as_ref(),
+        None => cluster.upstream_http_protocol_options.as_ref(),
+    };
+    let options = options.filter(|options| options.auto_sni || options.auto_san_validation)?;
+    let header = options.override_auto_sni_header.to_ascii_lowercase();
+    Some(Arc::new(RequestNames {
+        sni: options.auto_sni,
+        san: options.auto_san_validation,
+        header: (!header.is_empty()).then_some(header),
+    }))
 }
 
 /// What is inside of a transport socket, unless it is the one that does nothing.

@@ -116,7 +116,8 @@ impl Value {
                     let (kind, localities) = (Kind::LoadAssignment, *localities);
                     need(Need { kind, source, name: Some(service_name), prefix, localities });
                 }
-                if let Some(tls) = &cluster.tls {
+                let matched = cluster.transport_socket_matches.iter().map(|socket| &socket.tls);
+                for tls in matched.chain([&cluster.tls]).flatten() {
                     secrets(&tls.common, &mut need);
                 }
             }

@@ -8,7 +8,6 @@ use super::{
 const ALL_LOCALITIES: &str = "endpoints of all localities are used by their weights";
 const NO_SLOW_START: &str = "slow start is not supported";
 const HASH_LOAD: &str = "hashing disregards the load of endpoints";
-const NO_TLS: &str = "a connection without TLS has no SNI and no certificate";
 const NO_HEALTH_CHECKS: &str = "there are no active health checks";
 
 /// `HealthCheck` and the like are accepted nowhere yet, so that nothing here depends on them.
@@ -47,6 +46,7 @@ pub(super) const TABLES: &[Table] = &[
             "round_robin_lb_config",
             "common_lb_config",
             "transport_socket",
+            "transport_socket_matches",
             "load_balancing_policy",
             "upstream_http_protocol_options",
             "http2_protocol_options",
@@ -70,13 +70,16 @@ pub(super) const TABLES: &[Table] = &[
             ("health_checks", "active health checks are not supported"),
             ("outlier_detection", "outlier detection is not supported"),
             ("lb_subset_config", "subset load balancing is not supported"),
-            ("transport_socket_matches", "transport sockets cannot be matched"),
-            ("transport_socket_matcher", "transport sockets cannot be matched"),
+            ("transport_socket_matcher", "transport_socket_matches choose transport sockets"),
             ("filters", "filters on connections to upstreams are not supported"),
             ("lrs_server", "load is not reported"),
             ("preconnect_policy", "connections are opened when they are needed"),
         ],
         ..Table::of("envoy.config.cluster.v3.Cluster")
+    },
+    Table {
+        used: &["name", "match", "transport_socket"],
+        ..Table::of("envoy.config.cluster.v3.Cluster.TransportSocketMatch")
     },
     Table {
         used: &["eds_config", "service_name"],
@@ -282,11 +285,7 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig")
     },
     Table {
-        no_effect: &[
-            ("auto_sni", NO_TLS),
-            ("auto_san_validation", NO_TLS),
-            ("override_auto_sni_header", NO_TLS),
-        ],
+        used: &["auto_sni", "auto_san_validation", "override_auto_sni_header"],
         ..Table::of("envoy.config.core.v3.UpstreamHttpProtocolOptions")
     },
 ];

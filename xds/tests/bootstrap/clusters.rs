@@ -259,6 +259,6 @@ fn what_an_assignment_says_besides_its_endpoints() {
     let endpoint = &assignment.endpoints[0];
     assert_eq!(endpoint.additional.len(), 1);
     let metadata = endpoint.metadata.as_ref().unwrap();
-    assert!(metadata.get("envoy.transport_socket_match", ["mode"]).is_some());
+    assert!(endpoint.locality_match.as_ref().is_some_and(|criteria| criteria.contains_key("mode")));
     assert!(metadata.get("envoy.lb", ["hash_key"]).is_some());
 }

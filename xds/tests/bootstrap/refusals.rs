@@ -261,6 +261,35 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "cluster \"a\": transport_socket.typed_config: \
          envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext is not a supported transport socket",
     ),
+    (
+        "CLUSTER",
+        "transport_socket: {name: a, typed_config: {'@type': EXT/transport_sockets.alts.v3.Alts, handshaker_service: a}}",
+        "cluster \"a\": transport_socket.typed_config: envoy.extensions.transport_sockets.alts.v3.Alts is not supported",
+    ),
+    (
+        "CLUSTER",
+        "transport_socket: {name: a, typed_config: {'@type': \
+         EXT/transport_sockets.starttls.v3.UpstreamStartTlsConfig}}",
+        "cluster \"a\": transport_socket.typed_config: \
+         envoy.extensions.transport_sockets.starttls.v3.UpstreamStartTlsConfig is not supported",
+    ),
+    (
+        "CLUSTER",
+        "transport_socket_matches: [{name: m, transport_socket: {name: a, typed_config: {'@type': \
+         EXT/transport_sockets.internal_upstream.v3.InternalUpstreamTransport}}}]",
+        "cluster \"a\": transport_socket_matches[0].transport_socket.typed_config: \
+         envoy.extensions.transport_sockets.internal_upstream.v3.InternalUpstreamTransport is not supported",
+    ),
+    (
+        "CLUSTER",
+        "transport_socket_matches: [{name: m, match: {}}]",
+        "cluster \"a\": transport_socket_matches[0].transport_socket: value is required",
+    ),
+    (
+        "CLUSTER",
+        "transport_socket_matcher: {on_no_match: {action: {name: a}}}",
+        "cluster \"a\": transport_socket_matcher: transport_socket_matches choose transport sockets",
+    ),
 ];
 
 #[test]

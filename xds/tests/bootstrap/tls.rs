@@ -99,6 +99,30 @@ fn every_field_arrives() {
 }
 
 #[test]
+fn sockets_are_matched_and_requests_name_servers() {
+    const TLS: &str = "transport_socket: {name: tls, typed_config: {'@type': \
+                       EXT/transport_sockets.tls.v3.UpstreamTlsContext, sni: m}}";
+    let text = format!(
+        "transport_socket_matches: [{{name: m, match: {{tlsMode: istio}}, {TLS}}}, {{name: p, transport_socket: {{name: \
+         raw, typed_config: {{'@type': EXT/transport_sockets.raw_buffer.v3.RawBuffer}}}}}}], \
+         typed_extension_protocol_options: {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{'@type': \
+         EXT/upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {{http_protocol_options: {{}}}}, \
+         upstream_http_protocol_options: {{auto_sni: true, override_auto_sni_header: X-A}}}}}}"
+    );
+    let config = good(&http(&[("CLUSTER", &text)])).bootstrap.config;
+    let cluster = &config.clusters[0];
+    let [tls, plain] = &cluster.transport_socket_matches[..] else { panic!("two") };
+    assert_eq!((tls.name.as_str(), plain.name.as_str()), ("m", "p"));
+    assert!(tls.criteria.contains_key("tlsMode") && plain.criteria.is_empty());
+    assert_eq!(tls.tls.as_ref().map(|tls| tls.sni.as_str()), Some("m"));
+    assert!(plain.tls.is_none() && cluster.tls.is_none());
+    let names = cluster.request_names.as_deref().unwrap();
+    assert_eq!((names.sni, names.san, names.header.as_deref()), (true, false, Some("x-a")));
+    let old = good(&http(&[("CLUSTER", "upstream_http_protocol_options: {auto_san_validation: true}")]));
+    assert!(old.bootstrap.config.clusters[0].request_names.as_ref().unwrap().san);
+}
+
+#[test]
 fn static_secrets_are_found_by_name() {
     let text = http(&[]).replace(
         "static_resources:\n",
@@ -145,7 +169,10 @@ fn what_cannot_be_had_is_refused_by_name() {
             "session_ticket_keys.keys[0]: a session ticket key has 80 bytes, not 5",
         ),
         (with_cluster("allow_renegotiation: true,", ""), "allow_renegotiation: true is not supported"),
-        (with_cluster("auto_sni_san_validation: true,", ""), "it needs sni or auto_host_sni"),
+        (
+            with_cluster("auto_sni_san_validation: true,", ""),
+            "auto_sni_san_validation: configured without a validation context",
+        ),
         (with_cluster("", &format!("{OWN}, key_log: {{path: /x}}")), "key_log: keys are not logged"),
     ] {
         let errors = bad(&text).join("\n");

@@ -101,6 +101,7 @@ async fn resolved_names_and_later_configurations_are_used() {
         address: Address::Ip(([127, 0, 0, 1], two).into()),
         additional: Vec::new(),
         metadata: None,
+        locality_match: None,
         hostname: String::new(),
         weight: 1,
         priority: 0,

@@ -185,3 +185,28 @@ fn the_latest_version_says_how_long_to_wait() {
     f.after(Duration::from_millis(1));
     assert_eq!(f.changed()[1], ["a"]);
 }
+
+#[test]
+fn secrets_of_every_socket_warm_a_cluster() {
+    let context = |secret: &str| {
+        let secret = json!({"name": secret, "sds_config": ads()});
+        json!({"name": "tls", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": {"validation_context_sds_secret_config": secret},
+        }})
+    };
+    let mut f = fixture(BOOTSTRAP);
+    let cluster = json!({
+        "name": "a",
+        "transport_socket": context("one"),
+        "transport_socket_matches": [{"name": "m", "match": {"a": 1}, "transport_socket": context("two")}],
+    });
+    f.sotw(Kind::Cluster, "1", &[cluster]).unwrap();
+    assert_eq!(f.wanted(Kind::Secret), ["one", "two"]);
+    assert_eq!(f.changed()[1], [""; 0], "it waits for both");
+    let secret = |name: &str| json!({"name": name, "validation_context": {"max_verify_depth": 1}});
+    f.sotw(Kind::Secret, "1", &[secret("one")]).unwrap();
+    assert_eq!(f.changed()[1], [""; 0]);
+    f.sotw(Kind::Secret, "1", &[secret("one"), secret("two")]).unwrap();
+    assert_eq!(f.changed()[1], ["a"]);
+}
