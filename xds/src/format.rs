@@ -205,8 +205,10 @@ fn part(command: &Command<'_>) -> Result<FormatPart, FormatError> {
             }
             Ok(FormatPart::Text(value))
         }
-        // Nothing here attaches metadata or state to requests, and clusters' and routes' metadata is not kept.
-        "DYNAMIC_METADATA" | "FILTER_STATE" | "UPSTREAM_FILTER_STATE" => match argument {
+        "FILTER_STATE" => filter_state(argument, max),
+        // Nothing here attaches metadata to requests or state to upstreams, and clusters' and routes' metadata is not
+        // kept.
+        "DYNAMIC_METADATA" | "UPSTREAM_FILTER_STATE" => match argument {
             "" => malformed(format!("%{name}% requires parameters")),
             _ => Ok(FormatPart::Nothing),
         },
@@ -232,6 +234,23 @@ fn bare(command: &Command<'_>, part: FormatPart) -> Result<FormatPart, FormatErr
     match command.max.is_some() || command.argument.is_some_and(|argument| !argument.is_empty()) {
         true => malformed(format!("%{}% does not take any parameters or length", command.name)),
         false => Ok(part),
+    }
+}
+
+/// `key`, `key:TYPED` or `key:PLAIN`.
+fn filter_state(argument: &str, max: Option<usize>) -> Result<FormatPart, FormatError> {
+    let (key, style) = argument.split_once(':').unwrap_or((argument, ""));
+    match (key, style) {
+        ("", _) => malformed("%FILTER_STATE% requires parameters".to_owned()),
+        (key, "" | "PLAIN" | "TYPED") => {
+            Ok(FormatPart::FilterState { key: key.to_owned(), typed: style != "PLAIN", max })
+        }
+        (_, style) if style.starts_with("FIELD:") => {
+            unsupported(format!("%FILTER_STATE({argument})% is not supported: objects have no fields"))
+        }
+        _ => malformed(format!(
+            "%FILTER_STATE({argument})%: invalid serialization type, only PLAIN, TYPED and FIELD are supported"
+        )),
     }
 }
 
@@ -395,7 +414,10 @@ mod tests {
             ("%QUERY_PARAMS(PATH)%", FormatPart::QueryString { which: PathSource::Path, max: None }),
             ("%DYNAMIC_METADATA(a:b)%", FormatPart::Nothing),
             ("%METADATA(DYNAMIC:a)%", FormatPart::Nothing),
-            ("%FILTER_STATE(a:PLAIN)%", FormatPart::Nothing),
+            (
+                "%FILTER_STATE(a:PLAIN):5%",
+                FormatPart::FilterState { key: "a".to_owned(), typed: false, max: Some(5) },
+            ),
             ("%ENVIRONMENT(CULVERT_NOT_SET)%", FormatPart::Text("-".to_owned())),
             ("%EMIT_TIME(%s)%", FormatPart::EmitTime(vec![TimePart::Timestamp])),
             ("%DOWNSTREAM_PEER_CERT_V_END(%Y)%", FormatPart::PeerCertificateTime(true, vec![TimePart::Year])),

@@ -187,6 +187,7 @@ impl Control {
             downstream_connections_max: AtomicU64::new(
                 loaded.bootstrap.max_downstream_connections.unwrap_or(u64::MAX),
             ),
+            connection_ids: AtomicU64::new(0),
             drain: options.drain,
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         });

@@ -9,6 +9,7 @@ use culvert_ring::{Chunk, Stream, net, task, time};
 use crate::{
     http::connection::serve,
     listener::{Downstream, ListenerRuntime, Peer, Terminal, inspect, runtime::Selected, secure, unmapped},
+    observe::access::Flags,
     tcp,
     tls::Transport,
     worker::Worker,
@@ -23,23 +24,14 @@ pub(super) struct Arriving {
     pub(super) since: Instant,
     /// The next listener filter.
     next: usize,
-    /// Whether its local address is where it was going before it was redirected.
-    restored: bool,
     /// Whether it was handed over to the listener of its destination already.
     handed_over: bool,
 }
 
 impl Arriving {
-    pub(super) fn new(stream: Stream, who: Downstream, restored: bool) -> Self {
-        let mut arriving = Self {
-            stream,
-            bytes: Vec::new(),
-            who,
-            since: time::now(),
-            next: 0,
-            restored,
-            handed_over: false,
-        };
+    pub(super) fn new(stream: Stream, who: Downstream) -> Self {
+        let mut arriving =
+            Self { stream, bytes: Vec::new(), who, since: time::now(), next: 0, handed_over: false };
         if arriving.who.listener.spec.config.use_original_dst {
             arriving.original_destination();
         }
@@ -70,7 +62,7 @@ impl Arriving {
     pub(super) fn redirect(&mut self, source: SocketAddr, destination: SocketAddr) {
         let (source, local) = (unmapped(source), Peer::Ip(unmapped(destination)));
         self.who.remote = Peer::Ip(source);
-        self.restored |= self.who.local != local;
+        self.who.restored |= self.who.local != local;
         self.who.local = local;
     }
 
@@ -90,7 +82,10 @@ impl Arriving {
         let none = Opening::default();
         let opening = self.who.opening.as_deref().unwrap_or(&none);
         let Selected::Chain(chain, config) = listener.select(&self.facts(Some(opening))) else {
-            return listener.stats.no_filter_chain_match.inc();
+            listener.stats.no_filter_chain_match.inc();
+            let notes = self.who.note();
+            notes.flag(Flags::NO_ROUTE);
+            return notes.details.set("filter_chain_not_found");
         };
         listener.stats.downstream_cx_total.inc();
         let place = chain.enter();
@@ -109,7 +104,7 @@ impl Arriving {
     /// The listener that takes the connection over for its destination.
     fn successor(&self, worker: &Worker) -> Option<Rc<ListenerRuntime>> {
         let listener = &self.who.listener;
-        if !listener.spec.config.use_original_dst || !self.restored || self.handed_over {
+        if !listener.spec.config.use_original_dst || !self.who.restored || self.handed_over {
             return None;
         }
         worker.listener_at(self.who.local.socket()?).filter(|other| !Rc::ptr_eq(other, listener))
@@ -142,7 +137,7 @@ impl Arriving {
         let Some(local) = net::original_dst(self.stream.fd()).ok().map(|it| Peer::Ip(unmapped(it))) else {
             return;
         };
-        self.restored |= self.who.local != local;
+        self.who.restored |= self.who.local != local;
         self.who.local = local;
     }
 

@@ -3,6 +3,7 @@
 mod arriving;
 mod chain;
 mod inspect;
+mod notes;
 mod runtime;
 mod secure;
 
@@ -10,8 +11,8 @@ use std::{
     cell::RefCell,
     net::{IpAddr, SocketAddr},
     rc::Rc,
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use culvert_proto::chain::Opening;
@@ -20,10 +21,12 @@ use culvert_ring::{Listener, Stream, time};
 use arriving::Arriving;
 pub use chain::{ChainRuntime, Place, Terminal};
 pub use inspect::{InspectorStats, ProxyCounters};
+pub use notes::{FilterState, Notes};
 pub use runtime::{ListenerRuntime, OpenConnection};
 
 use crate::{
     capture::{Direction, PodHandle},
+    observe::access::{Facts, LogType},
     tls::TlsInfo,
     worker::{Admission, Origin, Worker},
 };
@@ -46,6 +49,13 @@ pub struct Downstream {
     pub listener: Rc<ListenerRuntime>,
     /// What its handshake agreed upon; `None` in the clear.
     pub tls: Option<Rc<TlsInfo>>,
+    /// `%CONNECTION_ID%`
+    pub id: u64,
+    /// When it was accepted.
+    pub since: Instant,
+    /// Whether [`Downstream::local`] is where it was going before it was redirected here.
+    pub restored: bool,
+    notes: Option<Box<Notes>>,
     place: Option<Place>,
     _admission: Option<Admission>,
 }
@@ -92,15 +102,76 @@ impl Downstream {
 
     /// Where the connection was going before it came here; `None` when it was meant for here.
     pub fn original_destination(&self) -> Option<SocketAddr> {
-        match (&self.pod, self.local) {
-            (Some(_), Peer::Ip(address)) => Some(address),
-            _ => None,
-        }
+        self.local.socket().filter(|_| self.restored)
+    }
+
+    /// What is noted of it. There is a place for notes from now on.
+    pub fn note(&mut self) -> &Notes {
+        self.notes.get_or_insert_default()
+    }
+
+    /// What is noted of it, if anything is.
+    pub fn notes(&self) -> Option<&Notes> {
+        self.notes.as_deref()
+    }
+
+    /// Name of its filter chain; empty before it has one, and when that has none.
+    pub fn chain_name(&self) -> &str {
+        self.place.as_ref().map_or("", |place| &place.chain.spec.config.name)
+    }
+
+    /// The server name that the client asked for; empty without.
+    pub fn server_name(&self) -> &str {
+        let by_tls = self.tls.as_ref().map(|tls| tls.sni.as_str()).filter(|name| !name.is_empty());
+        by_tls.or_else(|| self.opening.as_ref().map(|opening| &*opening.server_name)).unwrap_or_default()
+    }
+
+    /// Calls `read` with what is known of the connection now.
+    pub fn with_facts<R>(&self, worker: &Worker, log_type: LogType, read: impl FnOnce(&Facts<'_>) -> R) -> R {
+        let none = Notes::default();
+        let notes = self.notes().unwrap_or(&none);
+        let cluster = notes.cluster.borrow().as_ref().map(|cluster| cluster.config());
+        let host = notes.host.borrow().as_ref().map(|host| host.spec());
+        let facts = Facts {
+            complete: matches!(log_type, LogType::NotSet | LogType::TcpConnectionEnd),
+            hostname: &worker.process.hostname,
+            connection_id: self.id,
+            direct_remote: self.direct_remote,
+            server_name: self.server_name(),
+            filter_chain: self.chain_name(),
+            tls: self.tls.as_deref().map(TlsInfo::facts),
+            flags: notes.flags.get(),
+            details: notes.details.get(),
+            termination: &notes.termination.borrow(),
+            bytes_received: notes.received.get(),
+            bytes_sent: notes.sent.get(),
+            cluster: cluster.as_ref().map(|cluster| (&*cluster.name, cluster.stat_name.as_str())),
+            host: host.as_deref(),
+            upstream_local: notes.upstream_local.get(),
+            upstream_failure: &notes.upstream_failure.borrow(),
+            attempts: notes.attempts.get(),
+            state: Some(&notes.state.borrow()),
+            ..Facts::connection(log_type, self.since, self.remote, self.local)
+        };
+        read(&facts)
     }
 
     /// Whether the listener's traffic is inbound.
     pub fn is_inbound(&self) -> bool {
         self.listener.spec.config.direction == culvert_model::TrafficDirection::Inbound
+    }
+}
+
+/// Its end is what the listener logs, however it ends.
+impl Drop for Downstream {
+    fn drop(&mut self) {
+        let logs = &self.listener.logs;
+        if !logs.is_empty()
+            && let Some(worker) = self.listener.worker()
+        {
+            let runtime = worker.runtime();
+            self.with_facts(&worker, LogType::NotSet, |facts| logs.write(facts, &runtime));
+        }
     }
 }
 
@@ -170,12 +241,15 @@ fn admit(worker: &Rc<Worker>, stream: Stream, name: &str, origin: &Origin) {
         opening: None,
         place: None,
         tls: None,
+        id: worker.process.connection_ids.fetch_add(1, Ordering::Relaxed) + 1,
+        since: time::now(),
+        restored: pod.is_some(),
+        notes: None,
         listener,
         _admission: admission,
         pod,
     };
-    let restored = who.pod.is_some();
-    Arriving::new(stream, who, restored).advance(worker);
+    Arriving::new(stream, who).advance(worker);
 }
 
 fn original_destination(

@@ -1,6 +1,11 @@
 //! A configured listener as one worker runs it.
 
-use std::{cell::OnceCell, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    cell::OnceCell,
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Instant,
+};
 
 use culvert_model::FilterChain;
 use culvert_proto::chain::{Facts, Selection};
@@ -9,6 +14,7 @@ use culvert_ring::time;
 use crate::{
     listener::ChainRuntime,
     observe::{
+        access::Loggers,
         names::listener_scope,
         stats::{ListenerStats, ListenerWorkerStats},
     },
@@ -25,6 +31,9 @@ pub struct ListenerRuntime {
     pub stats: Arc<ListenerStats>,
     /// The same connections, counted by worker.
     pub worker_stats: Arc<ListenerWorkerStats>,
+    /// `access_log`
+    pub logs: Rc<Loggers>,
+    worker: Weak<Worker>,
     chains: Vec<Rc<ChainRuntime>>,
     default_chain: Option<Rc<ChainRuntime>>,
     tls_stats: OnceCell<Arc<TlsStats>>,
@@ -54,7 +63,18 @@ impl ListenerRuntime {
         };
         let chains = spec.chains.iter().map(chain).collect();
         let default_chain = spec.default_chain.as_ref().map(chain);
-        Self { stats, worker_stats, chains, default_chain, tls_stats, spec }
+        let same_logs = earlier.filter(|earlier| earlier.spec.config.fingerprint == spec.config.fingerprint);
+        let logs = match same_logs {
+            Some(earlier) => earlier.logs.clone(),
+            None => Rc::new(worker.loggers(&spec.config.access_log)),
+        };
+        let worker = worker.handle();
+        Self { stats, worker_stats, logs, worker, chains, default_chain, tls_stats, spec }
+    }
+
+    /// The worker it belongs to, as long as that runs.
+    pub fn worker(&self) -> Option<Rc<Worker>> {
+        self.worker.upgrade()
     }
 
     /// Counters of its handshakes, which are there once there has been one.

@@ -163,6 +163,7 @@ stat_set! {
         counter original_dst_host_invalid,
         counter upstream_cx_total,
         gauge upstream_cx_active,
+        counter upstream_cx_connect_attempts_exceeded,
         counter upstream_cx_connect_fail,
         counter upstream_cx_connect_timeout,
         counter upstream_cx_destroy,
@@ -230,6 +231,7 @@ stat_set! {
         counter downstream_cx_rx_bytes_total,
         counter downstream_cx_tx_bytes_total,
         counter idle_timeout,
+        counter max_downstream_connection_duration,
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     cell::{Cell, Ref, RefCell},
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -60,6 +60,8 @@ pub struct Process {
     pub downstream_connections: AtomicU64,
     /// `overload.global_downstream_max_connections`; `u64::MAX` when not set.
     pub downstream_connections_max: AtomicU64,
+    /// How many downstream connections were accepted; each is called by its number.
+    pub connection_ids: AtomicU64,
     /// `%HOSTNAME%`
     pub hostname: String,
     /// How connections of listeners and chains that are no longer configured end.
@@ -77,6 +79,7 @@ pub struct DrainPolicy {
 
 /// The state of one worker. Shared by its tasks, never by threads.
 pub struct Worker {
+    this: Weak<Self>,
     /// 0-based.
     pub index: usize,
     /// What all workers share.
@@ -165,7 +168,8 @@ impl Worker {
         process.registry.register("culvert.capture", capture_stats.clone());
         let config_stats = Arc::new(ConfigStats::default());
         process.registry.register("culvert.config", config_stats.clone());
-        Rc::new(Self {
+        Rc::new_cyclic(|this| Self {
+            this: this.clone(),
             index,
             idle: RefCell::default(),
             rng: RefCell::new(fastrand::Rng::new()),
@@ -185,6 +189,11 @@ impl Worker {
             draining: Cell::new(None),
             heads: RefCell::default(),
         })
+    }
+
+    /// Refers to the worker without keeping it.
+    pub fn handle(&self) -> Weak<Self> {
+        self.this.clone()
     }
 
     /// The cluster of that name; for an aggregate cluster the one of those it stands for that serves this request.

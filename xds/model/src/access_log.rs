@@ -191,8 +191,17 @@ pub enum FormatPart {
         /// What it is counted in.
         unit: TimeUnit,
     },
-    /// What exists in Envoy and never has a value here: metadata, filter state, trace ids.
+    /// What exists in Envoy and never has a value here: metadata, filter state of upstreams, trace ids.
     Nothing,
+    /// `%FILTER_STATE(key:style):max%`: an object, which is a text.
+    FilterState {
+        /// Its key.
+        key: String,
+        /// `TYPED`, the default: as JSON, a text in quotation marks. `PLAIN` is without.
+        typed: bool,
+        /// Longest output in bytes.
+        max: Option<usize>,
+    },
     /// `%EMIT_TIME(format)%`
     EmitTime(TimeFormat),
     /// `%START_TIME(format)%`

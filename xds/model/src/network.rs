@@ -110,10 +110,27 @@ pub struct TcpProxy {
     pub idle_timeout: Option<Duration>,
     /// `max_connect_attempts`: 1.
     pub max_connect_attempts: u32,
+    /// `max_downstream_connection_duration`; `None` is off.
+    pub max_duration: Option<Duration>,
+    /// `max_downstream_connection_duration_jitter_percentage`, as a part of 1: up to this much of the duration is added.
+    pub max_duration_jitter: f64,
+    /// `hash_policy`: what balancing by hash goes by.
+    pub hash: Option<TcpHash>,
     /// `access_log`
     pub access_log: Vec<crate::AccessLog>,
+    /// `access_log_options.flush_access_log_on_start`: an entry when the proxy takes a connection over.
+    pub log_on_start: bool,
     /// `access_log_options.flush_access_log_on_connected`: an entry when the upstream is connected.
     pub log_on_connected: bool,
     /// `access_log_options.access_log_flush_interval`, or the deprecated field: entries while the connection lasts.
     pub log_interval: Option<Duration>,
+}
+
+/// `type.v3.HashPolicy`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TcpHash {
+    /// `filter_state.key`: an object that a filter has left.
+    FilterState(String),
+    /// `source_ip`
+    SourceIp,
 }

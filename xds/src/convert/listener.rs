@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::config::{
 };
 use prost::Message as _;
 
-use super::{Clusters, connection_matcher, core, filter_chain, listener_filter};
+use super::{Clusters, access_log, connection_matcher, core, filter_chain, listener_filter};
 use crate::at::At;
 
 /// `listener_filters_timeout` unless given.
@@ -43,6 +43,7 @@ pub(crate) fn listener(at: &At<'_>, message: &pb::Listener, clusters: &Clusters<
         let at = at.field("filter_chain_matcher");
         connection_matcher::matcher(&at, matcher, &connection_matcher::chain_name)
     });
+    let access_log = access_log::access_logs(&at.field("access_log"), &message.access_log);
     let (address, additional_addresses) = (address?, additional_addresses?);
     distinct(at, &address, &additional_addresses)?;
     let old_bind = message.deprecated_v1.as_ref().and_then(|v1| v1.bind_to_port.as_ref());
@@ -64,7 +65,7 @@ pub(crate) fn listener(at: &At<'_>, message: &pb::Listener, clusters: &Clusters<
         listener_filters_timeout: listener_filters_timeout?,
         continue_on_timeout: message.continue_on_listener_filters_timeout,
         use_original_dst: message.use_original_dst.as_ref().is_some_and(|enable| enable.value),
-        access_log: Vec::new(),
+        access_log: access_log?,
         stat_prefix: message.stat_prefix.clone(),
         buffer_limit_bytes: buffer_limit_bytes?,
         backlog: message.tcp_backlog_size.as_ref().map(|size| size.value),

@@ -24,6 +24,7 @@ pub(super) const TABLES: &[Table] = &[
             "use_original_dst",
             "ignore_global_conn_limit",
             "drain_type",
+            "access_log",
         ],
         no_effect: &[
             ("metadata", "nothing reads it"),
@@ -39,7 +40,6 @@ pub(super) const TABLES: &[Table] = &[
             ("udp_listener_config", "UDP listeners are not supported"),
             ("api_listener", "API listeners are not supported"),
             ("internal_listener", "internal listeners are not supported"),
-            ("access_log", "listeners have no access log of their own"),
             ("fcds_config", "filter chain discovery is not supported"),
         ],
         ..Table::of("envoy.config.listener.v3.Listener")
@@ -114,16 +114,34 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.listener.v3.Filter")
     },
     Table {
-        used: &["stat_prefix", "cluster", "weighted_clusters", "idle_timeout"],
+        used: &[
+            "stat_prefix",
+            "cluster",
+            "weighted_clusters",
+            "idle_timeout",
+            "max_connect_attempts",
+            "max_downstream_connection_duration",
+            "max_downstream_connection_duration_jitter_percentage",
+            "hash_policy",
+            "access_log",
+            "access_log_options",
+            "access_log_flush_interval",
+            "flush_access_log_on_connected",
+        ],
         only_off: &["check_drain_close", "upstream_connect_mode"],
         refused: &[
             ("metadata_match", "subset load balancing is not supported"),
             ("tunneling_config", "tunnelling over HTTP is not supported"),
-            ("hash_policy", "hash policies are not supported"),
-            ("access_log", "access logs of TCP connections are not supported"),
         ],
         ..Table::of("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy")
     },
+    Table {
+        used: &["access_log_flush_interval", "flush_access_log_on_connected", "flush_access_log_on_start"],
+        ..Table::of("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TcpAccessLogOptions")
+    },
+    Table { used: &["source_ip", "filter_state"], ..Table::of("envoy.type.v3.HashPolicy") },
+    Table::of("envoy.type.v3.HashPolicy.SourceIp"),
+    Table { used: &["key"], ..Table::of("envoy.type.v3.HashPolicy.FilterState") },
     Table {
         used: &["clusters"],
         ..Table::of("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster")

@@ -8,7 +8,11 @@ use std::{
 use culvert_model::TimePoint;
 use culvert_proto::{Headers, RequestHead, Version};
 
-use crate::{listener::Peer, observe::access::Flags, snapshot::HostSpec};
+use crate::{
+    listener::{FilterState, Peer},
+    observe::access::Flags,
+    snapshot::HostSpec,
+};
 
 /// Everything that formats, filters and entries look at. Most of it is empty for a connection that carries no HTTP.
 ///
@@ -79,6 +83,8 @@ pub struct Facts<'a> {
     pub attempts: u32,
     /// When what happened.
     pub times: Times,
+    /// Filter state.
+    pub state: Option<&'a FilterState>,
 }
 
 /// What is known of TLS with a client. Texts are empty where there is nothing.
@@ -148,6 +154,8 @@ pub enum LogType {
     /// Of a listener.
     #[default]
     NotSet,
+    /// A TCP proxy takes a connection over.
+    TcpConnectionStart,
     /// The upstream of a TCP proxy is connected.
     TcpUpstreamConnected,
     /// In the course of a connection.
@@ -167,6 +175,7 @@ impl LogType {
     pub fn envoy(self) -> (i32, &'static str) {
         match self {
             Self::NotSet => (0, "NotSet"),
+            Self::TcpConnectionStart => (14, "TcpConnectionStart"),
             Self::TcpUpstreamConnected => (1, "TcpUpstreamConnected"),
             Self::TcpPeriodic => (2, "TcpPeriodic"),
             Self::TcpConnectionEnd => (3, "TcpConnectionEnd"),
@@ -213,6 +222,7 @@ impl<'a> Facts<'a> {
             upstream_protocol: None,
             attempts: 0,
             times: Times::default(),
+            state: None,
         }
     }
 

@@ -116,6 +116,13 @@ fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out.push(b'"');
 }
 
+/// Makes what stands behind `start` a JSON text.
+pub(super) fn quote_from(out: &mut Vec<u8>, start: usize) {
+    out.insert(start, b'"');
+    escape_from(out, start + 1);
+    out.push(b'"');
+}
+
 /// Escapes what stands behind `start`. Mostly there is nothing to escape.
 fn escape_from(out: &mut Vec<u8>, start: usize) {
     let plain = |byte: &u8| (0x20..0x7f).contains(byte) && *byte != b'"' && *byte != b'\\';

@@ -125,8 +125,11 @@ impl LineFormat {
             Self::Json { root, omit_empty } => json::write(root, *omit_empty, facts, line),
             Self::Text { parts, missing } => {
                 for part in parts {
+                    let start = line.len();
                     if append(part, facts, line) == Value::Absent {
                         line.extend_from_slice(missing);
+                    } else if matches!(part, FormatPart::FilterState { typed: true, .. }) {
+                        json::quote_from(line, start);
                     }
                 }
             }

@@ -46,6 +46,12 @@ pub fn append(part: &FormatPart, facts: &Facts<'_>, out: &mut Vec<u8>) -> Value 
                 out,
             )
         }
+        FormatPart::FilterState { key, typed: _, max } => {
+            match facts.state.and_then(|state| state.get(key)) {
+                Some(text) => bytes(limit(text.as_bytes(), *max), out),
+                None => Value::Absent,
+            }
+        }
         FormatPart::Nothing => Value::Absent,
         FormatPart::EmitTime(format) => {
             time::write(since_epoch(SystemTime::now()), format, out);

@@ -1,0 +1,1 @@
+//! Network filters before the TCP proxy.
