@@ -5,16 +5,22 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, OnceLock, atomic::AtomicU32},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, AtomicU64},
+    },
     time::Instant,
 };
 
 use culvert_model::{
-    AssignmentPolicy, Cluster, Endpoint, FilterChain, HttpConnectionManager, Listener, TcpProxy,
+    AssignmentPolicy, Cluster, ConnectionLimit, ConnectionRateLimit, Endpoint, FilterChain, FilterStateValue,
+    HttpConnectionManager, Listener, NetworkRbac, TcpProxy,
 };
 use culvert_proto::{
     balance::HostSet,
+    bucket::Bucket,
     chain::Chains,
+    rbac::Engine,
     route::{Scopes, Table},
 };
 
@@ -61,6 +67,8 @@ pub struct ListenerSpec {
 pub struct ChainSpec {
     /// As configured.
     pub config: Arc<FilterChain>,
+    /// Its filters before the last one.
+    pub filters: Vec<FilterSpec>,
     /// Its last filter; without one its connections are closed.
     pub terminal: Option<TerminalSpec>,
     /// Whether its filters look at what listener filters find out about the first bytes.
@@ -73,6 +81,53 @@ pub enum TerminalSpec {
     Http(Arc<HttpSpec>),
     /// A TCP proxy.
     Tcp(Arc<TcpProxy>),
+    /// This is sent, and the connection closed.
+    DirectResponse(Arc<[u8]>),
+    /// What is received is sent back.
+    Echo,
+}
+
+/// A network filter before the terminal one: its configuration, and what all workers share.
+#[derive(Clone)]
+pub enum FilterSpec {
+    /// `connection_limit`
+    ConnectionLimit(Arc<ConnectionLimitSpec>),
+    /// `local_ratelimit`
+    LocalRateLimit(Arc<RateLimitSpec>),
+    /// `rbac`
+    Rbac(Arc<RbacSpec>),
+    /// `set_filter_state`
+    SetFilterState(Arc<Vec<FilterStateValue>>),
+    /// `sni_cluster`
+    SniCluster,
+}
+
+/// A limit of connections.
+pub struct ConnectionLimitSpec {
+    /// As configured.
+    pub config: Arc<ConnectionLimit>,
+    /// Connections that are open under it.
+    pub open: AtomicU64,
+}
+
+/// A limit of new connections.
+pub struct RateLimitSpec {
+    /// As configured.
+    pub config: Arc<ConnectionRateLimit>,
+    /// Its tokens, in nanoseconds after `since`.
+    pub bucket: Bucket,
+    /// When it was made.
+    pub since: Instant,
+}
+
+/// Access control with compiled rules.
+pub struct RbacSpec {
+    /// As configured.
+    pub config: Arc<NetworkRbac>,
+    /// What is enforced.
+    pub rules: Option<Engine>,
+    /// What is only counted.
+    pub shadow_rules: Option<Engine>,
 }
 
 /// A connection manager with compiled routes.

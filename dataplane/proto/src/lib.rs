@@ -6,20 +6,25 @@
 //!
 //! Map: [`Headers`], [`RequestHead`] and [`ResponseHead`] are the recyclable message heads; [`h1`] is the wire;
 //! [`path`] and [`host`] are what the connection manager does before routing; [`route`] picks a route and applies
-//! what it says; [`balance`] picks an endpoint; [`chain`] picks a connection's filter chain.
+//! what it says; [`balance`] picks an endpoint; [`chain`] picks a connection's filter chain;
+//! [`rbac`] says who may pass; [`bucket`] says how often.
 #![forbid(unsafe_code)]
 
 pub mod balance;
+pub mod bucket;
 pub mod chain;
 pub mod detect;
 pub mod h1;
 pub mod hash;
 pub mod host;
 pub mod path;
+pub mod rbac;
 pub mod route;
+pub mod tree;
 
 mod head;
 mod headers;
+mod prefixes;
 
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
 pub use headers::{Headers, Iter, Joined};

@@ -5,17 +5,19 @@ mod socket;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
     time::Instant,
 };
 
 use culvert_model::{
     AssignmentPolicy, Cluster, Config, Discovery, Endpoint, FilterChain, Health, Listener, LoadAssignment,
-    ResourceKey, RouteSource, SourceSpecifier, TerminalFilter,
+    NetworkFilter, ResourceKey, RouteSource, SourceSpecifier, TerminalFilter,
 };
 use culvert_proto::{
     balance::child_shares,
+    bucket::Bucket,
     chain::Chains,
+    rbac::Engine,
     route::{Scopes, Table},
 };
 use culvert_xds::Changes;
@@ -27,8 +29,8 @@ use crate::{
     control::sources::Breakers,
     observe::stats::{ClusterControlStats, ClusterManagerStats, Registry},
     snapshot::{
-        ChainSpec, ClusterSpec, HostSpec, HostStats, HttpSpec, Limits, ListenerSpec, RouteSpec, Snapshot,
-        TerminalSpec,
+        ChainSpec, ClusterSpec, ConnectionLimitSpec, FilterSpec, HostSpec, HostStats, HttpSpec, Limits,
+        ListenerSpec, RateLimitSpec, RbacSpec, RouteSpec, Snapshot, TerminalSpec,
     },
     tls::{Contexts, Slot},
 };
@@ -473,7 +475,38 @@ fn compile_chain(chain: &Arc<FilterChain>) -> ChainSpec {
             };
             TerminalSpec::Http(Arc::new(HttpSpec { config: http.clone(), routes }))
         }
+        TerminalFilter::DirectResponse(response) => TerminalSpec::DirectResponse(response.clone()),
+        TerminalFilter::Echo => TerminalSpec::Echo,
         TerminalFilter::Tcp(tcp) => TerminalSpec::Tcp(tcp.clone()),
     });
-    ChainSpec { config: chain.clone(), terminal, reads_opening: !chain.filters.is_empty() }
+    ChainSpec {
+        config: chain.clone(),
+        filters: chain.filters.iter().map(compile_filter).collect(),
+        terminal,
+        reads_opening: chain.filters.iter().any(NetworkFilter::reads_opening),
+    }
+}
+
+fn compile_filter(filter: &NetworkFilter) -> FilterSpec {
+    match filter {
+        NetworkFilter::ConnectionLimit(config) => {
+            FilterSpec::ConnectionLimit(Arc::new(ConnectionLimitSpec {
+                config: config.clone(),
+                open: AtomicU64::new(0),
+            }))
+        }
+        NetworkFilter::LocalRateLimit(config) => {
+            let interval = u64::try_from(config.fill_interval.as_nanos()).unwrap_or(u64::MAX);
+            let bucket = Bucket::new(config.max_tokens, config.tokens_per_fill, interval, 0);
+            let since = Instant::now();
+            FilterSpec::LocalRateLimit(Arc::new(RateLimitSpec { config: config.clone(), bucket, since }))
+        }
+        NetworkFilter::Rbac(config) => FilterSpec::Rbac(Arc::new(RbacSpec {
+            rules: config.rules.as_ref().map(Engine::compile),
+            shadow_rules: config.shadow_rules.as_ref().map(Engine::compile),
+            config: config.clone(),
+        })),
+        NetworkFilter::SetFilterState(values) => FilterSpec::SetFilterState(values.clone()),
+        NetworkFilter::SniCluster => FilterSpec::SniCluster,
+    }
 }

@@ -8,7 +8,13 @@ use culvert_ring::{Chunk, Stream, net, task, time};
 
 use crate::{
     http::connection::serve,
-    listener::{Downstream, ListenerRuntime, Peer, Terminal, inspect, runtime::Selected, secure, unmapped},
+    listener::{
+        Downstream, ListenerRuntime, Peer, Terminal,
+        filters::{self, Verdict},
+        inspect,
+        runtime::Selected,
+        secure, unmapped,
+    },
     observe::access::Flags,
     tcp,
     tls::Transport,
@@ -164,11 +170,20 @@ impl Arriving {
     }
 }
 
-/// Hands a connection to the terminal filter of its chain.
-pub(super) fn start(worker: &Rc<Worker>, stream: Transport, who: Downstream) {
+/// Hands a connection to the filters of its chain, and to the terminal one.
+pub(super) fn start(worker: &Rc<Worker>, stream: Transport, mut who: Downstream) {
     let Some((chain, key)) = who.place.as_ref().map(|place| (place.chain.clone(), place.key)) else { return };
     let worker = worker.clone();
+    if let Verdict::Close(delay) = filters::run(&chain.filters, &worker, &mut who) {
+        let terminal = filters::proxy_of(chain.terminal.as_ref());
+        chain.served_by(key, task::spawn(filters::refuse(worker, stream, who, terminal, delay)));
+        return;
+    }
     let task = match &chain.terminal {
+        Some(Terminal::DirectResponse(response)) => {
+            task::spawn(tcp::direct_response(stream, who, response.clone()))
+        }
+        Some(Terminal::Echo) => task::spawn(tcp::echo(stream, who)),
         Some(Terminal::Http(manager)) => task::spawn(serve(worker, stream, who, manager.clone())),
         Some(Terminal::Tcp(manager)) => task::spawn(tcp::proxy(worker, stream, who, manager.clone())),
         None => return who.listener.stats.downstream_cx_destroy.inc(),

@@ -15,6 +15,7 @@ use culvert_ring::{
 
 use crate::{
     http::HttpManager,
+    listener::Filter,
     snapshot::{ChainSpec, TerminalSpec},
     tcp::TcpManager,
     worker::{DrainPolicy, Worker},
@@ -24,6 +25,8 @@ use crate::{
 pub struct ChainRuntime {
     /// As configured.
     pub spec: Arc<ChainSpec>,
+    /// What its connections meet first.
+    pub(super) filters: Vec<Filter>,
     /// What its connections meet at last; they are closed where there is nothing.
     pub terminal: Option<Terminal>,
     draining: Cell<Option<Draining>>,
@@ -38,6 +41,10 @@ pub enum Terminal {
     Http(Rc<HttpManager>),
     /// A TCP proxy.
     Tcp(Rc<TcpManager>),
+    /// This is sent, and the connection closed.
+    DirectResponse(Arc<[u8]>),
+    /// What is received is sent back.
+    Echo,
 }
 
 #[derive(Clone, Copy)]
@@ -51,9 +58,19 @@ impl ChainRuntime {
     pub(super) fn new(spec: Arc<ChainSpec>, worker: &Worker) -> Self {
         let terminal = spec.terminal.as_ref().map(|terminal| match terminal {
             TerminalSpec::Http(http) => Terminal::Http(Rc::new(HttpManager::new(http.clone(), worker))),
+            TerminalSpec::DirectResponse(response) => Terminal::DirectResponse(response.clone()),
+            TerminalSpec::Echo => Terminal::Echo,
             TerminalSpec::Tcp(tcp) => Terminal::Tcp(Rc::new(TcpManager::new(tcp.clone(), worker))),
         });
-        Self { spec, terminal, draining: Cell::new(None), open: RefCell::default(), next: Cell::new(0) }
+        let filters = spec.filters.iter().map(|filter| Filter::new(filter, worker)).collect();
+        Self {
+            spec,
+            filters,
+            terminal,
+            draining: Cell::new(None),
+            open: RefCell::default(),
+            next: Cell::new(0),
+        }
     }
 
     /// From now on its connections are asked to end; those that are open after the drain time are cut.

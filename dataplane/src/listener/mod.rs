@@ -2,6 +2,7 @@
 
 mod arriving;
 mod chain;
+mod filters;
 mod inspect;
 mod notes;
 mod runtime;
@@ -20,6 +21,7 @@ use culvert_ring::{Listener, Stream, time};
 
 use arriving::Arriving;
 pub use chain::{ChainRuntime, Place, Terminal};
+pub use filters::Filter;
 pub use inspect::{InspectorStats, ProxyCounters};
 pub use notes::{FilterState, Notes};
 pub use runtime::{ListenerRuntime, OpenConnection};

@@ -236,6 +236,37 @@ stat_set! {
 }
 
 stat_set! {
+    /// Scope `<stat_prefix>.rbac`.
+    pub struct RbacStats {
+        counter allowed,
+        counter denied,
+    }
+}
+
+stat_set! {
+    /// Scope `<stat_prefix>.rbac`, and `shadow_rules_stat_prefix` behind it.
+    pub struct RbacShadowStats {
+        counter shadow_allowed,
+        counter shadow_denied,
+    }
+}
+
+stat_set! {
+    /// Scope `connection_limit.<stat_prefix>`.
+    pub struct ConnectionLimitStats {
+        gauge active_connections,
+        counter limited_connections,
+    }
+}
+
+stat_set! {
+    /// Scope `local_rate_limit.<stat_prefix>`.
+    pub struct LocalRateLimitStats {
+        counter rate_limited,
+    }
+}
+
+stat_set! {
     /// Scope `server`; one set, owned by the control thread.
     pub struct ServerStats {
         /// Workers.

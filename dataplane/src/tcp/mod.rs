@@ -2,6 +2,7 @@
 
 mod relay;
 mod session;
+mod simple;
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +10,8 @@ use culvert_model::TcpProxy;
 use culvert_ring::Chunk;
 
 use relay::{Ended, Terms, relay};
-pub use session::{Session, proxy};
+pub use session::{CLUSTER_KEY, Session, proxy};
+pub use simple::{direct_response, echo};
 
 use crate::{
     observe::{access::Loggers, stats::TcpStats},

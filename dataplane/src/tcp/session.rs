@@ -21,16 +21,19 @@ use crate::{
     listener::{Downstream, Notes, OpenConnection},
     observe::access::{Flags, LogType},
     tls::Transport,
-    upstream::{AcquireError, Choice, Cluster, Host, TcpConn, Via},
+    upstream::{AcquireError, Choice, Cluster, Host, ServerNames, TcpConn, Via},
     worker::Worker,
 };
 
 /// Filter state that names the cluster in the place of the configured one (Envoy's `PerConnectionCluster`).
-const CLUSTER_KEY: &str = "envoy.tcp_proxy.cluster";
+pub const CLUSTER_KEY: &str = "envoy.tcp_proxy.cluster";
 /// Filter state that is the idle timeout in milliseconds in the place of the configured one.
 const IDLE_TIMEOUT_KEY: &str = "envoy.tcp_proxy.per_connection_idle_timeout_ms";
 /// Filter state that is the destination in a cluster of type ORIGINAL_DST.
 const DESTINATION_KEY: &str = "envoy.network.transport_socket.original_dst_address";
+
+/// Filter state that is the server name to ask an upstream for, in the place of the configured one.
+const SERVER_NAME_KEY: &str = "envoy.network.upstream_server_name";
 
 /// A connection that a TCP proxy has taken over. Its end is logged, however it ends.
 pub struct Session {
@@ -97,7 +100,9 @@ impl Session {
         let via = Via {
             pod: self.downstream.pod.clone(),
             source: self.downstream.preserved_source,
-            ..Via::default()
+            names: self.state(SERVER_NAME_KEY, |name| {
+                Some(Rc::new(ServerNames { sni: Some(name.into()), san: None }))
+            }),
         };
         let mut failed: Vec<Rc<Host>> = Vec::new();
         for attempt in 1..=self.manager.config.max_connect_attempts {

@@ -172,6 +172,10 @@ pub enum SourceType {
 /// The terminal network filter of a chain.
 #[derive(Clone, Debug)]
 pub enum TerminalFilter {
+    /// `extensions.filters.network.direct_response.v3.Config`: this is sent, and the connection closed.
+    DirectResponse(Arc<[u8]>),
+    /// `extensions.filters.network.echo.v3.Echo`: what is received is sent back.
+    Echo,
     /// `extensions.filters.network.http_connection_manager.v3.HttpConnectionManager`
     Http(Arc<HttpConnectionManager>),
     /// `extensions.filters.network.tcp_proxy.v3.TcpProxy`

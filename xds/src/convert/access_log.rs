@@ -111,6 +111,24 @@ fn log_format(at: &At<'_>, format: &SubstitutionFormatString) -> Option<LogForma
     }
 }
 
+/// A text that is not a line of a log: its format, and whether what has no value is left out.
+pub(super) fn text(at: &At<'_>, format: &SubstitutionFormatString) -> Option<(Format, bool)> {
+    formatters(&at.field("formatters"), &format.formatters)?;
+    let parts = match format.format.as_ref()? {
+        substitution_format_string::Format::TextFormat(text) => {
+            format::format(&at.field("text_format"), text)
+        }
+        substitution_format_string::Format::TextFormatSource(source) => {
+            let at = at.field("text_format_source");
+            format::format(&at, &core::text(&at, source)?)
+        }
+        substitution_format_string::Format::JsonFormat(_) => {
+            at.field("json_format").unsupported("only texts are supported")
+        }
+    };
+    Some((parts?, format.omit_empty_values))
+}
+
 /// Formatters add operators. Those of the supported ones are always there.
 fn formatters(at: &At<'_>, formatters: &[TypedExtensionConfig]) -> Option<()> {
     let mut supported = Some(());

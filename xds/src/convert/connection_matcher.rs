@@ -7,6 +7,10 @@ use culvert_model::{
     ConnectionThen, StringMatcher,
 };
 use envoy_types::pb::{
+    envoy::{
+        extensions::matching::{common_inputs::network::v3::FilterStateInput, input_matchers::ip::v3::Ip},
+        r#type::matcher::v3::HttpRequestHeaderMatchInput,
+    },
     google::protobuf::StringValue,
     xds::{
         core::v3::TypedExtensionConfig,
@@ -26,8 +30,19 @@ use envoy_types::pb::{
     },
 };
 
-use super::{extension_name, unpack};
+use super::{extension_name, filter_chain, unpack};
 use crate::{at::At, decode, re2};
+
+/// What is known where a matcher is asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Scope {
+    /// A connection that has no filter chain yet.
+    Arrival,
+    /// A connection in its filter chain.
+    Connection,
+    /// A request.
+    Request,
+}
 
 /// Converts the action of a match.
 pub(super) type Action<'f, A> = &'f dyn Fn(&At<'_>, &TypedExtensionConfig) -> Option<A>;
@@ -46,38 +61,52 @@ pub(super) fn chain_name(at: &At<'_>, action: &TypedExtensionConfig) -> Option<S
 /// A matcher whose actions are converted by `action`.
 pub(super) fn matcher<A>(
     at: &At<'_>,
+    scope: Scope,
     matcher: &pb::Matcher,
     action: Action<'_, A>,
 ) -> Option<ConnectionMatcher<A>> {
-    let otherwise = matcher
-        .on_no_match
-        .as_ref()
-        .map_or(Some(None), |otherwise| outcome(&at.field("on_no_match"), otherwise, action).map(Some));
+    let otherwise = matcher.on_no_match.as_ref().map_or(Some(None), |otherwise| {
+        outcome(&at.field("on_no_match"), scope, otherwise, action).map(Some)
+    });
     let kind = match matcher.matcher_type.as_ref() {
         None => Some(ConnectionMatch::Nothing),
-        Some(matcher::MatcherType::MatcherList(list)) => self::list(&at.field("matcher_list"), list, action),
-        Some(matcher::MatcherType::MatcherTree(tree)) => self::tree(&at.field("matcher_tree"), tree, action),
+        Some(matcher::MatcherType::MatcherList(list)) => {
+            self::list(&at.field("matcher_list"), scope, list, action)
+        }
+        Some(matcher::MatcherType::MatcherTree(tree)) => {
+            self::tree(&at.field("matcher_tree"), scope, tree, action)
+        }
     };
     Some(ConnectionMatcher { kind: kind?, otherwise: otherwise? })
 }
 
-fn list<A>(at: &At<'_>, list: &MatcherList, action: Action<'_, A>) -> Option<ConnectionMatch<A>> {
+fn list<A>(
+    at: &At<'_>,
+    scope: Scope,
+    list: &MatcherList,
+    action: Action<'_, A>,
+) -> Option<ConnectionMatch<A>> {
     let at = at.field("matchers");
     let matchers = list.matchers.iter().enumerate().map(|(i, matcher)| {
         let at = at.index(i);
-        let predicate = predicate(&at.field("predicate"), matcher.predicate.as_ref()?)?;
-        Some((predicate, outcome(&at.field("on_match"), matcher.on_match.as_ref()?, action)?))
+        let predicate = predicate(&at.field("predicate"), scope, matcher.predicate.as_ref()?)?;
+        Some((predicate, outcome(&at.field("on_match"), scope, matcher.on_match.as_ref()?, action)?))
     });
     matchers.collect::<Option<_>>().map(ConnectionMatch::List)
 }
 
-fn tree<A>(at: &At<'_>, tree: &MatcherTree, action: Action<'_, A>) -> Option<ConnectionMatch<A>> {
-    let input = input(&at.field("input"), tree.input.as_ref())?;
+fn tree<A>(
+    at: &At<'_>,
+    scope: Scope,
+    tree: &MatcherTree,
+    action: Action<'_, A>,
+) -> Option<ConnectionMatch<A>> {
+    let input = input(&at.field("input"), scope, tree.input.as_ref())?;
     let map = |at: &At<'_>, map: &MatchMap| -> Option<HashMap<_, _>> {
         let at = at.field("map");
         map.map
             .iter()
-            .map(|(key, on_match)| Some((key.clone(), outcome(&at.key(key), on_match, action)?)))
+            .map(|(key, on_match)| Some((key.clone(), outcome(&at.key(key), scope, on_match, action)?)))
             .collect()
     };
     match tree.tree_type.as_ref()? {
@@ -94,41 +123,74 @@ fn tree<A>(at: &At<'_>, tree: &MatcherTree, action: Action<'_, A>) -> Option<Con
     }
 }
 
-fn outcome<A>(at: &At<'_>, on_match: &OnMatch, action: Action<'_, A>) -> Option<ConnectionOutcome<A>> {
+fn outcome<A>(
+    at: &At<'_>,
+    scope: Scope,
+    on_match: &OnMatch,
+    action: Action<'_, A>,
+) -> Option<ConnectionOutcome<A>> {
     let then = match on_match.on_match.as_ref()? {
         on_match::OnMatch::Action(extension) => {
             ConnectionThen::Action(action(&at.field("action"), extension)?)
         }
         on_match::OnMatch::Matcher(nested) => {
-            ConnectionThen::Matcher(Box::new(matcher(&at.field("matcher"), nested, action)?))
+            ConnectionThen::Matcher(Box::new(matcher(&at.field("matcher"), scope, nested, action)?))
         }
     };
     Some(ConnectionOutcome { then, keep_matching: on_match.keep_matching })
 }
 
-fn predicate(at: &At<'_>, predicate: &Predicate) -> Option<ConnectionPredicate> {
+fn predicate(at: &At<'_>, scope: Scope, predicate: &Predicate) -> Option<ConnectionPredicate> {
     let all = |at: &At<'_>, list: &[Predicate]| -> Option<Vec<_>> {
         let at = at.field("predicate");
-        list.iter().enumerate().map(|(i, predicate)| self::predicate(&at.index(i), predicate)).collect()
+        list.iter()
+            .enumerate()
+            .map(|(i, predicate)| self::predicate(&at.index(i), scope, predicate))
+            .collect()
     };
     match predicate.match_type.as_ref()? {
-        MatchType::SinglePredicate(single) => self::single(&at.field("single_predicate"), single),
+        MatchType::SinglePredicate(single) => self::single(&at.field("single_predicate"), scope, single),
         MatchType::OrMatcher(list) => {
             all(&at.field("or_matcher"), &list.predicate).map(ConnectionPredicate::Or)
         }
         MatchType::AndMatcher(list) => {
             all(&at.field("and_matcher"), &list.predicate).map(ConnectionPredicate::And)
         }
-        MatchType::NotMatcher(not) => self::predicate(&at.field("not_matcher"), not)
+        MatchType::NotMatcher(not) => self::predicate(&at.field("not_matcher"), scope, not)
             .map(|predicate| ConnectionPredicate::Not(Box::new(predicate))),
     }
 }
 
-fn single(at: &At<'_>, single: &SinglePredicate) -> Option<ConnectionPredicate> {
-    let input = input(&at.field("input"), single.input.as_ref())?;
+fn single(at: &At<'_>, scope: Scope, single: &SinglePredicate) -> Option<ConnectionPredicate> {
+    let input = input(&at.field("input"), scope, single.input.as_ref())?;
     match single.matcher.as_ref()? {
         single_predicate::Matcher::ValueMatch(value) => {
             Some(ConnectionPredicate::Input(input, string(&at.field("value_match"), value)?))
+        }
+        single_predicate::Matcher::CustomMatch(custom)
+            if custom.typed_config.as_ref().and_then(unpack::<Ip>).is_some() =>
+        {
+            let ip = custom.typed_config.as_ref().and_then(unpack::<Ip>)?;
+            let is_address = matches!(
+                input,
+                ConnectionInput::DestinationIp | ConnectionInput::DirectSourceIp | ConnectionInput::SourceIp
+            );
+            if !is_address {
+                return at.field("input").unsupported("only addresses are matched with ranges of addresses");
+            }
+            let at = at.field("custom_match");
+            let at = at.field("typed_config");
+            let at = at.field("cidr_ranges");
+            let ranges: Vec<_> = ip
+                .cidr_ranges
+                .iter()
+                .enumerate()
+                .map(|(i, range)| {
+                    let length = range.prefix_len.as_ref().map_or(0, |length| length.value);
+                    filter_chain::cidr(&at.index(i), &range.address_prefix, length)
+                })
+                .collect();
+            Some(ConnectionPredicate::Ip(input, ranges.into_iter().collect::<Option<_>>()?))
         }
         single_predicate::Matcher::CustomMatch(custom) => {
             at.field("custom_match").field("typed_config").unsupported(format!(
@@ -139,9 +201,29 @@ fn single(at: &At<'_>, single: &SinglePredicate) -> Option<ConnectionPredicate> 
     }
 }
 
-fn input(at: &At<'_>, input: Option<&TypedExtensionConfig>) -> Option<ConnectionInput> {
+fn input(at: &At<'_>, scope: Scope, input: Option<&TypedExtensionConfig>) -> Option<ConnectionInput> {
     let any = input.and_then(|input| input.typed_config.as_ref());
     let name = any.map_or("", |any| decode::type_name(&any.type_url));
+    let beyond_arrival = match name {
+        "envoy.extensions.matching.common_inputs.ssl.v3.DnsSanInput" => Some(ConnectionInput::DnsSan),
+        "envoy.extensions.matching.common_inputs.ssl.v3.SubjectInput" => Some(ConnectionInput::Subject),
+        "envoy.extensions.matching.common_inputs.ssl.v3.UriSanInput" => Some(ConnectionInput::UriSan),
+        "envoy.extensions.matching.common_inputs.network.v3.FilterStateInput" => {
+            let state = any.and_then(unpack::<FilterStateInput>)?;
+            if !state.field.is_empty() {
+                return at.field("typed_config").field("field").unsupported("objects have no fields");
+            }
+            Some(ConnectionInput::FilterState(state.key))
+        }
+        "envoy.type.matcher.v3.HttpRequestHeaderMatchInput" if scope == Scope::Request => {
+            let header = any.and_then(unpack::<HttpRequestHeaderMatchInput>)?;
+            Some(ConnectionInput::RequestHeader(header.header_name.to_ascii_lowercase()))
+        }
+        _ => None,
+    };
+    if scope != Scope::Arrival && beyond_arrival.is_some() {
+        return beyond_arrival;
+    }
     Some(match name.strip_prefix("envoy.extensions.matching.common_inputs.network.v3.") {
         Some("ApplicationProtocolInput") => ConnectionInput::ApplicationProtocol,
         Some("DestinationIPInput") => ConnectionInput::DestinationIp,

@@ -7,19 +7,14 @@ use std::{
 };
 
 use culvert_model::{FilterChain, FilterChainMatch, SourceType, TerminalFilter};
-use envoy_types::pb::envoy::{
-    config::{
-        core::v3::CidrRange,
-        listener::v3::{self as pb, filter, filter_chain_match::ConnectionSourceType},
-    },
-    extensions::filters::network::{
-        http_connection_manager::v3::HttpConnectionManager, tcp_proxy::v3::TcpProxy,
-    },
+use envoy_types::pb::envoy::config::{
+    core::v3::CidrRange,
+    listener::v3::{self as pb, filter_chain_match::ConnectionSourceType},
 };
 use ipnet::IpNet;
 use prost::Message as _;
 
-use super::{Clusters, core, extension_name, http, tcp, tls, unpack};
+use super::{Clusters, core, network, tls};
 use crate::at::At;
 
 /// Most combinations that the chains of a listener may match on: what is told apart is kept for each of them.
@@ -59,45 +54,24 @@ pub(super) fn filter_chain(
         || Some(FilterChainMatch::default()),
         |matches| chain_match(&at.field("filter_chain_match"), matches),
     );
-    let terminal = terminal(&at.field("filters"), chain, clusters);
-    let http = matches!(terminal, Some(Some(TerminalFilter::Http(_))));
+    let filters = network::filters(&at.field("filters"), &chain.filters, clusters);
+    let http = matches!(filters, Some((_, Some(TerminalFilter::Http(_)))));
     let tls = tls::downstream(&at.field("transport_socket"), chain.transport_socket.as_ref(), http);
     let handshake_timeout = core::timeout(
         &at.field("transport_socket_connect_timeout"),
         chain.transport_socket_connect_timeout.as_ref(),
         None,
     );
+    let (filters, terminal) = filters?;
     Some(FilterChain {
         name: chain.name.clone(),
         matches: matches?,
-        filters: Vec::new(),
-        terminal: terminal?,
+        filters,
+        terminal,
         tls: tls?,
         handshake_timeout: handshake_timeout?,
         fingerprint: fingerprint(chain),
     })
-}
-
-/// What a chain without filters closes.
-fn terminal(at: &At<'_>, chain: &pb::FilterChain, clusters: &Clusters<'_>) -> Option<Option<TerminalFilter>> {
-    let filter = match chain.filters.as_slice() {
-        [] => return Some(None),
-        [filter] => filter,
-        _ => return at.unsupported("exactly one network filter is supported"),
-    };
-    let at = at.index(0);
-    let at = at.field("typed_config");
-    let Some(filter::ConfigType::TypedConfig(any)) = filter.config_type.as_ref() else {
-        return at.error("value is required");
-    };
-    if let Some(manager) = unpack::<HttpConnectionManager>(any) {
-        http::connection_manager(&at, &manager, clusters)
-            .map(|manager| Some(TerminalFilter::Http(Arc::new(manager))))
-    } else if let Some(proxy) = unpack::<TcpProxy>(any) {
-        tcp::tcp_proxy(&at, &proxy).map(|proxy| Some(TerminalFilter::Tcp(Arc::new(proxy))))
-    } else {
-        at.unsupported(format!("{} is not a supported network filter", extension_name(Some(any))))
-    }
 }
 
 fn chain_match(at: &At<'_>, matches: &pb::FilterChainMatch) -> Option<FilterChainMatch> {

@@ -41,7 +41,12 @@ pub(crate) fn listener(at: &At<'_>, message: &pb::Listener, clusters: &Clusters<
     });
     let matcher = message.filter_chain_matcher.as_ref().map(|matcher| {
         let at = at.field("filter_chain_matcher");
-        connection_matcher::matcher(&at, matcher, &connection_matcher::chain_name)
+        connection_matcher::matcher(
+            &at,
+            connection_matcher::Scope::Arrival,
+            matcher,
+            &connection_matcher::chain_name,
+        )
     });
     let access_log = access_log::access_logs(&at.field("access_log"), &message.access_log);
     let (address, additional_addresses) = (address?, additional_addresses?);

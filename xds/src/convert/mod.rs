@@ -22,6 +22,8 @@ mod listener;
 mod listener_filter;
 mod matcher;
 mod metadata;
+mod network;
+mod rbac;
 mod route;
 mod route_action;
 mod runtime;

@@ -49,4 +49,17 @@ pub(super) const TABLES: &[Table] = &[
     Table::of("envoy.extensions.matching.common_inputs.network.v3.SourcePortInput"),
     Table::of("envoy.extensions.matching.common_inputs.network.v3.SourceTypeInput"),
     Table::of("envoy.extensions.matching.common_inputs.network.v3.TransportProtocolInput"),
+    Table {
+        used: &["key"],
+        refused: &[("field", "objects have no fields")],
+        ..Table::of("envoy.extensions.matching.common_inputs.network.v3.FilterStateInput")
+    },
+    Table::of("envoy.extensions.matching.common_inputs.ssl.v3.DnsSanInput"),
+    Table::of("envoy.extensions.matching.common_inputs.ssl.v3.SubjectInput"),
+    Table::of("envoy.extensions.matching.common_inputs.ssl.v3.UriSanInput"),
+    Table {
+        used: &["cidr_ranges"],
+        no_effect: &[("stat_prefix", "an address that cannot be read does not come up")],
+        ..Table::of("envoy.extensions.matching.input_matchers.ip.v3.Ip")
+    },
 ];

@@ -12,6 +12,8 @@ mod endpoint;
 mod http;
 mod listener;
 mod matcher;
+mod network;
+mod rbac;
 mod route;
 mod runtime;
 mod tls;
@@ -132,6 +134,8 @@ fn families() -> impl Iterator<Item = &'static Table> {
         http::TABLES,
         listener::TABLES,
         matcher::TABLES,
+        network::TABLES,
+        rbac::TABLES,
         route::TABLES,
         runtime::TABLES,
         tls::TABLES,

@@ -59,7 +59,7 @@ fn tcp_proxies() {
     };
     let proxy = |cluster: &str| match terminal(&good(&text(cluster))) {
         TerminalFilter::Tcp(proxy) => proxy.clone(),
-        TerminalFilter::Http(_) => panic!("not TCP"),
+        _ => panic!("not TCP"),
     };
     let one = proxy("cluster: a");
     assert!(matches!(&one.cluster, ClusterSpecifier::Name(name) if &**name == "a"));

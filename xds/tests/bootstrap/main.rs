@@ -4,6 +4,7 @@ mod chains;
 mod clusters;
 mod http;
 mod listeners;
+mod network;
 mod refusals;
 mod routes;
 mod settings;
@@ -90,7 +91,7 @@ fn terminal(loaded: &Loaded) -> &TerminalFilter {
 fn manager(loaded: &Loaded) -> &HttpConnectionManager {
     match terminal(loaded) {
         TerminalFilter::Http(manager) => manager,
-        TerminalFilter::Tcp(_) => panic!("not HTTP"),
+        _ => panic!("not HTTP"),
     }
 }
 

@@ -5,7 +5,8 @@ use std::{collections::HashMap, net::IpAddr};
 use culvert_model::{FilterChainMatch, SourceType};
 use ipnet::IpNet;
 
-use super::{Facts, Opening, Selection, prefixes::Prefixes};
+use super::{Facts, Opening, Selection};
+use crate::prefixes::Prefixes;
 
 /// What an address that is none, of a Unix socket, is matched as.
 const NO_IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::BROADCAST);

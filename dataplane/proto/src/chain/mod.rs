@@ -6,14 +6,14 @@
 
 mod cascade;
 mod matcher;
-mod prefixes;
 
-use std::net::SocketAddr;
+use std::{collections::HashMap, net::SocketAddr};
 
 use culvert_model::Listener;
 
 use cascade::Cascade;
-use matcher::Matcher;
+
+use crate::tree::{Found, Tree};
 
 /// What is known of a connection. An address that is `None` is a Unix socket's.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +59,8 @@ pub struct Chains(Kind);
 #[derive(Debug)]
 enum Kind {
     Cascade(Cascade),
-    Matcher(Matcher),
+    /// Actions are numbers of chains; `None` when the name is no chain's.
+    Matcher(Tree<Option<usize>>),
 }
 
 impl Chains {
@@ -69,7 +70,8 @@ impl Chains {
             Some(matcher) => {
                 let names =
                     listener.filter_chains.iter().enumerate().map(|(i, chain)| (chain.name.as_str(), i));
-                Kind::Matcher(Matcher::compile(matcher, &names.collect()))
+                let chains: HashMap<_, _> = names.collect();
+                Kind::Matcher(Tree::compile(matcher, &|name| chains.get(name.as_str()).copied()))
             }
             None => {
                 Kind::Cascade(Cascade::compile(listener.filter_chains.iter().map(|chain| &chain.matches)))
@@ -81,7 +83,12 @@ impl Chains {
     pub fn select(&self, facts: &Facts<'_>) -> Selection {
         match &self.0 {
             Kind::Cascade(cascade) => cascade.select(facts),
-            Kind::Matcher(matcher) => matcher.select(facts),
+            Kind::Matcher(tree) => match tree.find(facts) {
+                Found::Action(Some(index)) => Selection::Chain(*index),
+                Found::Action(None) => Selection::Nothing,
+                Found::NoMatch => Selection::Default,
+                Found::Undecided => Selection::Undecided,
+            },
         }
     }
 }

@@ -74,6 +74,17 @@ enum Verdict {
     Missing,
 }
 
+impl<'a> RequestView<'a> {
+    /// The value of a field, pseudo headers included; several are joined with commas.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<std::borrow::Cow<'a, [u8]>> {
+        match pseudo_header(name, self) {
+            Some(value) => value.map(std::borrow::Cow::Borrowed),
+            None => self.headers.joined(name).map(|value| std::borrow::Cow::Owned(value.to_vec())),
+        }
+    }
+}
+
 impl From<bool> for Verdict {
     fn from(matches: bool) -> Self {
         if matches { Self::Matches } else { Self::Differs }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 /// Values by range of addresses. A look-up costs one hash for each length of prefix in use.
 #[derive(Debug)]
-pub(super) struct Prefixes<T> {
+pub(crate) struct Prefixes<T> {
     v4: Family<u32, T>,
     v6: Family<u128, T>,
 }
@@ -25,7 +25,7 @@ impl<T> Default for Prefixes<T> {
 
 impl<T> Prefixes<T> {
     /// The value of a range; made when it is not there.
-    pub(super) fn entry(&mut self, range: IpNet, make: impl FnOnce() -> T) -> &mut T {
+    pub(crate) fn entry(&mut self, range: IpNet, make: impl FnOnce() -> T) -> &mut T {
         match range.trunc() {
             IpNet::V4(range) => {
                 self.v4.length(range.prefix_len()).entry(range.addr().into()).or_insert_with(make)
@@ -37,7 +37,7 @@ impl<T> Prefixes<T> {
     }
 
     /// The values of the ranges that hold `ip`, the smallest range first.
-    pub(super) fn matches(&self, ip: IpAddr) -> impl Iterator<Item = &T> {
+    pub(crate) fn matches(&self, ip: IpAddr) -> impl Iterator<Item = &T> {
         let (v4, v6) = match ip {
             IpAddr::V4(ip) => (Some(u32::from(ip)), None),
             IpAddr::V6(ip) => (None, Some(u128::from(ip))),
