@@ -6,6 +6,8 @@ mod support;
 mod inspect;
 #[path = "listeners/select.rs"]
 mod select;
+#[path = "listeners/sockets.rs"]
+mod sockets;
 #[path = "listeners/update.rs"]
 mod update;
 

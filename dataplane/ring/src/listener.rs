@@ -4,13 +4,13 @@ use std::{
     future::poll_fn,
     io,
     marker::PhantomData,
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     task::{Context, Poll},
 };
 
 use socket2::SockRef;
 
-use crate::{Stream, context, io::Key};
+use crate::{Stream, context, io::Key, net};
 
 /// A listening TCP or Unix socket of the current runtime. Dropping it stops accepting and closes it.
 ///
@@ -47,6 +47,18 @@ impl Listener {
     /// Those of [`Listener::poll_accept`].
     pub fn poll_accept_fd(&self, cx: &mut Context<'_>) -> Poll<io::Result<OwnedFd>> {
         context::with(|core| core.io().poll_accept(self.key, cx))
+    }
+
+    /// Takes no new connections any more; those that wait can still be accepted. A client that comes now is told nothing,
+    /// and asks again after a second.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2).
+    pub fn refuse_new(&self) -> io::Result<()> {
+        context::with(|core| match core.io().slot(self.key).and_then(|slot| slot.fd.as_ref()) {
+            Some(fd) => net::drop_packets(fd.as_fd()),
+            None => Ok(()),
+        })
     }
 
     /// Waits for the next connection.

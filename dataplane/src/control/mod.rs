@@ -293,6 +293,7 @@ impl Control {
                 _ = reap.tick() => {
                     self.reap();
                     self.look_at_certificates();
+                    self.bind_again();
                 }
                 _ = hangup.recv() => self.reload_pods(),
                 _ = reopen.recv() => self.shared.process.access_logs.reopen(),
@@ -364,6 +365,11 @@ impl Control {
             failed = self.sockets.apply(&config, &self.shared.workers);
             self.unbound = !failed.is_empty();
             let bound = config.listeners.len() - failed.len();
+            // Counted by worker, as in Envoy.
+            let gone = |name: &String| config.listeners.iter().all(|listener| listener.name != *name);
+            let made =
+                changed.listeners.iter().filter(|name| !gone(name)).count().saturating_sub(failed.len());
+            self.listener_stats.listener_create_success.add((made * self.shared.workers.len()) as u64);
             self.listener_stats.total_listeners_active.set(bound as u64);
             if let Some(manager) = &mut self.manager {
                 manager.set_listeners(config.listeners.iter().map(|l| (l.name.as_str().into(), l.direction)));
@@ -371,6 +377,17 @@ impl Control {
         }
         *self.shared.config.borrow_mut() = config;
         failed
+    }
+
+    /// Tries again to bind what could not be bound: whoever has the address may have given it up.
+    fn bind_again(&mut self) {
+        if self.unbound {
+            let config = self.shared.config.borrow().clone();
+            let failed = self.sockets.apply(&config, &self.shared.workers);
+            self.unbound = !failed.is_empty();
+            let bound = config.listeners.len() - failed.len();
+            self.listener_stats.total_listeners_active.set(bound as u64);
+        }
     }
 
     /// Counts what an update adds, changes and removes, and what drains for it.

@@ -19,6 +19,7 @@ impl WorkerPort for Port {
         let bound = BoundListener {
             listener: listener.listener_name,
             socket: listener.fd,
+            number: 0,
             origin: Origin::Pod(listener.pod, listener.direction),
         };
         self.0.tell(worker, Command::AddListener(bound));

@@ -140,6 +140,8 @@ impl Arriving {
         if self.who.pod.is_some() {
             return;
         }
+        // With a transparent socket it is the local address already.
+        self.who.restored |= self.who.listener.spec.config.transparent;
         let Some(local) = net::original_dst(self.stream.fd()).ok().map(|it| Peer::Ip(unmapped(it))) else {
             return;
         };

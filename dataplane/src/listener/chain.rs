@@ -30,6 +30,8 @@ pub struct ChainRuntime {
     /// What its connections meet at last; they are closed where there is nothing.
     pub terminal: Option<Terminal>,
     draining: Cell<Option<Draining>>,
+    /// Whether the end of the drain time is waited for.
+    waiting: Cell<bool>,
     /// Tasks of the connections that are open.
     open: RefCell<HashMap<u64, Option<TaskId>>>,
     next: Cell<u64>,
@@ -68,6 +70,7 @@ impl ChainRuntime {
             filters,
             terminal,
             draining: Cell::new(None),
+            waiting: Cell::new(false),
             open: RefCell::default(),
             next: Cell::new(0),
         }
@@ -79,9 +82,21 @@ impl ChainRuntime {
             return;
         }
         self.draining.set(Some(Draining { since: time::now(), policy: *policy }));
-        let (chain, wait) = (self.clone(), policy.time);
+        // Without connections nothing has to wait, nor to keep the chain.
+        if !self.open.borrow().is_empty() {
+            self.cut_in_time();
+        }
+    }
+
+    /// Cuts what is left of its connections at the end of the drain time.
+    fn cut_in_time(self: &Rc<Self>) {
+        let Some(Draining { since, policy }) = self.draining.get() else { return };
+        if self.waiting.replace(true) {
+            return;
+        }
+        let chain = self.clone();
         task::spawn(async move {
-            time::sleep(wait).await;
+            time::sleep((since + policy.time).saturating_duration_since(time::now())).await;
             let left = std::mem::take(&mut *chain.open.borrow_mut());
             left.into_values().flatten().for_each(task::abort);
         });
@@ -102,6 +117,7 @@ impl ChainRuntime {
         let key = self.next.get();
         self.next.set(key + 1);
         self.open.borrow_mut().insert(key, None);
+        self.cut_in_time();
         Place { chain: self.clone(), key }
     }
 

@@ -178,7 +178,7 @@ impl Drop for Downstream {
 }
 
 /// Accepts on one socket until the task is aborted.
-pub async fn accept(worker: Rc<Worker>, socket: Listener, name: Rc<RefCell<Arc<str>>>, origin: Origin) {
+pub async fn accept(worker: Rc<Worker>, socket: Rc<Listener>, name: Rc<RefCell<Arc<str>>>, origin: Origin) {
     loop {
         match socket.accept().await {
             Ok(stream) => {
@@ -197,8 +197,12 @@ pub async fn accept(worker: Rc<Worker>, socket: Listener, name: Rc<RefCell<Arc<s
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 fn admit(worker: &Rc<Worker>, stream: Stream, name: &str, origin: &Origin) {
-    let Some(listener) = worker.listener(name) else {
-        // Removed while the connection was in the backlog.
+    let found = match origin {
+        Origin::Direct => worker.listener_or_leaving(name),
+        Origin::Pod(..) => worker.listener(name),
+    };
+    let Some(listener) = found else {
+        // Removed, and not just now.
         stream.abort();
         return;
     };

@@ -21,13 +21,13 @@ pub(super) async fn obey(worker: Rc<Worker>, mut commands: Receiver<Command>) {
             Command::Drain(scope) => worker.drain(scope),
             Command::Publish(snapshot) => worker.publish(snapshot),
             Command::Retarget { pod, direction, listener } => worker.retarget(pod, direction, &listener),
-            Command::RemoveListener(name) => {
-                worker.stop_accepting(|accepting| {
-                    accepting.pod.is_none() && *accepting.listener.borrow() == name
+            Command::RemoveSocket { number, refuse } => {
+                worker.stop_accepting(refuse, |accepting| {
+                    accepting.pod.is_none() && accepting.number == number
                 });
             }
             Command::RemovePod(pod) => {
-                worker.stop_accepting(|accepting| accepting.pod.is_some_and(|(id, _)| id == pod));
+                worker.stop_accepting(false, |accepting| accepting.pod.is_some_and(|(id, _)| id == pod));
                 discard_where(&worker, |key, _| key.pod == pod);
             }
             Command::Stop => return,
@@ -118,6 +118,7 @@ impl Worker {
             let kept = snapshot.listeners.contains_key(name);
             if !kept {
                 runtime.drain_all(&self.process.drain);
+                self.see_off(name, runtime);
             }
             kept
         });

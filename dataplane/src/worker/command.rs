@@ -24,8 +24,14 @@ pub enum Command {
         /// The listener's name.
         listener: Arc<str>,
     },
-    /// Stop accepting on every socket bound for this listener name (pods excepted).
-    RemoveListener(Arc<str>),
+    /// Stop accepting on the sockets of this number. `refuse` tells nobody new that they are there; else another socket
+    /// has the address and takes its share.
+    RemoveSocket {
+        /// See [`BoundListener::number`].
+        number: u64,
+        /// Whether the address is given up.
+        refuse: bool,
+    },
     /// Stop accepting on the in-pod sockets of this pod and forget its pooled connections.
     RemovePod(u32),
     /// End the worker's loop.
@@ -47,6 +53,8 @@ pub struct BoundListener {
     pub listener: Arc<str>,
     /// Bound, listening, non-blocking.
     pub socket: OwnedFd,
+    /// By which control refers to it later; workers that share an address have the same. 0 for pods'.
+    pub number: u64,
     /// How the original destination of a connection is found.
     pub origin: Origin,
 }

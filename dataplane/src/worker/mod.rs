@@ -101,6 +101,8 @@ pub struct Worker {
     tables: RefCell<HashMap<Arc<str>, Rc<LocalTable>>>,
     scopes: RefCell<HashMap<Arc<str>, Rc<LocalScopes>>>,
     listeners: RefCell<HashMap<Arc<str>, Rc<ListenerRuntime>>>,
+    /// Listeners that are no longer configured, for connections that were made before.
+    leaving: RefCell<HashMap<Arc<str>, Rc<ListenerRuntime>>>,
     by_address: RefCell<HashMap<SocketAddr, Rc<ListenerRuntime>>>,
     sockets: RefCell<Vec<Accepting>>,
     draining: Cell<Option<DrainScope>>,
@@ -141,6 +143,8 @@ impl LocalScopes {
 
 /// A socket that is being accepted on.
 struct Accepting {
+    socket: Rc<culvert_ring::Listener>,
+    number: u64,
     listener: Rc<RefCell<Arc<str>>>,
     pod: Option<(u32, Direction)>,
     task: TaskId,
@@ -158,6 +162,9 @@ struct Heads {
 
 /// How long a socket that is to be closed still accepts: a close resets whatever the kernel has queued.
 const ACCEPT_GRACE: Duration = Duration::from_millis(50);
+
+/// How long a listener is remembered after its removal: longer than [`ACCEPT_GRACE`], and than control takes to tell.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// How many unused heads a worker keeps: enough for a burst, little enough to forget one.
 const HEADS_KEPT: usize = 256;
@@ -184,6 +191,7 @@ impl Worker {
             tables: RefCell::default(),
             scopes: RefCell::default(),
             listeners: RefCell::default(),
+            leaving: RefCell::default(),
             by_address: RefCell::default(),
             sockets: RefCell::default(),
             draining: Cell::new(None),
@@ -246,6 +254,25 @@ impl Worker {
     /// The configured listener of that name.
     pub fn listener(&self, name: &str) -> Option<Rc<ListenerRuntime>> {
         self.listeners.borrow().get(name).cloned()
+    }
+
+    /// The listener of that name, also if it has just been removed: a connection that was made before is served.
+    pub fn listener_or_leaving(&self, name: &str) -> Option<Rc<ListenerRuntime>> {
+        self.listener(name).or_else(|| self.leaving.borrow().get(name).cloned())
+    }
+
+    /// Keeps a listener that was removed until its sockets are closed.
+    fn see_off(&self, name: &Arc<str>, runtime: &Rc<ListenerRuntime>) {
+        self.leaving.borrow_mut().insert(name.clone(), runtime.clone());
+        let (worker, name, runtime) = (self.handle(), name.clone(), runtime.clone());
+        task::spawn(async move {
+            time::sleep(LEAVING).await;
+            let Some(worker) = worker.upgrade() else { return };
+            let mut leaving = worker.leaving.borrow_mut();
+            if leaving.get(&name).is_some_and(|known| Rc::ptr_eq(known, &runtime)) {
+                leaving.remove(&name);
+            }
+        });
     }
 
     /// The listener at the original destination of a connection: that of the address itself, else that of all addresses.
@@ -320,8 +347,10 @@ impl Worker {
         };
         match culvert_ring::Listener::new(bound.socket) {
             Ok(socket) => {
-                let task = task::spawn(accept(self.clone(), socket, listener.clone(), bound.origin));
-                self.sockets.borrow_mut().push(Accepting { listener, pod, task });
+                let socket = Rc::new(socket);
+                let task = task::spawn(accept(self.clone(), socket.clone(), listener.clone(), bound.origin));
+                let number = bound.number;
+                self.sockets.borrow_mut().push(Accepting { socket, number, listener, pod, task });
             }
             Err(error) => {
                 log::error!(target: "worker", "listener {}: cannot accept: {error}", bound.listener);
@@ -330,13 +359,17 @@ impl Worker {
     }
 
     /// Accepts what is queued on these sockets, then closes them.
-    fn stop_accepting(&self, which: impl Fn(&Accepting) -> bool) {
+    fn stop_accepting(&self, refuse: bool, which: impl Fn(&Accepting) -> bool) {
         self.sockets.borrow_mut().retain(|accepting| {
             if which(accepting) {
-                let task = accepting.task;
+                if refuse && let Err(error) = accepting.socket.refuse_new() {
+                    log::debug!(target: "worker", "listener {}: {error}", accepting.listener.borrow());
+                }
+                let (task, socket) = (accepting.task, accepting.socket.clone());
                 task::spawn(async move {
                     time::sleep(ACCEPT_GRACE).await;
                     task::abort(task);
+                    drop(socket);
                 });
                 return false;
             }

@@ -12,7 +12,7 @@ use crate::support::{
 use crate::{Three, chain, connect, listener, who};
 
 /// A culvert whose listeners come from `lds.yaml`.
-fn start(driver: &str, three: &Three, listeners: &[String], flags: &[&str]) -> Culvert {
+pub(crate) fn start(driver: &str, three: &Three, listeners: &[String], flags: &[&str]) -> Culvert {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("lds.yaml");
     fs::write(&path, resources(listeners)).unwrap();
@@ -36,7 +36,7 @@ fn resources(listeners: &[String]) -> String {
     format!("resources: [{}]\n", listeners.iter().map(typed).collect::<Vec<_>>().join(", "))
 }
 
-fn update(culvert: &Culvert, listeners: &[String]) {
+pub(crate) fn update(culvert: &Culvert, listeners: &[String]) {
     put(&culvert.dir.path().join("lds.yaml"), &resources(listeners));
 }
 

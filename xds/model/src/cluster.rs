@@ -181,7 +181,7 @@ pub struct BindConfig {
     pub options: Vec<SocketOption>,
 }
 
-/// `config.core.v3.SocketOption` of the state before binding.
+/// `config.core.v3.SocketOption`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SocketOption {
     /// `level`

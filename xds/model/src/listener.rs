@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
-use crate::{DownstreamTls, HttpConnectionManager, NetworkFilter, TcpProxy};
+use crate::{DownstreamTls, HttpConnectionManager, NetworkFilter, SocketOption, TcpKeepalive, TcpProxy};
 
 /// `config.listener.v3.Listener`.
 #[derive(Clone, Debug)]
@@ -15,6 +15,12 @@ pub struct Listener {
     pub address: Address,
     /// `additional_addresses`
     pub additional_addresses: Vec<Address>,
+    /// How its addresses are bound, in the order of [`Listener::addresses`].
+    pub sockets: Vec<ListenSocket>,
+    /// `freebind`: also addresses that are not the host's.
+    pub freebind: bool,
+    /// `transparent`: the local address of a connection is where it was going, whoever has that address.
+    pub transparent: bool,
     /// `bind_to_port`: true. A listener that is not bound only receives captured connections.
     pub bind_to_port: bool,
     /// `traffic_direction`
@@ -62,6 +68,28 @@ impl Listener {
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
         std::iter::once(&self.address).chain(&self.additional_addresses)
     }
+}
+
+/// How one address of a listener is bound.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ListenSocket {
+    /// `socket_address.ipv4_compat`: `::` takes IPv4 connections too.
+    pub ipv4_compat: bool,
+    /// `tcp_keepalive`, of the address or else of the listener; what is accepted inherits it.
+    pub keepalive: Option<TcpKeepalive>,
+    /// `socket_options`, of the address or else of the listener.
+    pub options: Vec<(SocketState, SocketOption)>,
+}
+
+/// `config.core.v3.SocketOption.SocketState`: when an option is set.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SocketState {
+    /// `STATE_BOUND`: after binding.
+    Bound,
+    /// `STATE_LISTENING`: after listening has begun.
+    Listening,
+    /// `STATE_PREBIND`: before binding.
+    Prebind,
 }
 
 /// `config.listener.v3.ListenerFilter`.

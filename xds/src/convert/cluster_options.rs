@@ -132,6 +132,11 @@ fn socket_option(at: &At<'_>, option: &core_pb::SocketOption) -> Option<SocketOp
     if option.state() != socket_option::SocketState::StatePrebind {
         return at.field("state").unsupported("only STATE_PREBIND is supported");
     }
+    option_value(at, option)
+}
+
+/// What an option sets, whenever that is.
+pub(super) fn option_value(at: &At<'_>, option: &core_pb::SocketOption) -> Option<SocketOption> {
     let (Ok(level), Ok(name)) = (i32::try_from(option.level), i32::try_from(option.name)) else {
         return at.error("level and name are 32-bit numbers");
     };

@@ -2,9 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use culvert_model::{Address, Listener, TrafficDirection};
+use culvert_model::{
+    Address, ListenSocket, Listener, SocketOption, SocketState, TcpKeepalive, TrafficDirection,
+};
 use envoy_types::pb::envoy::config::{
-    core::v3::TrafficDirection as Direction,
+    core::v3::{
+        self as core_pb, TrafficDirection as Direction, address, socket_option::SocketState as State,
+    },
     listener::v3::{
         self as pb,
         listener::{DrainType, ListenerSpecifier},
@@ -12,7 +16,7 @@ use envoy_types::pb::envoy::config::{
 };
 use prost::Message as _;
 
-use super::{Clusters, access_log, connection_matcher, core, filter_chain, listener_filter};
+use super::{Clusters, access_log, cluster_options, connection_matcher, core, filter_chain, listener_filter};
 use crate::at::At;
 
 /// `listener_filters_timeout` unless given.
@@ -48,6 +52,7 @@ pub(crate) fn listener(at: &At<'_>, message: &pb::Listener, clusters: &Clusters<
             &connection_matcher::chain_name,
         )
     });
+    let sockets = sockets(at, message);
     let access_log = access_log::access_logs(&at.field("access_log"), &message.access_log);
     let (address, additional_addresses) = (address?, additional_addresses?);
     distinct(at, &address, &additional_addresses)?;
@@ -57,6 +62,9 @@ pub(crate) fn listener(at: &At<'_>, message: &pb::Listener, clusters: &Clusters<
         bind_to_port: message.bind_to_port.as_ref().or(old_bind).is_none_or(|bind| bind.value),
         address,
         additional_addresses,
+        sockets: sockets?,
+        freebind: message.freebind.as_ref().is_some_and(|freebind| freebind.value),
+        transparent: message.transparent.as_ref().is_some_and(|transparent| transparent.value),
         direction: match message.traffic_direction() {
             Direction::Inbound => TrafficDirection::Inbound,
             Direction::Outbound => TrafficDirection::Outbound,
@@ -88,6 +96,77 @@ fn additional_addresses(at: &At<'_>, message: &pb::Listener) -> Option<Vec<Addre
         .iter()
         .enumerate()
         .map(|(i, additional)| core::address(&at.index(i).field("address"), additional.address.as_ref()))
+        .collect();
+    converted.into_iter().collect()
+}
+
+/// How each address is bound.
+fn sockets(at: &At<'_>, message: &pb::Listener) -> Option<Vec<ListenSocket>> {
+    let options = options(at, &message.socket_options, message.address.as_ref());
+    let own = keepalive(message.tcp_keepalive.as_ref());
+    let mut sockets = vec![options.clone().map(|options| ListenSocket {
+        ipv4_compat: is_ipv4_compat(message.address.as_ref()),
+        keepalive: own,
+        options,
+    })];
+    let at = at.field("additional_addresses");
+    for (index, additional) in message.additional_addresses.iter().enumerate() {
+        let at = at.index(index);
+        let options = match additional.socket_options.as_ref() {
+            Some(own) => {
+                let at = at.field("socket_options");
+                self::options(&at, &own.socket_options, additional.address.as_ref())
+            }
+            None => options.clone(),
+        };
+        sockets.push(options.map(|options| ListenSocket {
+            ipv4_compat: is_ipv4_compat(additional.address.as_ref()),
+            keepalive: match additional.tcp_keepalive.as_ref() {
+                Some(own) => keepalive(Some(own)),
+                None => own,
+            },
+            options,
+        }));
+    }
+    sockets.into_iter().collect()
+}
+
+fn is_ipv4_compat(address: Option<&core_pb::Address>) -> bool {
+    match address.and_then(|address| address.address.as_ref()) {
+        Some(address::Address::SocketAddress(socket)) => socket.ipv4_compat,
+        _ => false,
+    }
+}
+
+/// A value of 0 turns it off.
+fn keepalive(keepalive: Option<&core_pb::TcpKeepalive>) -> Option<TcpKeepalive> {
+    let keepalive = keepalive?;
+    let values = [&keepalive.keepalive_probes, &keepalive.keepalive_time, &keepalive.keepalive_interval];
+    let is_off = values.into_iter().flatten().any(|value| value.value == 0);
+    (!is_off).then(|| cluster_options::keepalive(keepalive))
+}
+
+fn options(
+    at: &At<'_>,
+    options: &[core_pb::SocketOption],
+    address: Option<&core_pb::Address>,
+) -> Option<Vec<(SocketState, SocketOption)>> {
+    let at = at.field("socket_options");
+    let is_pipe = address.is_some_and(|it| matches!(it.address, Some(address::Address::Pipe(_))));
+    if is_pipe && !options.is_empty() {
+        return at.unsupported("options of Unix sockets cannot be set");
+    }
+    let converted: Vec<_> = options
+        .iter()
+        .enumerate()
+        .map(|(index, option)| {
+            let state = match option.state() {
+                State::StatePrebind => SocketState::Prebind,
+                State::StateBound => SocketState::Bound,
+                State::StateListening => SocketState::Listening,
+            };
+            Some((state, cluster_options::option_value(&at.index(index), option)?))
+        })
         .collect();
     converted.into_iter().collect()
 }

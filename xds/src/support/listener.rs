@@ -2,12 +2,31 @@
 
 use super::Table;
 
+/// An address to listen at.
+const LISTEN_ADDRESS: Table = Table {
+    used: &["pipe"],
+    used_as: &[("socket_address", &LISTEN_SOCKET_ADDRESS)],
+    ..Table::of("envoy.config.core.v3.Address")
+};
+
+const LISTEN_SOCKET_ADDRESS: Table = Table {
+    used: &["protocol", "address", "port_value", "ipv4_compat"],
+    refused: &[
+        ("named_port", "ports have to be given as numbers"),
+        ("resolver_name", "a listener's address is a literal one"),
+    ],
+    ..Table::of("envoy.config.core.v3.SocketAddress")
+};
+
 pub(super) const TABLES: &[Table] = &[
     Table {
         used: &[
             "name",
-            "address",
             "additional_addresses",
+            "socket_options",
+            "tcp_keepalive",
+            "freebind",
+            "transparent",
             "stat_prefix",
             "filter_chains",
             "default_filter_chain",
@@ -26,6 +45,7 @@ pub(super) const TABLES: &[Table] = &[
             "drain_type",
             "access_log",
         ],
+        used_as: &[("address", &LISTEN_ADDRESS)],
         no_effect: &[
             ("metadata", "nothing reads it"),
             ("stats_matcher", "counters cannot be left out"),
@@ -35,7 +55,7 @@ pub(super) const TABLES: &[Table] = &[
             ("reuse_port", "enable_reuse_port replaces it"),
             ("max_connections_to_accept_per_socket_event", "a worker's turn has a budget of its own"),
         ],
-        only_off: &["transparent", "freebind", "enable_mptcp"],
+        only_off: &["enable_mptcp"],
         refused: &[
             ("udp_listener_config", "UDP listeners are not supported"),
             ("api_listener", "API listeners are not supported"),
@@ -45,7 +65,12 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.listener.v3.Listener")
     },
     Table { used: &["bind_to_port"], ..Table::of("envoy.config.listener.v3.Listener.DeprecatedV1") },
-    Table { used: &["address"], ..Table::of("envoy.config.listener.v3.AdditionalAddress") },
+    Table {
+        used: &["socket_options", "tcp_keepalive"],
+        used_as: &[("address", &LISTEN_ADDRESS)],
+        ..Table::of("envoy.config.listener.v3.AdditionalAddress")
+    },
+    Table { used: &["socket_options"], ..Table::of("envoy.config.core.v3.SocketOptionsOverride") },
     Table {
         used: &["name", "typed_config", "filter_disabled"],
         refused: &[("config_discovery", "extension discovery is not supported")],

@@ -167,8 +167,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     (
         "LISTENER",
-        "transparent: true",
-        "listener \"ingress\": transparent: true is not supported; only the default is",
+        "enable_mptcp: true",
+        "listener \"ingress\": enable_mptcp: true is not supported; only the default is",
     ),
     (
         "LISTENER",

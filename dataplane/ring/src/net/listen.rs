@@ -1,14 +1,17 @@
 //! Listening sockets.
 
-use std::{fs, io, net::SocketAddr, os::fd::AsFd, os::fd::OwnedFd, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs, io, net::SocketAddr, os::fd::AsFd, os::fd::OwnedFd, os::unix::fs::PermissionsExt, path::Path,
+    time::Duration,
+};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::options;
 
 /// How a TCP listener is made.
 #[derive(Clone, Copy, Debug)]
-pub struct ListenOptions {
+pub struct ListenOptions<'o> {
     /// SO_REUSEPORT: every worker has a listener of its own on the same address, and the kernel spreads connections.
     pub reuse_port: bool,
     /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
@@ -21,9 +24,27 @@ pub struct ListenOptions {
     pub v6only: bool,
     /// SO_MARK of the listener, which accepted sockets inherit. Needs CAP_NET_ADMIN.
     pub mark: Option<u32>,
+    /// Options before binding, after it, and after listening has begun: level, name and value.
+    pub options: [&'o [RawOption<'o>]; 3],
+    /// SO_KEEPALIVE, which accepted sockets inherit; what is `None` in it is the kernel's.
+    pub keepalive: Option<Keepalive>,
 }
 
-impl Default for ListenOptions {
+/// Level, name and value of a socket option.
+pub type RawOption<'o> = (i32, i32, &'o [u8]);
+
+/// Times of TCP's keepalive.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Keepalive {
+    /// TCP_KEEPIDLE
+    pub time: Option<Duration>,
+    /// TCP_KEEPINTVL
+    pub interval: Option<Duration>,
+    /// TCP_KEEPCNT
+    pub probes: Option<u32>,
+}
+
+impl Default for ListenOptions<'_> {
     fn default() -> Self {
         Self {
             reuse_port: true,
@@ -32,6 +53,8 @@ impl Default for ListenOptions {
             freebind: false,
             v6only: true,
             mark: None,
+            options: [&[]; 3],
+            keepalive: None,
         }
     }
 }
@@ -40,7 +63,7 @@ impl Default for ListenOptions {
 ///
 /// # Errors
 /// Those of socket(2), setsockopt(2), bind(2) and listen(2): address in use, permission denied.
-pub fn listener(addr: &SocketAddr, listen: &ListenOptions) -> io::Result<OwnedFd> {
+pub fn listener(addr: &SocketAddr, listen: &ListenOptions<'_>) -> io::Result<OwnedFd> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(*addr), kind, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -63,9 +86,36 @@ pub fn listener(addr: &SocketAddr, listen: &ListenOptions) -> io::Result<OwnedFd
     if let Some(mark) = listen.mark {
         options::set_mark(socket.as_fd(), mark)?;
     }
+    if let Some(keepalive) = listen.keepalive {
+        set_keepalive(&socket, keepalive)?;
+    }
+    let set = |options: &[RawOption<'_>]| {
+        options
+            .iter()
+            .try_for_each(|(level, name, value)| options::set_option(socket.as_fd(), *level, *name, value))
+    };
+    let [prebind, bound, listening] = listen.options;
+    set(prebind)?;
     socket.bind(&SockAddr::from(*addr))?;
+    set(bound)?;
     socket.listen(i32::try_from(listen.backlog).unwrap_or(i32::MAX))?;
+    set(listening)?;
     Ok(socket.into())
+}
+
+fn set_keepalive(socket: &Socket, keepalive: Keepalive) -> io::Result<()> {
+    let mut options = TcpKeepalive::new();
+    if let Some(time) = keepalive.time {
+        options = options.with_time(time);
+    }
+    if let Some(interval) = keepalive.interval {
+        options = options.with_interval(interval);
+    }
+    if let Some(probes) = keepalive.probes {
+        options = options.with_retries(probes);
+    }
+    socket.set_keepalive(true)?;
+    socket.set_tcp_keepalive(&options)
 }
 
 /// A listening Unix socket at `path` with the permission bits `mode` (such as 0o600). A socket that nobody listens on any

@@ -4,11 +4,11 @@ mod listen;
 mod netns;
 mod options;
 
-pub use listen::{ListenOptions, listener, unix_listener};
+pub use listen::{Keepalive, ListenOptions, RawOption, listener, unix_listener};
 pub use netns::in_netns;
 pub use options::{
-    TcpInfo, bind_source, netns_cookie, original_dst, reset_on_close, set_freebind, set_mark, set_nodelay,
-    set_option, set_transparent, tcp_info,
+    TcpInfo, bind_source, drop_packets, netns_cookie, original_dst, reset_on_close, set_freebind, set_mark,
+    set_nodelay, set_option, set_transparent, tcp_info,
 };
 
 use std::{io, net::SocketAddr, os::fd::OwnedFd};

@@ -72,6 +72,18 @@ pub fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: &[u8]) -> io
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Lets nothing in any more: a listening socket still gives out the connections that are complete, and is silent towards
+/// those that are not.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn drop_packets(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // Return 0: of each packet nothing is kept.
+    let mut program = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
+    let program = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
 /// Options whose value holds a pointer: SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF.
 const FILTERS: [libc::c_int; 2] = [26, 51];
 /// linux/in6.h
