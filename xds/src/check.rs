@@ -16,7 +16,7 @@ pub use crate::support::{FieldPromise, Promise, promises};
 use crate::{
     Error, ErrorKind, LoadOptions, Note, NoteKind,
     at::Sink,
-    convert::{Clusters, Localities},
+    convert::{Clusters, Localities, NOT_PEM},
     decode::{self, UnknownFields},
     descriptor,
     load::examine,
@@ -32,6 +32,8 @@ pub struct CheckOptions {
     pub allow_unknown_static_fields: bool,
     /// In resources they are errors, not notes.
     pub reject_unknown_dynamic_fields: bool,
+    /// Certificates and keys that are no PEM at all are notes, not errors: they were taken out of the files.
+    pub placeholder_secrets: bool,
 }
 
 /// What became of one resource.
@@ -70,6 +72,19 @@ impl Checked {
             ErrorKind::Unsupported => Verdict::Refused,
         };
         self.errors.iter().map(verdict).max().unwrap_or(Verdict::Accepted)
+    }
+
+    /// Takes errors of what is no PEM for remarks.
+    fn pass_placeholders(&mut self) {
+        let (placeholders, errors) = self.errors.drain(..).partition(|error| error.reason == NOT_PEM);
+        self.errors = errors;
+        let note = |error: Error| Note {
+            resource: error.resource,
+            field: error.field,
+            kind: NoteKind::Warning,
+            text: error.reason,
+        };
+        self.notes.extend(Vec::into_iter(placeholders).map(note));
     }
 
     /// `listener "a"`.
@@ -113,6 +128,9 @@ pub fn check(paths: &[PathBuf], options: CheckOptions) -> Vec<Checked> {
             Err(reason) => checked.push(whole(Error::invalid("file", "", reason))),
         }
         checked[start..].iter_mut().for_each(|entry| entry.file.clone_from(path));
+    }
+    if options.placeholder_secrets {
+        checked.iter_mut().for_each(Checked::pass_placeholders);
     }
     checked
 }

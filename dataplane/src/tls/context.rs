@@ -190,8 +190,12 @@ pub struct Certificates {
     pub trusted: Vec<Arc<CertificateInfo>>,
     /// Where each of its own was read from.
     pub own_paths: Vec<String>,
+    /// The secret that each of its own came as; empty for none.
+    pub own_names: Vec<String>,
     /// Where those it trusts were read from.
     pub trusted_path: String,
+    /// The secret that those it trusts came as; empty for none.
+    pub trusted_name: String,
 }
 
 /// A context that may not be there yet, and that may be replaced while connections go on with the one they have.
@@ -499,12 +503,13 @@ impl Entry {
             .map_err(|error| ContextError::of("private_key", error))?;
         let info = chain.first().and_then(CertificateInfo::parse);
         let info = info.ok_or_else(|| ContextError("certificate_chain: cannot be read".to_owned()))?;
-        let mut key = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-            Error::InconsistentKeys(_) => {
-                ContextError("private_key: it does not belong to the certificate".to_owned())
-            }
-            error => ContextError::of("private_key", error),
-        })?;
+        let key = provider.key_provider.load_private_key(key);
+        let key = key.map_err(|error| ContextError::of("private_key", error))?;
+        // Not by rustls, to which a certificate of version 1 is none.
+        if key.public_key().is_some_and(|key| sha256(&key) != info.spki_sha256) {
+            return Err(ContextError("private_key: it does not belong to the certificate".to_owned()));
+        }
+        let mut key = CertifiedKey::new(chain, key);
         key.ocsp = bytes.ocsp_staple.as_deref().map(<[u8]>::to_vec);
         let is_ecdsa = key.key.algorithm() == rustls::SignatureAlgorithm::ECDSA;
         Ok(Self { key: Arc::new(key), info: Arc::new(info), is_ecdsa })

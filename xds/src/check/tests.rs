@@ -66,11 +66,11 @@ fn every_resource_has_a_line() {
 fn unknown_fields_are_what_the_options_make_of_them() {
     let files =
         [("a.yaml", "node: {id: a, bogus: 1}"), ("b.clusters.yaml", "[{name: a, type: STATIC, bogus: 1}]")];
-    let loose = CheckOptions { allow_unknown_static_fields: true, reject_unknown_dynamic_fields: false };
+    let loose = CheckOptions { allow_unknown_static_fields: true, ..CheckOptions::default() };
     let found = lines(&files, loose);
     assert!(found[0].starts_with("a.yaml: bootstrap: Accepted"), "{found:?}");
     assert!(found[1].starts_with("b.clusters.yaml: cluster \"a\": Accepted"), "{found:?}");
-    let strict = CheckOptions { allow_unknown_static_fields: false, reject_unknown_dynamic_fields: true };
+    let strict = CheckOptions { reject_unknown_dynamic_fields: true, ..CheckOptions::default() };
     let found = lines(&files, strict);
     assert!(found.iter().all(|line| line.contains(": Invalid: unknown field of ")), "{found:?}");
 }
@@ -121,4 +121,17 @@ fn every_promise_can_be_printed() {
     assert_eq!(of("envoy.config.cluster.v3.Cluster", "name"), Some(Promise::Used));
     let flags = of("envoy.config.bootstrap.v3.Bootstrap", "flags_path");
     assert!(matches!(flags, Some(Promise::NoEffect(_))), "{flags:?}");
+}
+
+#[test]
+fn secrets_that_were_taken_out_may_be_passed_over() {
+    let secrets = "- {name: a, tls_certificate: {certificate_chain: {inline_string: x}, private_key: {inline_string: y}}}\n- \
+                   {name: b, validation_context: {trusted_ca: {inline_string: \"-----BEGIN X-----\"}}}";
+    let files = [("s.secrets.yaml", secrets)];
+    let found = lines(&files, CheckOptions::default());
+    assert!(found[0].ends_with("secret \"a\": Invalid: it is not PEM"), "{found:#?}");
+    assert!(found.last().unwrap().contains("secret \"b\": Invalid: "), "{found:#?}");
+    let found = lines(&files, CheckOptions { placeholder_secrets: true, ..CheckOptions::default() });
+    assert!(found[0].ends_with("secret \"a\": Accepted it is not PEM; it is not PEM"), "{found:#?}");
+    assert!(found[1].contains("secret \"b\": Invalid: "), "what is no placeholder is an error: {found:#?}");
 }

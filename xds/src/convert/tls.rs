@@ -21,7 +21,7 @@ use envoy_types::pb::envoy::{
     extensions::upstreams::http::v3::HttpProtocolOptions,
 };
 
-use super::{core, extension_name, matcher, metadata, unpack};
+use super::{core, extension_name, matcher, material, metadata, unpack};
 use crate::{NoteKind, at::At};
 
 /// Cipher suites of TLS 1.2 that there are, by OpenSSL's names.
@@ -270,9 +270,11 @@ fn certificate(at: &At<'_>, message: &pb::TlsCertificate) -> Option<TlsCertifica
     let chain = required(&at.field("certificate_chain"), message.certificate_chain.as_ref());
     let key = required(&at.field("private_key"), message.private_key.as_ref());
     let staple = optional(&at.field("ocsp_staple"), message.ocsp_staple.as_ref());
+    let (chain, key) = (chain?, key?);
+    material::identity(at, &chain, &key)?;
     Some(TlsCertificate {
-        chain: chain?,
-        key: key?,
+        chain,
+        key,
         ocsp_staple: staple?,
         watched_directory: directory(message.watched_directory.as_ref()),
     })
@@ -344,8 +346,15 @@ fn validation_source(at: &At<'_>, message: &pb::CommonTlsContext) -> Option<Vali
 }
 
 fn validation(at: &At<'_>, message: &pb::CertificateValidationContext) -> Option<ValidationContext> {
-    let trusted_ca = optional(&at.field("trusted_ca"), message.trusted_ca.as_ref());
-    let crl = optional(&at.field("crl"), message.crl.as_ref());
+    let usable = |field: &str, source: Option<&DataSource>, check: fn(&At<'_>, &SecretData) -> Option<()>| {
+        let at = at.field(field);
+        match optional(&at, source)? {
+            Some(data) => check(&at, &data).map(|()| Some(data)),
+            None => Some(None),
+        }
+    };
+    let trusted_ca = usable("trusted_ca", message.trusted_ca.as_ref(), material::trust);
+    let crl = usable("crl", message.crl.as_ref(), material::revocation);
     let sans = sans(at, message);
     let hashes = hashes(&at.field("verify_certificate_hash"), &message.verify_certificate_hash, hex_hash);
     let spkis = hashes_of_keys(at, message);
@@ -474,7 +483,9 @@ fn spiffe(at: &At<'_>, message: &pb::CertificateValidationContext) -> Option<Vec
                 .field("name")
                 .error(format!("multiple trust bundles for one trust domain: {}", domain.name));
         }
-        let bundle = required(&at.field("trust_bundle"), domain.trust_bundle.as_ref())?;
+        let at_bundle = at.field("trust_bundle");
+        let bundle = required(&at_bundle, domain.trust_bundle.as_ref())?;
+        material::trust(&at_bundle, &bundle)?;
         bundles.push(SpiffeBundle { trust_domain: domain.name.clone(), bundle });
     }
     Some(bundles)

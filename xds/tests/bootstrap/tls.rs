@@ -1,10 +1,16 @@
 //! TLS contexts and secrets.
 
+use std::sync::LazyLock;
+
 use culvert_model::{
     CertificateSource, DownstreamTls, ResourceKey, SanKind, Secret, SecretData, SessionTickets, TlsVersion,
     UpstreamTls, ValidationSource,
 };
 use culvert_xds::Loaded;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, KeyIdMethod,
+    KeyPair, KeyUsagePurpose, SerialNumber, date_time_ymd,
+};
 
 use crate::{bad, good, http, listener, seconds};
 
@@ -27,8 +33,46 @@ fn with_cluster(more: &str, common: &str) -> String {
     http(&[("CLUSTER", &socket)])
 }
 
-const OWN: &str =
-    "tls_certificates: [{certificate_chain: {inline_string: c}, private_key: {inline_string: k}}]";
+/// PEM as YAML strings.
+struct Pem {
+    certificate: String,
+    key: String,
+    ca: String,
+    crl: String,
+}
+
+static PEM: LazyLock<Pem> = LazyLock::new(|| {
+    let quoted = |pem: String| format!("\"{}\"", pem.replace('\n', "\\n"));
+    let leaf_key = KeyPair::generate().expect("a key");
+    let leaf = CertificateParams::new(vec!["a.test".to_owned()]).expect("a name");
+    let mut ca = CertificateParams::default();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().expect("a key")).expect("a CA");
+    let crl = CertificateRevocationListParams {
+        this_update: date_time_ymd(2024, 1, 1),
+        next_update: date_time_ymd(2090, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    Pem {
+        certificate: quoted(leaf.self_signed(&leaf_key).expect("signed").pem()),
+        key: quoted(leaf_key.serialize_pem()),
+        ca: quoted(ca.pem()),
+        crl: quoted(crl.signed_by(&ca).expect("a list").pem().expect("PEM")),
+    }
+});
+
+/// `tls_certificates` with one certificate.
+static OWN: LazyLock<String> = LazyLock::new(|| own(&PEM.certificate, &PEM.key));
+
+fn own(chain: &str, key: &str) -> String {
+    format!(
+        "tls_certificates: [{{certificate_chain: {{inline_string: {chain}}}, private_key: {{inline_string: {key}}}}}]"
+    )
+}
 
 fn downstream(more: &str, common: &str) -> DownstreamTls {
     let loaded = good(&with_chain(more, common));
@@ -48,7 +92,7 @@ fn texts(loaded: &Loaded) -> Vec<String> {
 
 #[test]
 fn defaults_are_those_of_envoy() {
-    let server = downstream("", OWN);
+    let server = downstream("", &OWN);
     assert_eq!((server.common.version_min, server.common.version_max), (TlsVersion::V1_2, TlsVersion::V1_3));
     assert_eq!((server.tickets, server.session_timeout), (SessionTickets::Own, seconds(7_200).unwrap()));
     assert!(!server.require_client_certificate && !server.disable_stateful_resumption);
@@ -59,13 +103,14 @@ fn defaults_are_those_of_envoy() {
 
 #[test]
 fn every_field_arrives() {
+    let (own, ca, crl) = (&*OWN, &PEM.ca, &PEM.crl);
     let server = downstream(
         "require_client_certificate: true, disable_stateful_session_resumption: true, session_timeout: 9s, \
          disable_stateless_session_resumption: true,",
         &format!(
-            "{OWN}, alpn_protocols: [h2, http/1.1], tls_params: {{tls_minimum_protocol_version: TLSv1_3, \
+            "{own}, alpn_protocols: [h2, http/1.1], tls_params: {{tls_minimum_protocol_version: TLSv1_3, \
              cipher_suites: ['[ECDHE-RSA-AES128-GCM-SHA256|AES128-SHA]'], ecdh_curves: [P-521, P-256]}}, \
-             validation_context: {{trusted_ca: {{inline_string: a}}, crl: {{inline_string: r}}, \
+             validation_context: {{trusted_ca: {{inline_string: {ca}}}, crl: {{inline_string: {crl}}}, \
              only_verify_leaf_cert_crl: true, max_verify_depth: 2, allow_expired_certificate: true, \
              trust_chain_verification: ACCEPT_UNTRUSTED, verify_certificate_hash: [{HASH}], \
              match_subject_alt_names: [{{exact: old}}]}}"
@@ -78,8 +123,11 @@ fn every_field_arrives() {
     assert_eq!(server.common.cipher_suites, ["ECDHE-RSA-AES128-GCM-SHA256"]);
     assert_eq!(server.common.curves, ["P-256"]);
     let ValidationSource::Inline(context) = &server.common.validation else { panic!("inline") };
-    assert_eq!(context.trusted_ca, Some(SecretData::Inline(b"a".as_slice().into())));
-    assert_eq!(context.crl, Some(SecretData::Inline(b"r".as_slice().into())));
+    let inline = |yaml: &str| {
+        let pem = yaml.trim_matches('"').replace("\\n", "\n");
+        Some(SecretData::Inline(pem.as_bytes().into()))
+    };
+    assert_eq!((context.trusted_ca.clone(), context.crl.clone()), (inline(ca), inline(crl)));
     assert!(context.only_leaf_crl && context.allow_expired && context.accept_untrusted);
     assert_eq!((context.max_depth, context.certificate_hashes.len()), (Some(2), 1));
     assert_eq!((context.sans.len(), context.sans[0].kind), (1, None));
@@ -124,11 +172,12 @@ fn sockets_are_matched_and_requests_name_servers() {
 
 #[test]
 fn static_secrets_are_found_by_name() {
-    let text = http(&[]).replace(
-        "static_resources:\n",
-        "static_resources:\n  secrets:\n  - {name: a, validation_context: {trusted_ca: {inline_string: x}}}\n  - {name: \
-         b, generic_secret: {secret: {inline_string: s}}}\n",
+    let secrets = format!(
+        "static_resources:\n  secrets:\n  - {{name: a, validation_context: {{trusted_ca: {{inline_string: {}}}}}}}\n  - \
+         {{name: b, generic_secret: {{secret: {{inline_string: s}}}}}}\n",
+        PEM.ca
     );
+    let text = http(&[]).replace("static_resources:\n", &secrets);
     let secrets = good(&text).bootstrap.config.secrets;
     let find = |name: &str| secrets.get(&ResourceKey { source: None, name: name.to_owned() }).cloned();
     assert!(matches!(find("a").as_deref(), Some(Secret::Validation(_))));
@@ -138,34 +187,35 @@ fn static_secrets_are_found_by_name() {
 
 #[test]
 fn what_cannot_be_had_is_refused_by_name() {
+    let own = &*OWN;
     for (text, expected) in [
         (with_chain("", ""), "common_tls_context: no TLS certificates found for server context"),
-        (with_chain("", &format!("{OWN}, alpn_protocols: [h2]")), "alpn_protocols: HTTP/2 is not supported"),
+        (with_chain("", &format!("{own}, alpn_protocols: [h2]")), "alpn_protocols: HTTP/2 is not supported"),
         (
-            with_chain("", &format!("{OWN}, tls_params: {{tls_maximum_protocol_version: TLSv1_1}}")),
+            with_chain("", &format!("{own}, tls_params: {{tls_maximum_protocol_version: TLSv1_1}}")),
             "tls_params.tls_maximum_protocol_version: versions before TLS 1.2 are not supported",
         ),
         (
-            with_chain("", &format!("{OWN}, tls_params: {{cipher_suites: [AES128-SHA]}}")),
+            with_chain("", &format!("{own}, tls_params: {{cipher_suites: [AES128-SHA]}}")),
             "tls_params.cipher_suites: none of AES128-SHA is supported",
         ),
-        (with_chain("require_sni: true,", OWN), "require_sni: true is not supported; only the default is"),
+        (with_chain("require_sni: true,", own), "require_sni: true is not supported; only the default is"),
         (
             with_chain(
                 "",
-                &format!("{OWN}, validation_context: {{match_subject_alt_names: [{{exact: a}}]}}"),
+                &format!("{own}, validation_context: {{match_subject_alt_names: [{{exact: a}}]}}"),
             ),
             "without trusted CA is insecure and not allowed",
         ),
         (
             with_chain(
                 "",
-                &format!("{OWN}, validation_context: {{verify_certificate_hash: [{}]}}", &HASH[2..]),
+                &format!("{own}, validation_context: {{verify_certificate_hash: [{}]}}", &HASH[2..]),
             ),
             "verify_certificate_hash[0]: value length must be at least 64 characters",
         ),
         (
-            with_chain("session_ticket_keys: {keys: [{inline_string: short}]},", OWN),
+            with_chain("session_ticket_keys: {keys: [{inline_string: short}]},", own),
             "session_ticket_keys.keys[0]: a session ticket key has 80 bytes, not 5",
         ),
         (with_cluster("allow_renegotiation: true,", ""), "allow_renegotiation: true is not supported"),
@@ -173,12 +223,63 @@ fn what_cannot_be_had_is_refused_by_name() {
             with_cluster("auto_sni_san_validation: true,", ""),
             "auto_sni_san_validation: configured without a validation context",
         ),
-        (with_cluster("", &format!("{OWN}, key_log: {{path: /x}}")), "key_log: keys are not logged"),
+        (with_cluster("", &format!("{own}, key_log: {{path: /x}}")), "key_log: keys are not logged"),
     ] {
         let errors = bad(&text).join("\n");
         assert!(errors.contains(expected), "{expected:?} is not in {errors}");
     }
     // What is left out is said.
-    let loaded = good(&with_chain("", &format!("{OWN}, alpn_protocols: [h2, http/1.1]")));
+    let loaded = good(&with_chain("", &format!("{own}, alpn_protocols: [h2, http/1.1]")));
     assert!(texts(&loaded).iter().any(|text| text.contains("h2 is not offered")), "{:?}", texts(&loaded));
+}
+
+#[test]
+fn what_no_context_can_be_made_of_is_invalid() {
+    let Pem { certificate, key, ca, crl } = &*PEM;
+    let other = format!("\"{}\"", KeyPair::generate().expect("a key").serialize_pem().replace('\n', "\\n"));
+    let torn = certificate.replace("MII", "MIJ");
+    let with_ca = |more: &str| format!("validation_context: {{{more}}}");
+    let chain = "common_tls_context.tls_certificates[0].certificate_chain: ";
+    let private = "common_tls_context.tls_certificates[0].private_key: ";
+    let context = "common_tls_context.validation_context.";
+    for (common, expected) in [
+        (own("c", key), format!("{chain}it is not PEM")),
+        (own(key, key), format!("{chain}no certificate in it")),
+        (own(&torn, key), format!("{chain}certificate 1 cannot be used: ")),
+        (own(certificate, "k"), format!("{private}it is not PEM")),
+        (own(certificate, certificate), format!("{private}no private key that can be read in it")),
+        (own(certificate, &other), format!("{private}it does not belong to the certificate")),
+        (with_ca("trusted_ca: {inline_string: a}"), format!("{context}trusted_ca: it is not PEM")),
+        (
+            with_ca(&format!("trusted_ca: {{inline_string: {torn}}}")),
+            format!("{context}trusted_ca: certificate 1 cannot be used: "),
+        ),
+        (
+            with_ca(&format!("trusted_ca: {{inline_string: {ca}}}, crl: {{inline_string: {ca}}}")),
+            format!("{context}crl: no revocation list in it"),
+        ),
+        (
+            with_ca(&format!("crl: {{inline_string: {}}}", crl.replace("MII", "MIJ").replace("MIH", "MIG"))),
+            format!("{context}crl: revocation list 1 cannot be used: "),
+        ),
+        (
+            with_ca(
+                "custom_validator_config: {name: s, typed_config: {'@type': \
+                 EXT/transport_sockets.tls.v3.SPIFFECertValidatorConfig, trust_domains: [{name: td, trust_bundle: \
+                 {inline_string: a}}]}}",
+            ),
+            format!(
+                "{context}custom_validator_config.typed_config.trust_domains[0].trust_bundle: it is not PEM"
+            ),
+        ),
+    ] {
+        let errors = bad(&with_cluster("", &common)).join("\n");
+        let expected = format!("transport_socket.typed_config.{expected}");
+        assert!(errors.contains(&expected), "{expected:?} is not in {errors}");
+    }
+    // A file may be put right later.
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = format!("trusted_ca: {{filename: {}}}", file.path().display());
+    let loaded = good(&with_cluster("", &with_ca(&path)));
+    assert!(texts(&loaded).iter().any(|text| text.ends_with("cannot be used now: it is not PEM")));
 }

@@ -196,6 +196,7 @@ fn secrets_of_every_socket_warm_a_cluster() {
         }})
     };
     let mut f = fixture(BOOTSTRAP);
+    f.changed();
     let cluster = json!({
         "name": "a",
         "transport_socket": context("one"),

@@ -293,3 +293,44 @@ fn localities_follow_the_clusters_that_use_an_assignment() {
     f.changed();
     assert_eq!(weights(&f), [1, 1]);
 }
+
+#[test]
+fn a_secret_that_cannot_be_used_changes_nothing() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let context = json!({"tls_certificate_sds_secret_configs": [{"name": "id", "sds_config": ads()}],
+        "validation_context_sds_secret_config": {"name": "ca", "sds_config": ads()}});
+    let cluster = json!({"name": "a", "transport_socket": {"name": "tls", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": context}}});
+    let id = |key: &str| {
+        json!({"name": "id", "tls_certificate": {"certificate_chain": {"inline_string": certificate.pem()},
+            "private_key": {"inline_string": key}}})
+    };
+    let ca = |pem: &str| json!({"name": "ca", "validation_context": {"trusted_ca": {"inline_string": pem}}});
+    let mut f = fixture(BOOTSTRAP);
+    f.changed();
+    f.sotw(Kind::Cluster, "1", &[cluster]).unwrap();
+    f.sotw(Kind::Secret, "1", &[id(&key.serialize_pem()), ca(&certificate.pem())]).unwrap();
+    assert_eq!(f.changed()[1], ["a"]);
+    let secret = |f: &Fixture, name: &str| {
+        let config = f.store.config();
+        config.secrets.iter().find(|(key, _)| key.name == name).map(|(_, secret)| secret.clone())
+    };
+    let before = secret(&f, "id");
+    // Its neighbour, which is right, is taken.
+    let reasons = reasons(f.sotw(Kind::Secret, "2", &[id(&other), ca(&certificate.pem().repeat(2))]));
+    assert_eq!(
+        reasons,
+        ["secret \"id\": tls_certificate.private_key: it does not belong to the certificate"]
+    );
+    let was = secret(&f, "ca");
+    assert!(f.store.compose().is_some());
+    assert_eq!(secret(&f, "id"), before);
+    assert_ne!(secret(&f, "ca"), was);
+    assert_eq!(f.counts("sds.id"), [1, 1]);
+    let text = self::reasons(f.sotw(Kind::Secret, "3", &[ca("nothing")]));
+    assert_eq!(text, ["secret \"ca\": validation_context.trusted_ca: it is not PEM"]);
+}
