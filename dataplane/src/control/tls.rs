@@ -1,7 +1,9 @@
 //! TLS contexts: what they refer to is gathered, they are compiled when any of it changes, and put into their places.
 
+mod expiry;
+
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -14,6 +16,7 @@ use culvert_model::{
     SessionTickets, TlsCertificate, UpstreamTls, ValidationContext, ValidationSource,
 };
 
+use expiry::Expiries;
 use serde_json::{Value, json};
 
 use crate::{
@@ -38,6 +41,7 @@ pub(super) struct TlsControl {
     files: Files,
     entries: HashMap<usize, Entry>,
     stats: HashMap<String, Arc<FactoryStats>>,
+    expiries: Expiries,
     config: Config,
 }
 
@@ -63,7 +67,9 @@ struct Inputs {
     material: Material,
     validation: Option<ValidationContext>,
     own_paths: Vec<String>,
+    own_names: Vec<String>,
     trusted_path: String,
+    trusted_name: String,
 }
 
 /// Why there are no inputs.
@@ -82,6 +88,7 @@ impl TlsControl {
             files: Files::default(),
             entries: HashMap::new(),
             stats: HashMap::new(),
+            expiries: Expiries::default(),
             config,
         }
     }
@@ -142,6 +149,22 @@ impl TlsControl {
         self.files.end();
         self.entries.retain(|key, _| used.contains(key));
         self.contexts.prune();
+        self.show_expiries();
+    }
+
+    fn show_expiries(&mut self) {
+        let mut times = HashMap::<String, BTreeMap<String, i64>>::new();
+        for entry in self.entries.values() {
+            let scope = entry.user.stats().rsplit_once('.').map_or("", |(scope, _)| scope);
+            let times = times.entry(scope.to_owned()).or_default();
+            let Certificates { own, trusted, own_names, trusted_name, .. } = &entry.certificates;
+            for (info, name) in own.iter().zip(own_names) {
+                expiry::add(times, name, std::slice::from_ref(info), "unnamed_cert");
+            }
+            expiry::add(times, trusted_name, trusted, "unnamed_ca_cert");
+        }
+        times.retain(|_, times| !times.is_empty());
+        self.expiries.show(times, &self.registry);
     }
 
     /// The entry of an earlier version of the same configuration; the two share their place from now on. Connections of
@@ -191,7 +214,9 @@ impl TlsControl {
             Ok(certificates) => {
                 entry.certificates = Certificates {
                     own_paths: inputs.own_paths.clone(),
+                    own_names: inputs.own_names.clone(),
                     trusted_path: inputs.trusted_path.clone(),
+                    trusted_name: inputs.trusted_name.clone(),
                     ..certificates
                 };
                 entry.inputs = Some(inputs);
@@ -328,7 +353,7 @@ fn gather(
     files: &mut Files,
 ) -> Result<Inputs, Missing> {
     let mut material = Material::default();
-    let (mut own_paths, mut trusted_path) = (Vec::new(), String::new());
+    let (mut own_paths, mut own_names, mut trusted_path) = (Vec::new(), Vec::new(), String::new());
     for source in &common.certificates {
         let certificate = match source {
             CertificateSource::Inline(certificate) => certificate.clone(),
@@ -338,6 +363,10 @@ fn gather(
             },
         };
         own_paths.push(place(&certificate.chain));
+        own_names.push(match source {
+            CertificateSource::Inline(_) => String::new(),
+            CertificateSource::Sds(reference) => reference.name.clone(),
+        });
         material.certificates.push(certificate_bytes(&certificate, files)?);
     }
     let validation = match &common.validation {
@@ -369,7 +398,13 @@ fn gather(
             }
         }
     }
-    Ok(Inputs { material, validation, own_paths, trusted_path })
+    let trusted_name = match &common.validation {
+        ValidationSource::Sds(reference) | ValidationSource::Combined { secret: reference, .. } => {
+            reference.name.clone()
+        }
+        ValidationSource::Inline(_) | ValidationSource::None => String::new(),
+    };
+    Ok(Inputs { material, validation, own_paths, own_names, trusted_path, trusted_name })
 }
 
 /// Where data comes from, as `/certs` calls it.
@@ -441,9 +476,7 @@ pub(super) fn to_json(contexts: &[Certificates]) -> Value {
     let context = |context: &Certificates| {
         let own = context.own.iter().zip(&context.own_paths);
         json!({
-            // Envoy shows the first of a bundle.
-            "ca_cert": context.trusted.first().map(|info| details(info, &context.trusted_path)).into_iter()
-                .collect::<Vec<_>>(),
+            "ca_cert": context.trusted.iter().map(|info| details(info, &context.trusted_path)).collect::<Vec<_>>(),
             "cert_chain": own.map(|(info, path)| details(info, path)).collect::<Vec<_>>(),
         })
     };

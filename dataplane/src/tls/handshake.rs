@@ -11,6 +11,7 @@ use std::{
 };
 
 use culvert_ring::{Lease, Stream, time, time::Timer};
+use rustls::SignatureScheme;
 
 use super::{
     Transport,
@@ -19,6 +20,7 @@ use super::{
     session::{Outgoing, Session},
     stats::TlsStats,
     stream::Encrypted,
+    verify::take_signed_with,
 };
 
 /// Why there is no connection.
@@ -59,8 +61,8 @@ pub async fn accept(
         }
     };
     match accepted {
-        Ok((encrypted, info)) => {
-            encrypted.with_common(|common| stats.completed(common));
+        Ok((encrypted, info, signed_with)) => {
+            encrypted.with_common(|common| stats.completed(common, signed_with));
             Ok((Transport::Tls(encrypted), Rc::new(info)))
         }
         Err(error) => {
@@ -73,14 +75,14 @@ pub async fn accept(
 async fn accept_with(
     transport: Transport,
     context: &ServerContext,
-) -> Result<(Encrypted, TlsInfo), HandshakeError> {
+) -> Result<(Encrypted, TlsInfo, Option<SignatureScheme>), HandshakeError> {
     let Some((stream, leftover)) = transport.into_plain() else { return Err(HandshakeError::Closed) };
     let mut session = Session::server(context.config.clone()).map_err(HandshakeError::Tls)?;
     let mut received = Vec::new();
     // Kept until the server has answered, to be read again without ALPN.
     let mut first = context.without_alpn.is_some().then(Vec::new);
     let mut next = leftover;
-    let mut seen = None;
+    let (mut seen, mut signed_with) = (None, None);
     while session.common().is_handshaking() {
         let lease = match next.take() {
             Some(lease) => lease,
@@ -106,11 +108,12 @@ async fn accept_with(
         if let Some(hello) = take_hello() {
             seen = Some(hello);
         }
+        signed_with = take_signed_with().or(signed_with);
         stream.send(wire);
         outcome.map_err(HandshakeError::Tls)?;
     }
     let info = TlsInfo::new(session.common(), seen);
-    Ok((Encrypted::new(stream, session, received), info))
+    Ok((Encrypted::new(stream, session, received), info, signed_with))
 }
 
 /// Makes a connected stream an encrypted connection to an endpoint, until `deadline`.
@@ -129,8 +132,8 @@ pub async fn connect(
         Some(context) => within(Some(deadline), connect_with(stream, &context, server)).await,
     };
     match connected {
-        Ok(encrypted) => {
-            encrypted.with_common(|common| stats.completed(common));
+        Ok((encrypted, signed_with)) => {
+            encrypted.with_common(|common| stats.completed(common, signed_with));
             Ok(Transport::Tls(encrypted))
         }
         Err(error) => {
@@ -144,15 +147,17 @@ async fn connect_with(
     stream: Stream,
     context: &Arc<ClientContext>,
     server: &Server<'_>,
-) -> Result<Encrypted, HandshakeError> {
+) -> Result<(Encrypted, Option<SignatureScheme>), HandshakeError> {
     let (config, name) = context.for_server(server).map_err(HandshakeError::Tls)?;
     let mut session = Session::client(config, name).map_err(HandshakeError::Tls)?;
     let mut received = Vec::new();
+    let mut signed_with = None;
     loop {
         let outcome = stream.write_with(|wire| session.advance(Outgoing::Nothing, &mut received, wire));
+        signed_with = take_signed_with().or(signed_with);
         outcome.map_err(HandshakeError::Tls)?;
         if !session.common().is_handshaking() {
-            return Ok(Encrypted::new(stream, session, received));
+            return Ok((Encrypted::new(stream, session, received), signed_with));
         }
         session.feed(&read(&stream).await?);
     }

@@ -2,7 +2,8 @@
 
 use culvert_model::{CommonTls, TlsVersion};
 use rustls::{
-    CipherSuite, NamedGroup, ProtocolVersion, SupportedCipherSuite, SupportedProtocolVersion,
+    CipherSuite, NamedGroup, ProtocolVersion, SignatureScheme, SupportedCipherSuite,
+    SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
     version,
 };
@@ -26,6 +27,20 @@ pub(super) const CURVES: [(NamedGroup, &str); 4] = [
     (NamedGroup::secp256r1, "P-256"),
     (NamedGroup::secp384r1, "P-384"),
     (NamedGroup::X25519MLKEM768, "X25519MLKEM768"),
+];
+
+/// Signature algorithms, as BoringSSL calls them.
+pub(super) const SIGALGS: [(SignatureScheme, &str); 10] = [
+    (SignatureScheme::RSA_PKCS1_SHA256, "rsa_pkcs1_sha256"),
+    (SignatureScheme::RSA_PKCS1_SHA384, "rsa_pkcs1_sha384"),
+    (SignatureScheme::RSA_PKCS1_SHA512, "rsa_pkcs1_sha512"),
+    (SignatureScheme::RSA_PSS_SHA256, "rsa_pss_rsae_sha256"),
+    (SignatureScheme::RSA_PSS_SHA384, "rsa_pss_rsae_sha384"),
+    (SignatureScheme::RSA_PSS_SHA512, "rsa_pss_rsae_sha512"),
+    (SignatureScheme::ECDSA_NISTP256_SHA256, "ecdsa_secp256r1_sha256"),
+    (SignatureScheme::ECDSA_NISTP384_SHA384, "ecdsa_secp384r1_sha384"),
+    (SignatureScheme::ECDSA_NISTP521_SHA512, "ecdsa_secp521r1_sha512"),
+    (SignatureScheme::ED25519, "ed25519"),
 ];
 
 /// Versions as Envoy names them.

@@ -1,10 +1,10 @@
 //! `listener.<address>.ssl.*`, `cluster.<name>.ssl.*`.
 
-use rustls::{CertificateError, CommonState, Error};
+use rustls::{CertificateError, CommonState, Error, SignatureScheme};
 
 use super::{
     HandshakeError,
-    params::{CURVES, SUITES, VERSIONS},
+    params::{CURVES, SIGALGS, SUITES, VERSIONS},
     verify::Distrust,
 };
 use crate::observe::stats::{Counter, Sample, StatSet};
@@ -34,6 +34,7 @@ pub struct TlsStats {
     factory: &'static str,
     ciphers: [Counter; SUITES.len()],
     curves: [Counter; CURVES.len()],
+    sigalgs: [Counter; SIGALGS.len()],
     versions: [Counter; VERSIONS.len()],
 }
 
@@ -48,7 +49,8 @@ impl TlsStats {
         Self { factory: "client_ssl_socket_factory.upstream_context_secrets_not_ready", ..Self::default() }
     }
 
-    pub(super) fn completed(&self, common: &CommonState) {
+    /// `signed_with`: how the peer signed the handshake; `None` when it did not.
+    pub(super) fn completed(&self, common: &CommonState, signed_with: Option<SignatureScheme>) {
         self.handshake.inc();
         if common.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
             self.session_reused.inc();
@@ -60,6 +62,9 @@ impl TlsStats {
         count(&self.ciphers, SUITES.iter().position(|(known, _)| Some(*known) == suite));
         let group = common.negotiated_key_exchange_group().map(rustls::crypto::SupportedKxGroup::name);
         count(&self.curves, CURVES.iter().position(|(known, _)| Some(*known) == group));
+        if signed_with.is_some() {
+            count(&self.sigalgs, SIGALGS.iter().position(|(known, _)| Some(*known) == signed_with));
+        }
         count(
             &self.versions,
             VERSIONS.iter().position(|(known, _)| Some(*known) == common.protocol_version()),
@@ -113,6 +118,7 @@ impl StatSet for TlsStats {
         };
         named("ciphers", &self.ciphers, &SUITES.map(|(_, name)| name));
         named("curves", &self.curves, &CURVES.map(|(_, name)| name));
+        named("sigalgs", &self.sigalgs, &SIGALGS.map(|(_, name)| name));
         named("versions", &self.versions, &VERSIONS.map(|(_, name)| name));
     }
 }

@@ -1,6 +1,6 @@
 //! Whether a peer is trusted (`CertificateValidationContext`).
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{cell::Cell, collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use culvert_model::SanMatcher;
 use rustls::{
@@ -344,6 +344,15 @@ impl fmt::Debug for ServerVerifier {
     }
 }
 
+thread_local! {
+    static SIGNED_WITH: Cell<Option<SignatureScheme>> = const { Cell::new(None) };
+}
+
+/// How the peer has signed the handshake that this thread is working on, if it did since this was last asked.
+pub(super) fn take_signed_with() -> Option<SignatureScheme> {
+    SIGNED_WITH.take()
+}
+
 /// What the traits for both sides ask for alike: who signs a handshake has the key of the certificate.
 macro_rules! signatures {
     () => {
@@ -353,6 +362,7 @@ macro_rules! signatures {
             certificate: &CertificateDer<'_>,
             signature: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
+            SIGNED_WITH.set(Some(signature.scheme));
             let algorithms = &self.trust.provider.signature_verification_algorithms;
             verify_tls12_signature(message, certificate, signature, algorithms)
         }
@@ -363,6 +373,7 @@ macro_rules! signatures {
             certificate: &CertificateDer<'_>,
             signature: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
+            SIGNED_WITH.set(Some(signature.scheme));
             let algorithms = &self.trust.provider.signature_verification_algorithms;
             verify_tls13_signature(message, certificate, signature, algorithms)
         }
