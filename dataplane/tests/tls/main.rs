@@ -1,6 +1,9 @@
 //! TLS on both sides of the proxy, with real peers, on both drivers.
 #![allow(unreachable_pub)]
 
+#[allow(dead_code)]
+#[path = "../support/control_plane.rs"]
+mod control_plane;
 mod peer;
 mod pki;
 #[path = "../support/mod.rs"]
@@ -8,6 +11,7 @@ mod support;
 
 mod names;
 mod rotation;
+mod sds;
 mod sockets;
 mod trust;
 mod wire;

@@ -2,8 +2,12 @@
 
 use std::{
     io::{self, Write as _},
-    net::{SocketAddr, TcpStream},
-    sync::Arc,
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
     time::Duration,
 };
 
@@ -112,6 +116,20 @@ pub fn server(
     alpn: &[&str],
     serve: impl Fn(ServerStream) + Clone + Send + 'static,
 ) -> Upstream {
+    let config = server_config(identity, clients, alpn);
+    Upstream::start(move |socket| {
+        let mut stream =
+            StreamOwned::new(ServerConnection::new(config.clone()).expect("a connection"), socket);
+        while stream.conn.is_handshaking() {
+            if stream.conn.complete_io(&mut stream.sock).is_err() {
+                return;
+            }
+        }
+        serve(stream);
+    })
+}
+
+fn server_config(identity: &Identity, clients: Option<&Ca>, alpn: &[&str]) -> Arc<ServerConfig> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("versions");
@@ -125,17 +143,49 @@ pub fn server(
     let (chain, key) = parts(identity);
     let mut config = builder.with_single_cert(chain, key).expect("an identity");
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-    let config = Arc::new(config);
-    Upstream::start(move |socket| {
-        let mut stream =
-            StreamOwned::new(ServerConnection::new(config.clone()).expect("a connection"), socket);
-        while stream.conn.is_handshaking() {
-            if stream.conn.complete_io(&mut stream.sock).is_err() {
-                return;
-            }
-        }
-        serve(stream);
-    })
+    Arc::new(config)
+}
+
+/// Takes connections with mutual TLS and HTTP/2, and passes what is in them on.
+pub struct Front {
+    pub address: SocketAddr,
+    refused: Arc<AtomicUsize>,
+}
+
+impl Front {
+    /// Clients need a certificate of `clients`. It lasts as long as the process.
+    pub fn start(identity: &Identity, clients: &Ca, target: SocketAddr) -> Self {
+        let acceptor = tokio_rustls::TlsAcceptor::from(server_config(identity, Some(clients), &["h2"]));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        listener.set_nonblocking(true).expect("non-blocking");
+        let address = listener.local_addr().expect("an address");
+        let refused = Arc::new(AtomicUsize::new(0));
+        let count = refused.clone();
+        thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("listens");
+                while let Ok((socket, _)) = listener.accept().await {
+                    let (acceptor, count) = (acceptor.clone(), count.clone());
+                    tokio::spawn(async move {
+                        let Ok(mut inside) = acceptor.accept(socket).await else {
+                            count.fetch_add(1, Ordering::SeqCst);
+                            return;
+                        };
+                        let mut behind = tokio::net::TcpStream::connect(target).await.expect("connected");
+                        let _ = tokio::io::copy_bidirectional(&mut inside, &mut behind).await;
+                    });
+                }
+            });
+        });
+        Self { address, refused }
+    }
+
+    /// How many handshakes have failed.
+    pub fn refused(&self) -> usize {
+        self.refused.load(Ordering::SeqCst)
+    }
 }
 
 /// Answers every request with its SNI and head.

@@ -28,7 +28,7 @@ fn leaf(serial: u64) -> Leaf<'static> {
 }
 
 /// The serial number in the certificate that the server showed.
-fn shown(client: &peer::ClientStream) -> Vec<u8> {
+pub fn shown(client: &peer::ClientStream) -> Vec<u8> {
     let chain = client.conn.peer_certificates().expect("a chain");
     let (_, parsed) = x509_parser::parse_x509_certificate(&chain[0]).expect("a certificate");
     parsed.raw_serial().to_vec()
@@ -174,5 +174,45 @@ fn without_its_secret_a_listener_serves_nobody() {
             thread::sleep(Duration::from_millis(50));
             peer::connect(&client, port, "a.test").is_ok()
         });
+    }
+}
+
+/// Whether a session that began at `from` is resumed at `to`.
+fn is_resumed(ca: &Ca, version: &'static rustls::SupportedProtocolVersion, from: u16, to: u16) -> bool {
+    let config = Arc::new(peer::client_config(ca, None, &[version]));
+    let mut first = peer::connect(&config, from, "a.test").expect("a connection");
+    peer::get(&mut first, "/", "").expect("an answer");
+    let mut second = peer::connect(&config, to, "a.test").expect("a second connection");
+    peer::get(&mut second, "/", "").expect("an answer");
+    second.conn.handshake_kind() == Some(HandshakeKind::Resumed)
+}
+
+#[test]
+fn whoever_has_the_ticket_keys_resumes_sessions() {
+    let ca = Ca::new("ca");
+    let server = ca.issue(&leaf(1));
+    let backend = Upstream::mirror();
+    let keys = |names: &[char]| {
+        let keys: Vec<_> =
+            names.iter().map(|name| format!("{{inline_string: {}}}", name.to_string().repeat(80))).collect();
+        format!(
+            "disable_stateful_session_resumption: true\nsession_ticket_keys: {{keys: [{}]}}\n",
+            keys.join(", ")
+        )
+    };
+    for driver in DRIVERS {
+        let start = |names: &[char]| {
+            let (admin, port, config) =
+                with_socket("", &cluster("up", &[backend.address]), &downstream(&own(&server), &keys(names)));
+            (Culvert::start(driver, admin, &config), port)
+        };
+        // One key; the next one, with the old one still known; only the next one.
+        let (old, both, new) = (start(&['a']), start(&['b', 'a']), start(&['b']));
+        for version in VERSIONS {
+            let resumes = |from: &(Culvert, u16), to: &(Culvert, u16)| is_resumed(&ca, version, from.1, to.1);
+            assert!(resumes(&old, &old) && resumes(&old, &both), "{driver}: a known key decrypts");
+            assert!(resumes(&both, &new), "the first key encrypts");
+            assert!(!resumes(&old, &new) && !resumes(&both, &old), "what has no key for it is no ticket");
+        }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+
 use crate::{
     VERSIONS, downstream, own, peer,
     pki::{Ca, Identity, Leaf},
@@ -183,5 +186,64 @@ fn upstreams_and_logs_learn_who_the_client_is() {
         let certs = culvert.get("/certs").expect("certificates");
         assert!(certs.contains("\"uri\": \"spiffe://td/proxy\""), "{certs}");
         assert!(certs.contains("<inline>") && certs.contains("days_until_expiration"), "{certs}");
+    }
+}
+
+/// `verify_certificate_hash` and `verify_certificate_spki` of a certificate.
+fn pins(identity: &Identity) -> (String, String) {
+    let der = CertificateDer::from_pem_slice(identity.chain.as_bytes()).expect("PEM");
+    let (_, parsed) = x509_parser::parse_x509_certificate(&der).expect("a certificate");
+    let hash = digest::digest(&digest::SHA256, &der);
+    let spki = digest::digest(&digest::SHA256, parsed.public_key().raw);
+    let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+    (hex, base64(spki.as_ref()))
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let bits: String = bytes.iter().map(|byte| format!("{byte:08b}")).collect();
+    let digits = bits.as_bytes().chunks(6).map(|chunk| {
+        let bits = format!("{:0<6}", std::str::from_utf8(chunk).expect("digits"));
+        char::from(DIGITS[usize::from_str_radix(&bits, 2).expect("a number")])
+    });
+    let mut text: String = digits.collect();
+    text.push_str(&"=".repeat((4 - text.len() % 4) % 4));
+    text
+}
+
+#[test]
+fn only_what_is_pinned_is_trusted() {
+    let ca = Ca::new("ca");
+    let leaf = |serial| Leaf { dns: &["a.test"], serial, ..Leaf::default() };
+    let (pinned, other) = (ca.issue(&leaf(1)), ca.issue(&leaf(2)));
+    let (hash, spki) = pins(&pinned);
+    let policies = [
+        format!("verify_certificate_hash: [\"{hash}\"]\n"),
+        format!("verify_certificate_spki: [\"{spki}\"]\n"),
+        // Either is enough.
+        format!("verify_certificate_hash: [\"{}\"]\nverify_certificate_spki: [\"{spki}\"]\n", pins(&other).0),
+    ];
+    for driver in DRIVERS {
+        for (index, policy) in policies.iter().enumerate() {
+            let common = own(&pinned) + &trusting(&ca, policy);
+            let (culvert, port) = start(driver, &common, "require_client_certificate: true\n");
+            assert!(is_served(&ca, Some(&pinned), port), "{policy}");
+            assert_eq!(is_served(&ca, Some(&other), port), index == 2, "{policy}");
+            let failed = culvert.stat(&format!("listener.127.0.0.1_{port}.ssl.fail_verify_cert_hash"));
+            assert_eq!(failed, if index == 2 { 0 } else { 2 });
+        }
+        // The same for servers, also without an authority.
+        for (server, status) in [(&pinned, 200), (&other, 503)] {
+            let backend = peer::server(server, None, &[], peer::mirror);
+            let common = format!("validation_context: {{{}}}\n", policies[1].trim_end());
+            let clusters =
+                cluster("up", &[backend.address]) + &indent(&upstream(&common, "sni: a.test\n"), 2);
+            let (admin, port, config) = with_socket("", &clusters, "");
+            let config = config
+                .replace("    filter_chains:\n    -       filters:", "    filter_chains:\n    - filters:");
+            let culvert = Culvert::start(driver, admin, &config);
+            assert_eq!(crate::support::client::Client::connect(port).get("/").status, status);
+            assert_eq!(culvert.stat("cluster.up.ssl.fail_verify_cert_hash"), u64::from(status != 200));
+        }
     }
 }

@@ -152,7 +152,7 @@ fn sockets_are_matched_and_requests_name_servers() {
                        EXT/transport_sockets.tls.v3.UpstreamTlsContext, sni: m}}";
     let text = format!(
         "transport_socket_matches: [{{name: m, match: {{tlsMode: istio}}, {TLS}}}, {{name: p, transport_socket: {{name: \
-         raw, typed_config: {{'@type': EXT/transport_sockets.raw_buffer.v3.RawBuffer}}}}}}], \
+         raw, typed_config: {{'@type': EXT/transport_sockets.raw_buffer.v3.RawBuffer}}}}}}]\n    \
          typed_extension_protocol_options: {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{'@type': \
          EXT/upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {{http_protocol_options: {{}}}}, \
          upstream_http_protocol_options: {{auto_sni: true, override_auto_sni_header: X-A}}}}}}"
