@@ -84,7 +84,7 @@ pub(super) async fn relay(
                     // Nothing more comes from there, nor can anything be sent there.
                     Err(Broken::Source) => return Poll::Ready(Ended::Failed(source)),
                     // What it had sent before may still be under way.
-                    Err(Broken::Sink) => failed = failed.or(Some(source.other())),
+                    Err(Broken::Sink) => failed = failed.or_else(|| Some(source.other())),
                 }
                 *done = true;
             }

@@ -13,6 +13,7 @@ mod names;
 mod rotation;
 mod sds;
 mod sockets;
+mod tcp;
 mod trust;
 mod wire;
 
