@@ -127,7 +127,7 @@ impl Session {
                     return None;
                 }
                 Err(AcquireError::Timeout) => "connection timeout".to_owned(),
-                Err(AcquireError::Connect(reason)) => reason,
+                Err(AcquireError::Connect(reason)) => failure(&reason),
                 Err(AcquireError::Http2) => String::new(),
             };
             log::debug!(target: "tcp", "{}: {reason}", cluster.config().name);
@@ -265,6 +265,14 @@ impl Session {
             let runtime = self.worker.runtime();
             self.downstream.with_facts(&self.worker, log_type, |facts| logs.write(facts, &runtime));
         }
+    }
+}
+
+/// As Envoy words it: without the number of the error.
+fn failure(reason: &str) -> String {
+    match reason.split_once(" (os error") {
+        Some((text, _)) => format!("delayed_connect_error: {text}"),
+        None => reason.to_owned(),
     }
 }
 

@@ -41,16 +41,21 @@ fn each_moment_of_a_connection() {
 fn why_there_is_no_upstream() {
     let folder = tempfile::tempdir().unwrap();
     let path = fresh(&folder, "log");
-    let log = log_to(&path, FORMAT);
+    let log = log_to(&path, &format!("{FORMAT} %UPSTREAM_TRANSPORT_FAILURE_REASON%"));
     for (cluster, endpoints, more, expected) in [
-        ("up", vec![dead(), dead()], "", "TcpConnectionEnd UF,URX 0/0 up 2 chain -"),
-        ("up", vec![], "", "TcpConnectionEnd UH 0/0 up 0 chain -"),
-        ("other", vec![dead()], "", "TcpConnectionEnd NC 0/0 - 0 chain -"),
+        (
+            "up",
+            vec![dead(), dead()],
+            "",
+            "TcpConnectionEnd UF,URX 0/0 up 2 chain - delayed_connect_error:_Connection_refused",
+        ),
+        ("up", vec![], "", "TcpConnectionEnd UH 0/0 up 0 chain - -"),
+        ("other", vec![dead()], "", "TcpConnectionEnd NC 0/0 - 0 chain - -"),
         (
             "up",
             vec![dead()],
             "  circuit_breakers: {thresholds: [{max_connections: 0}]}\n",
-            "TcpConnectionEnd UO 0/0 up 0 chain -",
+            "TcpConnectionEnd UO 0/0 up 0 chain - -",
         ),
     ] {
         let filters = [proxy(&format!("{log}, max_connect_attempts: 2"))
