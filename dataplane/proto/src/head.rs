@@ -81,7 +81,7 @@ impl fmt::Display for Method {
     }
 }
 
-/// The version of an HTTP/1 message.
+/// The version of HTTP that a message was received with, or goes out with.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Version {
     /// `HTTP/1.0`
@@ -89,15 +89,18 @@ pub enum Version {
     /// `HTTP/1.1`
     #[default]
     Http11,
+    /// `HTTP/2`
+    Http2,
 }
 
 impl Version {
-    /// `HTTP/1.0` or `HTTP/1.1`, as in a start line and in `%PROTOCOL%`.
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`, as in a start line and in `%PROTOCOL%`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http10 => "HTTP/1.0",
             Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
         }
     }
 }
@@ -137,7 +140,7 @@ impl Scheme {
 pub struct RequestHead {
     /// The method.
     pub method: Method,
-    /// As received; what is sent on is always HTTP/1.1.
+    /// As received.
     pub version: Version,
     /// From an absolute-form target, else [`Scheme::Http`]: the caller knows about TLS.
     pub scheme: Scheme,
@@ -238,7 +241,7 @@ impl RequestHead {
 pub struct ResponseHead {
     /// 100 to 999.
     pub status: u16,
-    /// As received; what is sent on is always HTTP/1.1.
+    /// As received.
     pub version: Version,
     /// All fields.
     pub headers: Headers,

@@ -15,6 +15,7 @@ pub mod bucket;
 pub mod chain;
 pub mod detect;
 pub mod h1;
+pub mod h2;
 pub mod hash;
 pub mod host;
 pub mod path;

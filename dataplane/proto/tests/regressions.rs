@@ -8,8 +8,9 @@ type Check = fn(&[u8]);
 
 #[test]
 fn the_checks_hold_for_all_seeds() {
-    let targets: [(&str, Check); 5] = [
+    let targets: [(&str, Check); 6] = [
         ("body", checks::body),
+        ("frames", checks::frames),
         ("path", checks::path),
         ("request", checks::request),
         ("response", checks::response),

@@ -11,7 +11,7 @@ pub fn keep_alive(version: Version, headers: &Headers) -> bool {
     if has_token(headers, "connection", "close") || has_token(headers, "proxy-connection", "close") {
         return false;
     }
-    version == Version::Http11 || has_token(headers, "connection", "keep-alive")
+    version != Version::Http10 || has_token(headers, "connection", "keep-alive")
 }
 
 /// Whether the comma-separated list in the fields called `name` has this token, in any case.
@@ -37,7 +37,7 @@ pub fn upgrade_accepted(status: u16) -> bool {
 /// Whether the client waits for `100 Continue` before it sends the body (RFC 9110 section 10.1.1).
 #[must_use]
 pub fn expects_continue(version: Version, headers: &Headers) -> bool {
-    version == Version::Http11 && has_token(headers, "expect", "100-continue")
+    version != Version::Http10 && has_token(headers, "expect", "100-continue")
 }
 
 /// Whether the sender said `te: trailers`.

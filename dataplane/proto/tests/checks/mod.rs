@@ -17,6 +17,7 @@ use culvert_proto::{
         encode_chunk_header, encode_last_chunk, encode_request, encode_response, parse_request,
         parse_response,
     },
+    h2::{FrameGuard, FrameLimits, FrameScanner},
     path,
     route::{RequestView, Table},
 };
@@ -37,6 +38,40 @@ pub(crate) fn detect(input: &[u8]) {
     if let Proxy::Header(header) = decided.2 {
         assert!(header.length <= input.len());
     }
+}
+
+/// Frames: what is found, and whether a limit is passed, does not depend on how the bytes were cut.
+pub(crate) fn frames(input: &[u8]) {
+    let (flags, cuts, bytes) = controls(input);
+    let limits = FrameLimits {
+        empty_frames: 3,
+        priority_frames_per_stream: 2,
+        window_updates_per_data_frame: 1,
+        control_frames: 4,
+        header_block_bytes: 2_048,
+        continuations: 3,
+    };
+    let preface = flags & 1 == 0;
+    let run = |ends: &mut dyn Iterator<Item = usize>| {
+        let mut guard = FrameGuard::new(limits, preface);
+        let (mut found, mut from) = (Vec::new(), 0);
+        for end in ends {
+            let piece = &bytes[from..end];
+            from = end;
+            if let Err((good, violation)) = guard.receive(piece, |header| found.push(*header)) {
+                assert!(good <= piece.len());
+                return (Some(violation), found);
+            }
+        }
+        (None, found)
+    };
+    let whole = run(&mut std::iter::once(bytes.len()));
+    assert_eq!(run(&mut ends(bytes.len(), cuts)), whole);
+    assert_eq!(run(&mut (1..=bytes.len())), whole);
+    let mut scanner = FrameScanner::new(preface);
+    let mut rest = bytes;
+    while scanner.next(&mut rest).is_some() {}
+    assert!(rest.is_empty(), "all bytes are looked at");
 }
 
 /// Request heads: the result does not depend on how the bytes were cut, and what is sent on says the same.

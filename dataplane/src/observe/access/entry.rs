@@ -24,8 +24,7 @@ pub(super) fn http(facts: &Facts<'_>, config: &GrpcLog, out: &mut Vec<u8>) {
         None => 0,
         Some(Version::Http10) => 1,
         Some(Version::Http11) => 2,
-        #[expect(unreachable_patterns, reason = "later versions of HTTP have their numbers already")]
-        Some(_) => 3,
+        Some(Version::Http2) => 3,
     };
     number(2, version, out);
     message(3, out, |out| request(facts, config, out));
