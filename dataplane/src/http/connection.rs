@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     future::poll_fn,
+    pin::Pin,
     rc::Rc,
     task::Poll,
     time::{Duration, Instant},
@@ -15,13 +16,15 @@ use crate::{
     http::{
         HttpManager,
         codec::{
-            ReceiveError,
+            ReceiveError, ServerStream,
             h1::{RequestStart, ServerConn},
         },
         exchange::{After, Exchange},
+        multiplexed,
         reply::Reply,
+        shared::{Shared, Speaks},
     },
-    listener::{Downstream, OpenConnection},
+    listener::Downstream,
     tcp,
     tls::Transport,
     worker::Worker,
@@ -29,13 +32,9 @@ use crate::{
 
 /// A connection's state between requests.
 pub struct Connection {
-    pub(super) worker: Rc<Worker>,
-    pub(super) manager: Rc<HttpManager>,
-    pub(super) downstream: Downstream,
-    pub(super) codec: ServerConn,
-    started: Instant,
+    shared: Shared,
+    codec: ServerConn,
     requests: Cell<u32>,
-    _open: Open,
 }
 
 /// The timers of a connection. Re-armed lazily: moving a deadline further away costs nothing, so two serve every wait.
@@ -71,10 +70,8 @@ pub fn serve(
     let config = &manager.spec.config;
     let limit = downstream.listener.spec.config.buffer_limit_bytes;
     let codec = ServerConn::new(stream, config.http1.header_case, limit, manager.stats.clone());
-    let open = Open::new(&manager, &downstream);
-    let (started, requests) = (time::now(), Cell::new(0));
-    let connection =
-        Box::new(Connection { worker, manager, downstream, codec, started, requests, _open: open });
+    let shared = Shared::new(worker, manager, downstream);
+    let connection = Box::new(Connection { shared, codec, requests: Cell::new(0) });
     let serving = connection.run();
     debug_assert!(
         size_of_val(&serving) + size_of::<Connection>() <= IDLE_BYTES_MAX,
@@ -89,16 +86,28 @@ const IDLE_BYTES_MAX: usize = 1_024;
 impl Connection {
     async fn run(self: Box<Self>) {
         let mut timers = Timers { wait: Timer::new(), route: Timer::new() };
+        let mut undecided = match self.shared.agreed() {
+            Some(Speaks::Http2) => return self.multiplexed().await,
+            Some(Speaks::Http1) => false,
+            None => true,
+        };
         loop {
             match self.next(&mut timers.wait).await {
-                Next::Request => {}
+                Next::Request if std::mem::take(&mut undecided) => {
+                    match self.speaks_http2(&mut timers.wait).await {
+                        Some(true) => return self.multiplexed().await,
+                        Some(false) => self.shared.speaks(Speaks::Http1),
+                        None => return self.shared.manager.stats.downstream_cx_idle_timeout.inc(),
+                    }
+                }
+                Next::Request => self.shared.speaks(Speaks::Http1),
                 Next::Closed => {
                     // It may only have stopped sending: the last response still goes out.
-                    self.manager.stats.downstream_cx_destroy_remote.inc();
+                    self.shared.manager.stats.downstream_cx_destroy_remote.inc();
                     Box::pin(self.flush(&mut timers.wait)).await;
                     return;
                 }
-                Next::Idle => return self.manager.stats.downstream_cx_idle_timeout.inc(),
+                Next::Idle => return self.shared.manager.stats.downstream_cx_idle_timeout.inc(),
                 Next::Expired => {
                     Box::pin(self.flush(&mut timers.wait)).await;
                     return;
@@ -110,18 +119,36 @@ impl Connection {
                 After::Close => return Box::pin(self.close(timers.wait)).await,
                 After::KeepAlive => {}
                 After::Tunnel(upstream) => {
-                    let idle = self.manager.spec.config.stream_idle_timeout;
-                    let (downstream, _open) = (self.codec.into_tunnel(), self._open);
+                    let idle = self.shared.manager.spec.config.stream_idle_timeout;
+                    let (downstream, _open) = (self.codec.into_tunnel(), self.shared.into_open());
                     return Box::pin(tcp::tunnel(downstream, *upstream, idle)).await;
                 }
             }
         }
     }
 
+    /// Goes on with HTTP/2. Boxed, as connections of HTTP/1 would pay for its size.
+    fn multiplexed(self: Box<Self>) -> Pin<Box<dyn Future<Output = ()>>> {
+        let Self { shared, codec, .. } = *self;
+        let (stream, received) = codec.into_tunnel();
+        Box::pin(multiplexed::serve(shared, stream, received))
+    }
+
+    /// Whether the first bytes are those of HTTP/2; `None` when they do not come.
+    async fn speaks_http2(&self, timer: &mut Timer) -> Option<bool> {
+        poll_fn(|cx| {
+            if let Poll::Ready(it_does) = self.codec.poll_http2_preface(cx) {
+                return Poll::Ready(Some(it_does));
+            }
+            timer.poll_expired(cx).map(|()| None)
+        })
+        .await
+    }
+
     async fn next(&self, timer: &mut Timer) -> Next {
-        let config = &self.manager.spec.config;
+        let config = &self.shared.manager.spec.config;
         let now = time::now();
-        let expires = config.max_connection_duration.map(|max| self.started + max);
+        let expires = self.shared.expires();
         let idle = config.idle_timeout.map(|max| now + max);
         let Some(deadline) = earliest(expires, idle) else {
             timer.clear();
@@ -134,7 +161,7 @@ impl Connection {
             }
             timer.poll_expired(cx).map(|()| {
                 if expires == Some(deadline) {
-                    self.manager.stats.downstream_cx_max_duration_reached.inc();
+                    self.shared.manager.stats.downstream_cx_max_duration_reached.inc();
                     Next::Expired
                 } else {
                     Next::Idle
@@ -146,10 +173,10 @@ impl Connection {
 
     /// Reads one request and answers it.
     async fn request(&self, timers: &mut Timers) -> After {
-        let mut head = self.worker.request_head();
-        head.headers.set_preserve_case(self.manager.options.preserve_case);
+        let mut head = self.shared.worker.request_head();
+        head.headers.set_preserve_case(self.shared.manager.options.preserve_case);
         let started = time::now();
-        let config = &self.manager.spec.config;
+        let config = &self.shared.manager.spec.config;
         let limit = earliest(
             config.request_headers_timeout.map(|max| started + max),
             // A head that trickles in must not outlive an idle connection.
@@ -161,7 +188,7 @@ impl Connection {
             None => timer.clear(),
         }
         let received = poll_fn(|cx| {
-            if let Poll::Ready(result) = self.codec.poll_head(&self.manager.options, &mut head, cx) {
+            if let Poll::Ready(result) = self.codec.poll_head(&self.shared.manager.options, &mut head, cx) {
                 return Poll::Ready(Some(result));
             }
             timer.poll_expired(cx).map(|()| None)
@@ -173,29 +200,33 @@ impl Connection {
             Some(Err(ReceiveError::Fault(fault))) => return self.refuse(fault),
             Some(Err(ReceiveError::Closed | ReceiveError::Truncated)) => {
                 // An earlier response may still be on its way to a client that only sends no more.
-                self.manager.stats.downstream_cx_destroy_remote.inc();
+                self.shared.manager.stats.downstream_cx_destroy_remote.inc();
                 return After::Close;
             }
-            Some(Err(ReceiveError::Io(_))) => {
-                self.manager.stats.downstream_cx_destroy_remote.inc();
+            Some(Err(
+                ReceiveError::Broken | ReceiveError::Io(_) | ReceiveError::Refused | ReceiveError::Reset,
+            )) => {
+                self.shared.manager.stats.downstream_cx_destroy_remote.inc();
                 return After::Abort;
             }
             None => {
-                self.manager.stats.downstream_rq_header_timeout.inc();
-                Reply::new(408, "request header timeout").write_bare(self);
+                self.shared.manager.stats.downstream_rq_header_timeout.inc();
+                Reply::new(408, "request header timeout").write_bare(&self.shared, &self.codec);
                 return After::Close;
             }
         };
         let last = config.max_requests_per_connection.is_some_and(|max| self.requests.get() >= max);
         if last {
-            self.manager.stats.downstream_cx_max_requests_reached.inc();
+            self.shared.manager.stats.downstream_cx_max_requests_reached.inc();
         }
-        Exchange::new(self, head, framing, started, last).run(timers).await
+        Exchange::new(&self.shared, ServerStream::H1(&self.codec), head, framing, started, last)
+            .run(timers)
+            .await
     }
 
     /// Answers bytes that are not a request.
     fn refuse(&self, fault: Fault) -> After {
-        let stats = &self.manager.stats;
+        let stats = &self.shared.manager.stats;
         stats.downstream_cx_protocol_error.inc();
         stats.downstream_rq_total.inc();
         stats.downstream_rq_http1_total.inc();
@@ -203,26 +234,19 @@ impl Connection {
             stats.downstream_rq_too_large.inc();
         }
         ::log::debug!(target: "http", "request refused: {fault}");
-        Reply::new(fault.status(), "").write_bare(self);
+        Reply::new(fault.status(), "").write_bare(&self.shared, &self.codec);
         After::Close
-    }
-
-    /// Whether the connection should end after the current request.
-    pub(super) fn should_close(&self) -> bool {
-        let expired = |max| time::now() >= self.started + max;
-        self.manager.spec.config.max_connection_duration.is_some_and(expired)
-            || self.downstream.should_end(&self.worker)
     }
 
     /// Closes without losing what was written: everything leaves first, then FIN, then whatever the client still sends is
     /// read and dropped, because a close with unread bytes would reset the connection under the response.
     async fn close(self: Box<Self>, mut timer: Timer) {
-        self.manager.stats.downstream_cx_destroy_local.inc();
+        self.shared.manager.stats.downstream_cx_destroy_local.inc();
         if !self.flush(&mut timer).await {
             // A response that ends with the connection must not look complete.
             return self.codec.abort();
         }
-        let Some(patience) = self.manager.spec.config.delayed_close_timeout else { return };
+        let Some(patience) = self.shared.manager.spec.config.delayed_close_timeout else { return };
         self.codec.shutdown();
         timer.set(time::now() + patience);
         let mut left = LINGER_BYTES;
@@ -233,7 +257,9 @@ impl Connection {
                     _ => return Poll::Ready(()),
                 }
             }
-            timer.poll_expired(cx).map(|()| self.manager.stats.downstream_cx_delayed_close_timeout.inc())
+            timer
+                .poll_expired(cx)
+                .map(|()| self.shared.manager.stats.downstream_cx_delayed_close_timeout.inc())
         })
         .await;
     }
@@ -278,34 +304,4 @@ fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
-}
-
-/// Counts a connection in, and out when dropped.
-struct Open {
-    manager: Rc<HttpManager>,
-    open: OpenConnection,
-}
-
-impl Open {
-    fn new(manager: &Rc<HttpManager>, downstream: &Downstream) -> Self {
-        manager.stats.downstream_cx_total.inc();
-        manager.stats.downstream_cx_active.inc();
-        manager.stats.downstream_cx_http1_total.inc();
-        manager.stats.downstream_cx_http1_active.inc();
-        Self { manager: manager.clone(), open: downstream.listener.open() }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let stats = &self.manager.stats;
-        stats.downstream_cx_active.dec();
-        stats.downstream_cx_http1_active.dec();
-        stats.downstream_cx_destroy.inc();
-        stats.downstream_cx_length_ms.record(self.open.age_ms());
-    }
-}
-
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,14 +1,16 @@
 //! The timeouts of one forwarded request.
 
 use std::{
+    cell::Cell,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use culvert_model::{HttpConnectionManager, RouteAction};
+use culvert_proto::Headers;
 use culvert_ring::{time, time::Timer};
 
-use crate::http::{connection::Timers, pump::Activity};
+use crate::http::{connection::Timers, grpc, pump::Activity};
 
 /// Which limits a request has while it is with an upstream, waiting for a connection included.
 pub(super) struct Deadlines {
@@ -18,11 +20,17 @@ pub(super) struct Deadlines {
     request: Option<Instant>,
     /// `timeout` of the route: counts from the moment the request is complete.
     route: Option<Duration>,
+    /// When the request, or from its completion on the response, has to be complete.
+    due: Cell<Option<Instant>>,
+    /// When all of it has to be over: `max_stream_duration`, or what the request's `grpc-timeout` says.
+    end: Option<Instant>,
 }
 
 /// Which limit was passed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Expired {
+    /// It took longer than a stream may.
+    Duration,
     /// Nothing moved for too long.
     Idle,
     /// The request was not complete in time.
@@ -32,11 +40,20 @@ pub(super) enum Expired {
 }
 
 impl Deadlines {
-    pub(super) fn new(action: &RouteAction, manager: &HttpConnectionManager, started: Instant) -> Self {
+    /// Those of a request that was `started` then.
+    pub(super) fn new(
+        action: &RouteAction,
+        manager: &HttpConnectionManager,
+        headers: &Headers,
+        started: Instant,
+    ) -> Self {
+        let request = manager.request_timeout.map(|max| started + max);
         Self {
             idle: action.idle_timeout.or(manager.stream_idle_timeout).filter(|idle| !idle.is_zero()),
-            request: manager.request_timeout.map(|max| started + max),
-            route: action.timeout,
+            request,
+            route: route_timeout(action),
+            due: Cell::new(request),
+            end: duration(action, manager, headers).map(|max| started + max),
         }
     }
 
@@ -46,13 +63,22 @@ impl Deadlines {
         if request_complete {
             self.request_completed(timers);
         } else {
-            arm(&mut timers.route, self.request);
+            self.arm_due(self.request, timers);
         }
     }
 
     /// The request is complete: from now on the route's timeout counts.
     pub(super) fn request_completed(&self, timers: &mut Timers) {
-        arm(&mut timers.route, self.route.map(|max| time::now() + max));
+        self.arm_due(self.route.map(|max| time::now() + max), timers);
+    }
+
+    fn arm_due(&self, due: Option<Instant>, timers: &mut Timers) {
+        self.due.set(due);
+        let first = match (due, self.end) {
+            (Some(due), Some(end)) => Some(due.min(end)),
+            (due, end) => due.or(end),
+        };
+        arm(&mut timers.route, first);
     }
 
     /// Ready when a limit was passed.
@@ -64,7 +90,12 @@ impl Deadlines {
         cx: &mut Context<'_>,
     ) -> Poll<Expired> {
         if timers.route.poll_expired(cx).is_ready() {
-            return Poll::Ready(if request_complete { Expired::Route } else { Expired::Request });
+            let is_due = self.due.get().is_some_and(|due| self.end.is_none_or(|end| due <= end));
+            return Poll::Ready(match (is_due, request_complete) {
+                (false, _) => Expired::Duration,
+                (true, true) => Expired::Route,
+                (true, false) => Expired::Request,
+            });
         }
         while timers.wait.poll_expired(cx).is_ready() {
             let Some(idle) = self.idle else { break };
@@ -76,6 +107,25 @@ impl Deadlines {
         }
         Poll::Pending
     }
+}
+
+/// `timeout` of the route, unless `max_stream_duration` takes its place.
+pub(super) fn route_timeout(action: &RouteAction) -> Option<Duration> {
+    action.timeout.filter(|_| action.max_stream_duration.is_none())
+}
+
+/// How long the request with its response may take.
+fn duration(action: &RouteAction, manager: &HttpConnectionManager, headers: &Headers) -> Option<Duration> {
+    let route = action.max_stream_duration.unwrap_or_default();
+    let asked = route.grpc_timeout_max.and_then(|max| Some((max, grpc::timeout(headers)?)));
+    let limit = match asked {
+        Some((max, asked)) => {
+            let asked = if max.is_zero() { asked } else { asked.min(max) };
+            Some(asked.checked_sub(route.grpc_timeout_offset).unwrap_or(asked))
+        }
+        None => route.max.or(manager.max_stream_duration),
+    };
+    limit.filter(|limit| !limit.is_zero())
 }
 
 fn arm(timer: &mut Timer, deadline: Option<Instant>) {

@@ -13,15 +13,17 @@ use culvert_proto::{
     h1::{self, Framing},
     route::{Match, Mutations, NoRoute, Table, redirect_location, tls_location},
 };
-use culvert_ring::time;
+use culvert_ring::{Chunk, time};
 
 use crate::{
     http::{
-        connection::{Connection, Timers, millis},
+        codec::ServerStream,
+        connection::Timers,
         format::Values,
-        hygiene,
+        grpc, hygiene,
         log::Flags,
         reply::Reply,
+        shared::{Shared, millis},
     },
     observe::access::{LogType, Times},
     upstream::{Cluster, Host, TunnelConn},
@@ -41,7 +43,8 @@ pub(super) enum After {
 
 /// A request being answered.
 pub(super) struct Exchange<'c> {
-    pub(super) conn: &'c Connection,
+    pub(super) conn: &'c Shared,
+    pub(super) stream: ServerStream<'c>,
     pub(super) head: Box<RequestHead>,
     pub(super) framing: Framing,
     pub(super) record: Record,
@@ -71,6 +74,8 @@ pub(super) struct Record {
     pub(super) upstream_failure: RefCell<String>,
     /// How often an upstream was tried.
     pub(super) attempts: Cell<u32>,
+    /// What the upstream connection speaks, once a request is on it.
+    pub(super) upstream_version: Cell<Option<Version>>,
     pub(super) times: RefCell<Times>,
     /// How the response's body is framed towards the client.
     pub(super) framing: Cell<Framing>,
@@ -79,7 +84,8 @@ pub(super) struct Record {
 impl<'c> Exchange<'c> {
     /// A request whose head was received. `last`: no further request is taken on this connection.
     pub(super) fn new(
-        conn: &'c Connection,
+        conn: &'c Shared,
+        stream: ServerStream<'c>,
         head: Box<RequestHead>,
         framing: Framing,
         started: Instant,
@@ -101,17 +107,21 @@ impl<'c> Exchange<'c> {
             upstream_local: Cell::default(),
             upstream_failure: RefCell::default(),
             attempts: Cell::default(),
+            upstream_version: Cell::default(),
             times: RefCell::default(),
             framing: Cell::new(Framing::None),
         };
-        Self { downstream_version: head.version, conn, head, framing, record, keep_alive }
+        Self { downstream_version: head.version, conn, stream, head, framing, record, keep_alive }
     }
 
     /// Answers it.
     pub(super) async fn run(mut self, timers: &mut Timers) -> After {
         let stats = &self.conn.manager.stats;
         stats.downstream_rq_total.inc();
-        stats.downstream_rq_http1_total.inc();
+        match self.stream {
+            ServerStream::H1(_) => stats.downstream_rq_http1_total.inc(),
+            ServerStream::H2(_) => stats.downstream_rq_http2_total.inc(),
+        }
         stats.downstream_rq_active.inc();
         let active = Active(self.conn);
         let after = self.answer(timers).await;
@@ -120,9 +130,19 @@ impl<'c> Exchange<'c> {
         after
     }
 
+    /// Answers it with `reply` without looking at it.
+    pub(super) fn refuse(self, reply: Reply) -> After {
+        let stats = &self.conn.manager.stats;
+        stats.downstream_rq_total.inc();
+        stats.downstream_rq_http2_total.inc();
+        let after = self.reply(reply);
+        self.finish();
+        after
+    }
+
     /// Whether the connection stays open after this exchange, given that the request has been read to its end.
     pub(super) fn keeps_alive(&self) -> bool {
-        self.keep_alive && !self.conn.should_close() && !self.conn.codec.is_finished()
+        self.keep_alive && !self.conn.should_close() && !self.stream.is_finished()
     }
 
     async fn answer(&mut self, timers: &mut Timers) -> After {
@@ -189,7 +209,13 @@ impl<'c> Exchange<'c> {
         self.record.flags.set(self.record.flags.get() | reply.flags);
         self.record.details.set(reply.details);
         let mut head = self.conn.worker.response_head();
-        reply.write_head(&mut head);
+        let grpc = grpc::is_request(&self.head.headers);
+        if grpc {
+            self.record.status.set(200);
+            reply.write_grpc_head(&mut head);
+        } else {
+            reply.write_head(&mut head);
+        }
         if let Some((table, matched)) = matched {
             let mutations = Mutations::new(table, matched, None);
             let values = Values::for_response(self, None);
@@ -198,13 +224,14 @@ impl<'c> Exchange<'c> {
         hygiene::finish_response(self, &mut head, !keep_alive);
         // These have no body whatever the configuration says; its bytes would be taken for the next response.
         let bodiless = matches!(reply.status, 100..=199 | 204 | 304);
-        let body = reply.into_body();
+        let body = if grpc { Chunk::Static(&[]) } else { reply.into_body() };
         let with_body = !body.is_empty() && !bodiless && self.head.method != culvert_proto::Method::Head;
-        self.conn.codec.send_head(&head, Framing::Length(body.len() as u64));
+        self.stream.send_head(&head, Framing::Length(body.len() as u64), !with_body);
         self.record.times.borrow_mut().tx_begin = Some(time::now());
         if with_body {
             self.record.bytes_sent.set(body.len() as u64);
-            self.conn.codec.send_data(body);
+            self.stream.send_data(body);
+            self.stream.finish(None);
         }
         self.record.times.borrow_mut().tx_end = Some(time::now());
         self.record.response.replace(Some(head));
@@ -229,7 +256,7 @@ impl<'c> Exchange<'c> {
 }
 
 /// Keeps `downstream_rq_active`, also when the task is dropped in the middle of a request.
-struct Active<'c>(&'c Connection);
+struct Active<'c>(&'c Shared);
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {

@@ -12,9 +12,9 @@ use culvert_ring::time;
 
 use crate::{
     http::{
-        codec::{Body, ReceiveError, h1::ClientConn},
-        connection::{Timers, millis},
-        deadlines::{Deadlines, Expired},
+        codec::{Body, ClientStream, ReceiveError},
+        connection::Timers,
+        deadlines::{Deadlines, Expired, route_timeout},
         exchange::{After, Exchange},
         format::Values,
         hygiene,
@@ -22,6 +22,7 @@ use crate::{
         pump::{Activity, PumpError, request_body},
         reply::Reply,
         server_name::server_names,
+        shared::millis,
     },
     upstream::{AcquireError, Choice, Cluster, Credit, Host, Lent, Limit, Via},
 };
@@ -110,9 +111,17 @@ impl Exchange<'_> {
             response_started: Cell::new(false),
             activity: Activity::new(),
         };
-        let deadlines = Deadlines::new(action, &self.conn.manager.spec.config, self.record.started);
+        let deadlines =
+            Deadlines::new(action, &self.conn.manager.spec.config, &self.head.headers, self.record.started);
         deadlines.start(framing.is_empty(), timers);
         let outcome = match self.acquire(&cluster, &host, &via, &progress, &deadlines, timers).await {
+            // HTTP/2 has upgrades of another kind, which are not spoken.
+            Ok(lent) if upgrade && lent.conn.version() == Version::Http2 => {
+                drop(lent);
+                timers.wait.clear();
+                timers.route.clear();
+                return self.reply(Reply::new(403, "").details("upgrade_failed"));
+            }
             Ok(mut lent) => {
                 lent.begin_request();
                 lent.conn.send_head(&self.head, framing);
@@ -143,12 +152,12 @@ impl Exchange<'_> {
         timers: &mut Timers,
     ) -> Result<Lent, Outcome> {
         let complete = progress.request_complete.get();
-        let mut acquiring = pin!(cluster.acquire(&self.conn.worker, host, via));
+        let mut acquiring = pin!(cluster.acquire(&self.conn.worker, host, via, self.downstream_version));
         poll_fn(|cx| {
             if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
                 return Poll::Ready(acquired.map_err(Outcome::NotAcquired));
             }
-            if complete && self.conn.codec.poll_gone(cx).is_ready() {
+            if self.stream.poll_gone(complete, cx).is_ready() {
                 return Poll::Ready(Err(Outcome::ClientGone));
             }
             deadlines
@@ -160,6 +169,7 @@ impl Exchange<'_> {
 
     /// Records the beginning of the exchange with the upstream.
     fn upstream_begun(&self, lent: &Lent, complete: bool) {
+        self.record.upstream_version.set(Some(lent.conn.version()));
         let now = Some(time::now());
         let mut times = self.record.times.borrow_mut();
         times.upstream_tx_begin = now;
@@ -267,12 +277,11 @@ impl Exchange<'_> {
             }
             self.head.set_authority(&scratch);
         }
-        hygiene::router_headers(self, action.timeout);
+        hygiene::router_headers(self, route_timeout(action));
         // The list is taken out so that the values may look at the rest of the request.
         let mut headers = std::mem::take(&mut self.head.headers);
         mutations.apply_to_request(&mut headers, &Values::for_request(self, host), &mut scratch);
         self.head.headers = headers;
-        self.head.version = Version::Http11;
         self.framing
     }
 
@@ -286,8 +295,9 @@ impl Exchange<'_> {
         deadlines: &Deadlines,
         timers: &mut Timers,
     ) -> Outcome {
-        let server = &self.conn.codec;
-        let trailers = cluster.config().enable_trailers;
+        let server = self.stream;
+        // HTTP/1 upstreams get them where the cluster says so.
+        let trailers = lent.conn.version() == Version::Http2 || cluster.config().enable_trailers;
         let mut pump =
             pin!(request_body(server, &lent.conn, trailers, &self.record.bytes_received, &progress.activity));
         let mut pumping = !progress.request_complete.get();
@@ -312,7 +322,8 @@ impl Exchange<'_> {
                         Err(PumpError::Upstream) => {}
                     }
                 }
-            } else if progress.request_complete.get() && server.poll_gone(cx).is_ready() {
+            }
+            if server.poll_gone(progress.request_complete.get(), cx).is_ready() {
                 return Poll::Ready(Outcome::ClientGone);
             }
             if let Poll::Ready(ended) = response.as_mut().poll(cx) {
@@ -343,7 +354,7 @@ impl Exchange<'_> {
             }
             self.inform(&mut head);
             // An upstream that sends nothing but these must not fill memory.
-            poll_fn(|cx| self.conn.codec.poll_ready(cx)).await.map_err(|_| Failed::Downstream)?;
+            poll_fn(|cx| self.stream.poll_ready(cx)).await.map_err(|_| Failed::Downstream)?;
         };
         let switched = framing == Framing::Tunnel;
         if switched && !(progress.upgrade && progress.request_complete.get()) {
@@ -361,7 +372,7 @@ impl Exchange<'_> {
         self.record.status.set(head.status);
         self.record.details.set("via_upstream");
         self.finish_head(&mut head, mutations, lent, switched, close);
-        self.conn.codec.send_head(&head, downstream_framing);
+        self.stream.send_head(&head, downstream_framing, downstream_framing.is_empty());
         self.record.framing.set(downstream_framing);
         self.record.times.borrow_mut().tx_begin = Some(time::now());
         progress.response_started.set(true);
@@ -373,8 +384,8 @@ impl Exchange<'_> {
         Ok(Ended::Complete { reusable, close })
     }
 
-    async fn relay_body(&self, upstream: &ClientConn, progress: &Progress) -> Result<(), Failed> {
-        let server = &self.conn.codec;
+    async fn relay_body(&self, upstream: &ClientStream, progress: &Progress) -> Result<(), Failed> {
+        let server = self.stream;
         loop {
             match poll_fn(|cx| upstream.poll_body(cx)).await {
                 Ok(Body::Data(chunk)) => {
@@ -384,7 +395,8 @@ impl Exchange<'_> {
                 }
                 Ok(Body::End) => {
                     let trailers = upstream.take_trailers();
-                    let enabled = self.conn.manager.spec.config.http1.enable_trailers;
+                    let enabled =
+                        server.is_multiplexed() || self.conn.manager.spec.config.http1.enable_trailers;
                     server.finish(trailers.as_ref().filter(|_| enabled));
                     if trailers.is_some() {
                         self.record.trailers.replace(trailers);
@@ -407,7 +419,7 @@ impl Exchange<'_> {
             return;
         }
         h1::remove_hop_by_hop(&mut head.headers, false);
-        self.conn.codec.send_head(head, Framing::None);
+        self.stream.send_head(head, Framing::None, false);
     }
 
     fn speaks_http_10(&self) -> bool {
@@ -499,14 +511,21 @@ impl Exchange<'_> {
     }
 
     fn upstream_lost(&self, error: &ReceiveError, cluster: &Cluster, host: &Host, started: bool) -> After {
-        cluster.stats.upstream_cx_destroy_remote_with_active_rq.inc();
+        // A connection that others share is counted when it ends.
+        if self.record.upstream_version.get() != Some(Version::Http2) {
+            cluster.stats.upstream_cx_destroy_remote_with_active_rq.inc();
+        }
         cluster.stats.upstream_rq_rx_reset.inc();
         host.stats(|stats| stats.rq_error.inc());
-        if matches!(error, ReceiveError::Fault(_)) {
+        if matches!(error, ReceiveError::Broken | ReceiveError::Fault(_)) {
             cluster.stats.upstream_cx_protocol_error.inc();
         }
         if started {
-            return self.cut_short(Flags::UPSTREAM_CONNECTION_TERMINATION);
+            return self.cut_short(match error {
+                ReceiveError::Refused | ReceiveError::Reset => Flags::UPSTREAM_REMOTE_RESET,
+                ReceiveError::Broken => Flags::UPSTREAM_PROTOCOL_ERROR,
+                _ => Flags::UPSTREAM_CONNECTION_TERMINATION,
+            });
         }
         let reply = upstream_failed(error);
         cluster.codes.record(reply.status);
@@ -516,6 +535,14 @@ impl Exchange<'_> {
     fn expired(&self, expired: Expired, cluster: &Cluster, host: &Host, progress: &Progress) -> After {
         let stats = &self.conn.manager.stats;
         let (flags, reply) = match expired {
+            Expired::Duration => {
+                stats.downstream_rq_max_duration_reached.inc();
+                cluster.stats.upstream_rq_tx_reset.inc();
+                // A client that has sent everything has not been too slow.
+                let status = if progress.request_complete.get() { 504 } else { 408 };
+                let reply = Reply::new(status, "downstream duration timeout").grpc_status("4");
+                (Flags::default(), reply.details("max_duration_timeout"))
+            }
             Expired::Idle => {
                 stats.downstream_rq_idle_timeout.inc();
                 cluster.stats.upstream_rq_tx_reset.inc();
@@ -552,14 +579,26 @@ impl Exchange<'_> {
     }
 
     fn client_gone(&self, cluster: &Cluster) {
-        let stats = &self.conn.manager.stats;
-        stats.downstream_cx_destroy_remote.inc();
-        stats.downstream_cx_destroy_remote_active_rq.inc();
-        stats.downstream_cx_destroy_active_rq.inc();
-        stats.downstream_rq_rx_reset.inc();
         cluster.stats.upstream_rq_cancelled.inc();
-        self.record.flags.set(self.record.flags.get() | Flags::DOWNSTREAM_TERMINATION);
-        self.record.details.set("downstream_remote_disconnect");
+        self.downstream_lost();
+    }
+
+    /// Counts a client that is gone, or that wants no response any more.
+    fn downstream_lost(&self) {
+        let stats = &self.conn.manager.stats;
+        if !self.stream.is_multiplexed() {
+            stats.downstream_cx_destroy_remote.inc();
+            stats.downstream_cx_destroy_remote_active_rq.inc();
+            stats.downstream_cx_destroy_active_rq.inc();
+        }
+        stats.downstream_rq_rx_reset.inc();
+        let (flag, details) = if self.stream.was_reset() {
+            (Flags::DOWNSTREAM_REMOTE_RESET, "http2.remote_reset")
+        } else {
+            (Flags::DOWNSTREAM_TERMINATION, "downstream_remote_disconnect")
+        };
+        self.record.flags.set(self.record.flags.get() | flag);
+        self.record.details.set(details);
     }
 
     fn request_failed(&self, error: &ReceiveError, started: bool) -> After {
@@ -573,13 +612,17 @@ impl Exchange<'_> {
                 let reply = Reply::new(fault.status(), "").flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
                 self.reply(reply.details(fault.details()))
             }
-            ReceiveError::Closed | ReceiveError::Io(_) | ReceiveError::Truncated => {
-                stats.downstream_cx_destroy_remote.inc();
-                stats.downstream_cx_destroy_remote_active_rq.inc();
-                stats.downstream_cx_destroy_active_rq.inc();
-                stats.downstream_rq_rx_reset.inc();
-                self.record.flags.set(self.record.flags.get() | Flags::DOWNSTREAM_TERMINATION);
-                self.record.details.set("downstream_remote_disconnect");
+            ReceiveError::Broken => {
+                stats.downstream_cx_protocol_error.inc();
+                self.record.flags.set(self.record.flags.get() | Flags::DOWNSTREAM_PROTOCOL_ERROR);
+                After::Abort
+            }
+            ReceiveError::Closed
+            | ReceiveError::Io(_)
+            | ReceiveError::Refused
+            | ReceiveError::Reset
+            | ReceiveError::Truncated => {
+                self.downstream_lost();
                 After::Abort
             }
         }
@@ -613,9 +656,6 @@ fn acquire_failed(error: &AcquireError) -> Reply {
             .flag(Flags::UPSTREAM_CONNECTION_FAILURE)
             .details("upstream_reset_before_response_started{remote_connection_failure}")
         }
-        AcquireError::Http2 => Reply::new(503, "the upstream cluster speaks HTTP/2, which is not supported")
-            .flag(Flags::UPSTREAM_PROTOCOL_ERROR)
-            .details("upstream_http2_not_supported"),
         AcquireError::Timeout => Reply::new(
             503,
             "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
@@ -632,7 +672,19 @@ fn upstream_failed(error: &ReceiveError) -> Reply {
             protocol_error()
         }
         // A head that stops in its middle is a broken response; none at all is a lost connection.
-        ReceiveError::Truncated => protocol_error(),
+        ReceiveError::Broken | ReceiveError::Truncated => protocol_error(),
+        ReceiveError::Refused => Reply::new(
+            503,
+            "upstream connect error or disconnect/reset before headers. reset reason: remote refused stream reset",
+        )
+        .flag(Flags::UPSTREAM_REMOTE_RESET)
+        .details("upstream_reset_before_response_started{remote_refused_stream_reset}"),
+        ReceiveError::Reset => Reply::new(
+            503,
+            "upstream connect error or disconnect/reset before headers. reset reason: remote reset",
+        )
+        .flag(Flags::UPSTREAM_REMOTE_RESET)
+        .details("upstream_reset_before_response_started{remote_reset}"),
         ReceiveError::Closed | ReceiveError::Io(_) => Reply::new(
             503,
             "upstream connect error or disconnect/reset before headers. reset reason: connection termination",

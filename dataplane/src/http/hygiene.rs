@@ -15,9 +15,9 @@ use culvert_proto::{
 use crate::{
     http::{
         client_cert,
-        connection::{Connection, millis},
         exchange::Exchange,
         reply::Reply,
+        shared::{Shared, millis},
     },
     listener::Peer,
 };
@@ -51,7 +51,7 @@ const EDGE_ONLY: [&str; 4] = [
 pub(super) fn prepare(exchange: &mut Exchange<'_>) -> Result<(), Reply> {
     if h1::expects_continue(exchange.head.version, &exchange.head.headers) {
         // `proxy_100_continue` is off: the client is told to go on here, the upstream never hears of it.
-        exchange.conn.codec.send_continue();
+        exchange.stream.send_continue();
         exchange.head.headers.remove("expect");
     }
     clean_path(exchange)?;
@@ -221,7 +221,11 @@ pub(super) fn finish_response(exchange: &Exchange<'_>, head: &mut ResponseHead, 
     {
         head.headers.set("x-request-id", id);
     }
-    if close {
+    if exchange.stream.is_multiplexed() {
+        if exchange.conn.should_close() {
+            exchange.stream.drain();
+        }
+    } else if close {
         head.headers.set("connection", "close");
     } else if exchange.downstream_version == Version::Http10 {
         head.headers.set("connection", "keep-alive");
@@ -232,7 +236,7 @@ pub(super) fn finish_response(exchange: &Exchange<'_>, head: &mut ResponseHead, 
 }
 
 /// `server` and `date`.
-pub(super) fn stamp(conn: &Connection, head: &mut ResponseHead) {
+pub(super) fn stamp(conn: &Shared, head: &mut ResponseHead) {
     let config = &conn.manager.spec.config;
     match config.server_header {
         ServerHeader::AppendIfAbsent if head.headers.contains("server") => {}

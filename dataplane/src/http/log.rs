@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use culvert_proto::{Headers, Version};
+use culvert_proto::Headers;
 
 pub(super) use crate::observe::access::Flags;
 use crate::{
@@ -55,7 +55,7 @@ impl Exchange<'_> {
             host: host.as_deref(),
             upstream_local: record.upstream_local.get(),
             upstream_failure: &record.upstream_failure.borrow(),
-            upstream_protocol: (record.times.borrow().upstream_tx_begin.is_some()).then_some(Version::Http11),
+            upstream_protocol: record.upstream_version.get(),
             attempts: record.attempts.get(),
             times: *record.times.borrow(),
             server_name: tls.map_or("", |tls| &tls.sni),

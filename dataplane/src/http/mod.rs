@@ -1,7 +1,8 @@
-//! The HTTP connection manager: one request after the other, each through hygiene, routing and forwarding.
+//! The HTTP connection manager: each request through hygiene, routing and forwarding.
 //!
-//! `connection` reads requests off a downstream connection and decides whether it stays open; `exchange` is one request
-//! and its response; `forward` is the router; `codec` is the wire.
+//! `connection` reads requests off a downstream connection one after the other and decides whether it stays open;
+//! `multiplexed` does so for HTTP/2, where each request is a task of its own. `exchange` is one request and its response;
+//! `forward` is the router; `codec` is the wire.
 
 mod client_cert;
 pub mod codec;
@@ -11,11 +12,14 @@ mod deadlines;
 mod exchange;
 mod format;
 mod forward;
+mod grpc;
 mod hygiene;
 mod log;
+mod multiplexed;
 mod pump;
 mod reply;
 mod server_name;
+mod shared;
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 

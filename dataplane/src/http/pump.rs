@@ -4,10 +4,7 @@ use std::{cell::Cell, future::poll_fn, time::Instant};
 
 use culvert_ring::time;
 
-use crate::http::codec::{
-    Body, ReceiveError,
-    h1::{ClientConn, ServerConn},
-};
+use crate::http::codec::{Body, ClientStream, ReceiveError, ServerStream};
 
 /// Why a request's body did not reach its upstream.
 pub(super) enum PumpError {
@@ -36,8 +33,8 @@ impl Activity {
 
 /// Sends the whole body. The upstream's pace is the client's: nothing is read while too much waits to be sent.
 pub(super) async fn request_body(
-    server: &ServerConn,
-    client: &ClientConn,
+    server: ServerStream<'_>,
+    client: &ClientStream,
     trailers: bool,
     bytes: &Cell<u64>,
     activity: &Activity,

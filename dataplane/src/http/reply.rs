@@ -5,7 +5,7 @@ use std::sync::Arc;
 use culvert_proto::{ResponseHead, h1::Framing};
 use culvert_ring::Chunk;
 
-use crate::http::{connection::Connection, hygiene, log::Flags};
+use crate::http::{codec::h1::ServerConn, grpc, hygiene, log::Flags, shared::Shared};
 
 /// A local reply.
 pub(super) struct Reply {
@@ -16,6 +16,7 @@ pub(super) struct Reply {
     body: Body,
     location: Option<Vec<u8>>,
     overloaded: bool,
+    grpc_status: Option<&'static str>,
 }
 
 enum Body {
@@ -33,6 +34,7 @@ impl Reply {
             body: Body::Text(text),
             location: None,
             overloaded: false,
+            grpc_status: None,
         }
     }
 
@@ -53,6 +55,12 @@ impl Reply {
 
     pub(super) fn location(mut self, location: Vec<u8>) -> Self {
         self.location = Some(location);
+        self
+    }
+
+    /// What a gRPC client is told instead of what the status says.
+    pub(super) fn grpc_status(mut self, status: &'static str) -> Self {
+        self.grpc_status = Some(status);
         self
     }
 
@@ -80,6 +88,26 @@ impl Reply {
         }
     }
 
+    /// Writes it for a gRPC client: a head alone, whose status is in its fields.
+    pub(super) fn write_grpc_head(&self, head: &mut ResponseHead) {
+        head.set_status(200);
+        head.headers.push("content-type", "application/grpc");
+        head.headers.push("grpc-status", self.grpc_status.unwrap_or_else(|| grpc::status_of(self.status)));
+        let text = match &self.body {
+            Body::Shared(body) => body,
+            Body::Text(text) => text.as_bytes(),
+        };
+        if !text.is_empty() {
+            head.headers.push("grpc-message", grpc::message(text));
+        }
+        if let Some(location) = &self.location {
+            head.headers.push("location", location);
+        }
+        if self.overloaded {
+            head.headers.push("x-envoy-overloaded", "true");
+        }
+    }
+
     pub(super) fn into_body(self) -> Chunk {
         match self.body {
             Body::Shared(body) => Chunk::Vec(body.to_vec()),
@@ -88,16 +116,16 @@ impl Reply {
     }
 
     /// Answers bytes that never became a request; the connection closes after it.
-    pub(super) fn write_bare(self, conn: &Connection) {
+    pub(super) fn write_bare(self, conn: &Shared, codec: &ServerConn) {
         let mut head = conn.worker.response_head();
         self.write_head(&mut head);
         hygiene::stamp(conn, &mut head);
         head.headers.push("connection", "close");
         conn.manager.codes.record(self.status);
         let body = self.into_body();
-        conn.codec.send_head(&head, Framing::Length(body.len() as u64));
+        codec.send_head(&head, Framing::Length(body.len() as u64));
         if !body.is_empty() {
-            conn.codec.send_data(body);
+            codec.send_data(body);
         }
     }
 }

@@ -124,6 +124,8 @@ stat_set! {
         counter downstream_cx_drain_close,
         counter downstream_cx_http1_total,
         gauge downstream_cx_http1_active,
+        counter downstream_cx_http2_total,
+        gauge downstream_cx_http2_active,
         counter downstream_cx_idle_timeout,
         counter downstream_cx_max_duration_reached,
         counter downstream_cx_max_requests_reached,
@@ -134,15 +136,18 @@ stat_set! {
         counter downstream_rq_total,
         gauge downstream_rq_active,
         counter downstream_rq_http1_total,
+        counter downstream_rq_http2_total,
         counter downstream_rq_failed_path_normalization,
         counter downstream_rq_header_timeout,
         counter downstream_rq_idle_timeout,
+        counter downstream_rq_max_duration_reached,
         counter downstream_rq_non_relative_path,
         counter downstream_rq_redirected_with_normalized_path,
         counter downstream_rq_response_before_rq_complete,
         counter downstream_rq_rx_reset,
         counter downstream_rq_timeout,
         counter downstream_rq_too_large,
+        counter downstream_rq_too_many_premature_resets,
         counter downstream_rq_ws_on_non_ws_route,
         counter no_cluster,
         counter no_route,
@@ -163,6 +168,7 @@ stat_set! {
         counter original_dst_host_invalid,
         counter upstream_cx_total,
         gauge upstream_cx_active,
+        counter upstream_cx_close_notify,
         counter upstream_cx_connect_attempts_exceeded,
         counter upstream_cx_connect_fail,
         counter upstream_cx_connect_timeout,
@@ -171,6 +177,7 @@ stat_set! {
         counter upstream_cx_destroy_remote,
         counter upstream_cx_destroy_remote_with_active_rq,
         counter upstream_cx_http1_total,
+        counter upstream_cx_http2_total,
         counter upstream_cx_idle_timeout,
         counter upstream_cx_max_requests,
         counter upstream_cx_none_healthy,
@@ -197,6 +204,27 @@ stat_set! {
         histogram upstream_cx_connect_ms,
         histogram upstream_cx_length_ms,
         histogram upstream_rq_time,
+    }
+}
+
+stat_set! {
+    /// Scope `http2` for clients, `cluster.<alt_stat_name or name>.http2` for upstreams.
+    pub struct Http2Stats {
+        counter dropped_headers_with_underscores,
+        counter goaway_sent,
+        /// Closed for a block of header fields without end.
+        counter header_overflow,
+        counter inbound_empty_frames_flood,
+        counter inbound_priority_frames_flood,
+        counter inbound_window_update_frames_flood,
+        counter keepalive_timeout,
+        counter outbound_control_flood,
+        counter requests_rejected_with_underscores_in_headers,
+        counter rx_messaging_error,
+        counter rx_reset,
+        gauge streams_active,
+        counter trailers,
+        counter tx_reset,
     }
 }
 

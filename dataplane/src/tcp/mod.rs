@@ -41,7 +41,7 @@ impl TcpManager {
 pub async fn tunnel(downstream: (Transport, Option<Chunk>), upstream: TunnelConn, idle: Option<Duration>) {
     let (client, from_client) = downstream;
     let (conn, _guard) = upstream.into_parts();
-    let (server, from_server) = conn.into_tunnel();
+    let Some((server, from_server)) = conn.into_tunnel() else { return client.abort() };
     let terms = Terms { idle, until: None, limit: TUNNEL_LIMIT, count: &|_, _| {}, every: None };
     let ended = relay(&client, &server, from_client, from_server, terms).await;
     if matches!(ended, Ended::Failed(_)) {

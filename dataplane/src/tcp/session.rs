@@ -128,7 +128,6 @@ impl Session {
                 }
                 Err(AcquireError::Timeout) => "connection timeout".to_owned(),
                 Err(AcquireError::Connect(reason)) => failure(&reason),
-                Err(AcquireError::Http2) => String::new(),
             };
             log::debug!(target: "tcp", "{}: {reason}", cluster.config().name);
             cluster.stats.upstream_rq_pending_failure_eject.inc();

@@ -117,6 +117,8 @@ pub struct Server<'a> {
     pub sni: Option<&'a str>,
     /// What the certificate has to be for, besides what is configured, because a request asks for it.
     pub san: Option<&'a str>,
+    /// Protocols to agree on when none are configured (`alpn_protocols`).
+    pub alpn: &'a [&'a [u8]],
 }
 
 impl<'a> Server<'a> {
@@ -126,7 +128,7 @@ impl<'a> Server<'a> {
             Address::Ip(address) => address.ip(),
             Address::Pipe { .. } => Ipv4Addr::UNSPECIFIED.into(),
         };
-        Self { hostname: &endpoint.hostname, ip, sni: None, san: None }
+        Self { hostname: &endpoint.hostname, ip, sni: None, san: None, alpn: &[] }
     }
 }
 

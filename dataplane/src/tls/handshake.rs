@@ -149,7 +149,11 @@ async fn connect_with(
     server: &Server<'_>,
 ) -> Result<(Encrypted, Option<SignatureScheme>), HandshakeError> {
     let (config, name) = context.for_server(server).map_err(HandshakeError::Tls)?;
-    let mut session = Session::client(config, name).map_err(HandshakeError::Tls)?;
+    let alpn = match config.alpn_protocols.as_slice() {
+        [] => server.alpn.iter().map(|protocol| protocol.to_vec()).collect(),
+        configured => configured.to_vec(),
+    };
+    let mut session = Session::client(config, name, alpn).map_err(HandshakeError::Tls)?;
     let mut received = Vec::new();
     let mut signed_with = None;
     loop {

@@ -51,8 +51,13 @@ impl Session {
 
     /// # Errors
     /// The configuration cannot be used.
-    pub(super) fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, Error> {
-        Ok(Self::new(Side::Client(Box::new(UnbufferedClientConnection::new(config, name)?))))
+    pub(super) fn client(
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        alpn: Vec<Vec<u8>>,
+    ) -> Result<Self, Error> {
+        let conn = UnbufferedClientConnection::new_with_alpn(config, name, alpn)?;
+        Ok(Self::new(Side::Client(Box::new(conn))))
     }
 
     fn new(side: Side) -> Self {

@@ -164,6 +164,14 @@ impl Transport {
         }
     }
 
+    /// Whether the handshake agreed on HTTP/2.
+    pub fn agreed_on_http2(&self) -> bool {
+        match self {
+            Self::Plain(_) | Self::Peeked(_) => false,
+            Self::Tls(encrypted) => encrypted.with_common(|common| common.alpn_protocol() == Some(b"h2")),
+        }
+    }
+
     /// The peer's address. A system call each time.
     ///
     /// # Errors

@@ -9,10 +9,12 @@ use std::{
 };
 
 use crate::{
+    http::codec::h2::STREAMS_UNTIL_SETTINGS,
     snapshot::{HostSpec, HostStats},
     upstream::{
         ServerNames, Via,
         pool::{Parked, Waiter},
+        shared::SharedConn,
     },
 };
 
@@ -26,6 +28,12 @@ pub struct Host {
     pub(super) open: Cell<u32>,
     /// Idle connections, the most recently used last.
     pub(super) idle: RefCell<Vec<Parked>>,
+    /// Connections that requests share, those that are being made included.
+    pub(super) shared: RefCell<Vec<Rc<SharedConn>>>,
+    /// How many streams of a connection it takes, as it said last.
+    pub(super) max_streams: Cell<u32>,
+    /// What the last handshake agreed on, where that decides.
+    pub(super) speaks_http2: Cell<Option<bool>>,
     /// Requests that wait for a connection because the cluster's connection limit is reached.
     pub(super) waiters: RefCell<VecDeque<Rc<Waiter>>>,
     /// No longer part of the cluster: connections close when they become idle.
@@ -68,6 +76,9 @@ impl Host {
             active: Cell::new(0),
             open: Cell::new(0),
             idle: RefCell::default(),
+            shared: RefCell::default(),
+            max_streams: Cell::new(STREAMS_UNTIL_SETTINGS),
+            speaks_http2: Cell::new(None),
             waiters: RefCell::default(),
             removed: Cell::new(false),
             epoch: Cell::new(0),

@@ -6,9 +6,10 @@ mod host;
 mod limit;
 mod original_dst;
 mod pool;
+mod shared;
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{OnceCell, RefCell},
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
@@ -22,7 +23,7 @@ pub use pool::{AcquireError, IdleSet, Lent, TcpConn, TunnelConn, discard_where, 
 
 use crate::{
     capture::PodHandle,
-    observe::stats::{ClusterStats, CodeStats, Registry},
+    observe::stats::{ClusterStats, CodeStats, Http2Stats, Registry},
     snapshot::{ClusterSpec, Limits},
     tls::TlsStats,
     upstream::{balancer::Balancer, original_dst::Passing},
@@ -65,8 +66,6 @@ pub struct Cluster {
     /// Hosts of a cluster of type ORIGINAL_DST.
     passing: RefCell<Passing>,
     worker: usize,
-    /// Whether it was said that requests cannot be forwarded to it.
-    refused: Cell<bool>,
     /// Over all workers.
     pub limits: Arc<Limits>,
     /// This worker's counters.
@@ -75,6 +74,7 @@ pub struct Cluster {
     pub codes: Arc<CodeStats>,
     /// Of handshakes; registered with the first.
     tls_stats: OnceCell<Arc<TlsStats>>,
+    http2_stats: OnceCell<Arc<Http2Stats>>,
     registry: Registry,
 }
 
@@ -92,11 +92,11 @@ impl Cluster {
             hosts: RefCell::new(hosts),
             passing: RefCell::default(),
             worker,
-            refused: Cell::new(false),
             limits: spec.limits.clone(),
             stats,
             codes,
             tls_stats: OnceCell::new(),
+            http2_stats: OnceCell::new(),
             registry: registry.clone(),
             spec: RefCell::new(spec),
         }
@@ -147,18 +147,18 @@ impl Cluster {
         })
     }
 
+    fn http2_stats(&self) -> Arc<Http2Stats> {
+        let made = self.http2_stats.get_or_init(|| {
+            let stats = Arc::new(Http2Stats::default());
+            self.registry.register(format!("cluster.{}.http2", self.config().stat_name), stats.clone());
+            stats
+        });
+        made.clone()
+    }
+
     /// The cluster as configured.
     pub fn config(&self) -> Arc<model::Cluster> {
         self.spec.borrow().config.clone()
-    }
-
-    /// Counts a request that would need HTTP/2; the first one is logged.
-    fn refuse_http2(&self) {
-        self.stats.upstream_cx_protocol_error.inc();
-        if !self.refused.replace(true) {
-            let name = &self.spec.borrow().config.name;
-            log::error!(target: "upstream", "cluster {name}: requests are not forwarded over HTTP/2: answered with 503");
-        }
     }
 
     /// Of an aggregate cluster: the name of the one that serves this request. `None` for other clusters, and when none

@@ -4,21 +4,23 @@ use std::{
     any::Any,
     cell::{Cell, RefCell},
     future::poll_fn,
-    rc::Rc,
+    rc::{Rc, Weak},
     task::{Poll, Waker},
     time::{Duration, Instant},
 };
 
-use culvert_model::Discovery;
+use culvert_model::{Discovery, UpstreamProtocol};
+use culvert_proto::Version;
 use culvert_ring::time;
 
 use crate::{
-    http::codec::h1::ClientConn,
+    http::codec::{ClientStream, h1::ClientConn},
     tls::{self, HandshakeError, Transport},
     upstream::{
         Cluster, Host, PoolKey, Via,
         connect::connect,
         limit::{Credit, Limit},
+        shared::{SharedConn, Slot, Watched},
     },
     worker::Worker,
 };
@@ -36,8 +38,6 @@ pub enum AcquireError {
     Connect(String),
     /// A circuit breaker is open.
     Overflow,
-    /// The cluster speaks HTTP/2, which requests are not forwarded over.
-    Http2,
     /// `connect_timeout` passed.
     Timeout,
 }
@@ -45,26 +45,26 @@ pub enum AcquireError {
 /// An upstream connection in use by one request.
 pub struct Lent {
     /// The connection.
-    pub conn: ClientConn,
+    pub conn: ClientStream,
     /// Where it goes.
     pub host: Rc<Host>,
     /// Whether an earlier request used it.
     pub reused: bool,
-    key: PoolKey,
-    requests: u32,
-    guard: Guard,
+    pub(super) key: PoolKey,
+    pub(super) requests: u32,
+    pub(super) guard: Hold,
 }
 
 /// An upstream connection that became a tunnel.
 pub struct TunnelConn {
-    conn: ClientConn,
-    guard: Guard,
+    conn: ClientStream,
+    guard: Hold,
     kept: Option<Box<dyn Any>>,
 }
 
 impl TunnelConn {
     /// The connection, and what keeps it counted until it is dropped.
-    pub fn into_parts(self) -> (ClientConn, impl Sized) {
+    pub fn into_parts(self) -> (ClientStream, impl Sized) {
         (self.conn, (self.guard, self.kept))
     }
 
@@ -81,8 +81,25 @@ pub struct TcpConn {
     _guard: Guard,
 }
 
+/// What keeps a request's connection counted.
+pub(super) enum Hold {
+    /// A connection of its own.
+    Own(Guard),
+    /// A place on one that is shared.
+    Shared(Slot),
+}
+
+impl Hold {
+    fn cluster(&self) -> &Rc<Cluster> {
+        match self {
+            Self::Own(guard) => &guard.cluster,
+            Self::Shared(slot) => slot.cluster(),
+        }
+    }
+}
+
 /// Accounting of one open connection: everything that has to be undone when it closes, however it closes.
-struct Guard {
+pub(super) struct Guard {
     cluster: Rc<Cluster>,
     host: Rc<Host>,
     opened: Instant,
@@ -90,13 +107,13 @@ struct Guard {
 }
 
 /// A connection's place under the limits of its cluster, and of its host if that has its own.
-struct Credits {
+pub(super) struct Credits {
     _cluster: Credit,
     _host: Option<Credit>,
 }
 
 impl Credits {
-    fn take(cluster: &Cluster, host: &Host) -> Option<Self> {
+    pub(super) fn take(cluster: &Cluster, host: &Host) -> Option<Self> {
         let config = cluster.config();
         let own = match (&host.spec().limits, config.max_connections_per_host) {
             (Some(limits), Some(max)) => Some(Credit::take(limits, Limit::Connections, max)?),
@@ -107,14 +124,14 @@ impl Credits {
         Some(Self { _cluster: credit, _host: own })
     }
 
-    fn force(cluster: &Cluster, host: &Host) -> Self {
+    pub(super) fn force(cluster: &Cluster, host: &Host) -> Self {
         let own = host.spec().limits.as_ref().map(|limits| Credit::force(limits, Limit::Connections));
         Self { _cluster: Credit::force(&cluster.limits, Limit::Connections), _host: own }
     }
 }
 
 impl Guard {
-    fn new(cluster: Rc<Cluster>, host: Rc<Host>, credit: Credits) -> Self {
+    pub(super) fn new(cluster: Rc<Cluster>, host: Rc<Host>, credit: Credits) -> Self {
         host.open.set(host.open.get() + 1);
         cluster.stats.upstream_cx_total.inc();
         cluster.stats.upstream_cx_active.inc();
@@ -143,19 +160,21 @@ impl Drop for Guard {
 /// A request that waits for a connection to a host.
 pub(super) struct Waiter {
     key: PoolKey,
+    /// Whether a connection of HTTP/1 will do.
+    takes_http1: bool,
     given: RefCell<Given>,
     waker: RefCell<Option<Waker>>,
     abandoned: Cell<bool>,
 }
 
-enum Given {
+pub(super) enum Given {
     Connection(Box<Lent>),
     Nothing,
     Permission,
 }
 
 impl Waiter {
-    fn give(&self, given: Given) {
+    pub(super) fn give(&self, given: Given) {
         *self.given.borrow_mut() = given;
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -164,10 +183,10 @@ impl Waiter {
 }
 
 /// Keeps `upstream_rq_pending_active`.
-struct PendingRequest<'c>(&'c Cluster);
+pub(super) struct PendingRequest<'c>(&'c Cluster);
 
 impl<'c> PendingRequest<'c> {
-    fn new(cluster: &'c Cluster) -> Self {
+    pub(super) fn new(cluster: &'c Cluster) -> Self {
         cluster.stats.upstream_rq_pending_active.inc();
         Self(cluster)
     }
@@ -183,6 +202,7 @@ impl Drop for PendingRequest<'_> {
 #[derive(Default)]
 pub struct IdleSet {
     entries: slab::Slab<Idle>,
+    shared: Watched,
     generation: u32,
 }
 
@@ -193,6 +213,11 @@ struct Idle {
 }
 
 impl IdleSet {
+    /// Looks after a shared connection too.
+    pub(super) fn watch(&mut self, conn: Weak<SharedConn>) {
+        self.shared.push(conn);
+    }
+
     fn insert(&mut self, lent: Lent) -> u64 {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
@@ -208,7 +233,8 @@ impl IdleSet {
 }
 
 impl Cluster {
-    /// A connection to `host` for one request: an idle one that is still open, else a new one.
+    /// A connection to `host` for one request that came over `downstream`: an idle one that is still open or one that
+    /// is shared and has room, else a new one.
     ///
     /// # Errors
     /// See [`AcquireError`]; the counters are already advanced.
@@ -217,15 +243,22 @@ impl Cluster {
         worker: &Worker,
         host: &Rc<Host>,
         via: &Via,
+        downstream: Version,
     ) -> Result<Lent, AcquireError> {
+        let config = self.config();
+        match config.protocol {
+            UpstreamProtocol::Http2 => return Box::pin(self.acquire_shared(worker, host, via)).await,
+            UpstreamProtocol::Downstream if downstream == Version::Http2 => {
+                return Box::pin(self.acquire_shared(worker, host, via)).await;
+            }
+            UpstreamProtocol::Auto | UpstreamProtocol::Downstream | UpstreamProtocol::Http1 => {}
+        }
         let key = PoolKey::new(host, via);
         if let Some(lent) = take_idle(worker, host, &key) {
             return Ok(lent);
         }
-        let config = self.config();
-        if config.http2.is_some() {
-            self.refuse_http2();
-            return Err(AcquireError::Http2);
+        if config.protocol == UpstreamProtocol::Auto {
+            return Box::pin(self.acquire_shared(worker, host, via)).await;
         }
         let breakers = config.circuit_breakers;
         let Some(_pending) = Credit::take(&self.limits, Limit::Pending, breakers.max_pending_requests) else {
@@ -253,7 +286,7 @@ impl Cluster {
                     if evict_idle(worker, host) {
                         continue;
                     }
-                    match wait_turn(host, key).await {
+                    match wait_turn(host, key, true).await {
                         Given::Connection(lent) => return Ok(*lent),
                         Given::Permission | Given::Nothing => continue,
                     }
@@ -273,10 +306,10 @@ impl Cluster {
         let key = PoolKey::new(host, via);
         let guard = Guard::new(self.clone(), host.clone(), credit);
         self.stats.upstream_cx_http1_total.inc();
-        match self.connect_counted(host, via).await {
+        match self.connect_counted(host, via, &[b"http/1.1"]).await {
             Ok(stream) => {
                 let conn = ClientConn::new(stream, self.clone());
-                Ok(Lent { conn, host: host.clone(), reused: false, key, requests: 0, guard })
+                Ok(Lent::own(ClientStream::H1(conn), host.clone(), key, guard))
             }
             Err(error) => {
                 self.stats.upstream_rq_pending_failure_eject.inc();
@@ -295,13 +328,19 @@ impl Cluster {
             return Err(AcquireError::Overflow);
         };
         let guard = Guard::new(self.clone(), host.clone(), credit);
-        let stream = self.connect_counted(host, via).await?;
+        let stream = self.connect_counted(host, via, &[]).await?;
         Ok(TcpConn { stream, _guard: guard })
     }
 
-    async fn connect_counted(&self, host: &Host, via: &Via) -> Result<Transport, AcquireError> {
+    /// `offer`: protocols to agree on in a handshake, where the configuration names none.
+    pub(super) async fn connect_counted(
+        &self,
+        host: &Host,
+        via: &Via,
+        offer: &[&[u8]],
+    ) -> Result<Transport, AcquireError> {
         let started = time::now();
-        match self.connect(host, via).await {
+        match self.connect(host, via, offer).await {
             Ok(stream) => {
                 self.stats.upstream_cx_connect_ms.record(millis(time::now() - started));
                 Ok(stream)
@@ -321,7 +360,7 @@ impl Cluster {
     ///
     /// # Errors
     /// The kernel's reason, or the cluster's `connect_timeout` passed.
-    pub async fn connect(&self, host: &Host, via: &Via) -> Result<Transport, AcquireError> {
+    async fn connect(&self, host: &Host, via: &Via, offer: &[&[u8]]) -> Result<Transport, AcquireError> {
         let (spec, config) = (host.spec(), self.config());
         let until = time::now() + config.connect_timeout;
         let stream = connect(&spec.endpoint, &config, via).await?;
@@ -330,6 +369,7 @@ impl Cluster {
         let server = tls::Server {
             sni: names.and_then(|names| names.sni.as_deref()),
             san: names.and_then(|names| names.san.as_deref()),
+            alpn: offer,
             ..tls::Server::of(&spec.endpoint)
         };
         let shaking = tls::connect(stream, slot, &server, until, self.tls_stats());
@@ -354,21 +394,22 @@ fn take_idle(worker: &Worker, host: &Host, key: &PoolKey) -> Option<Lent> {
             lent.reused = true;
             return Some(lent);
         }
-        lent.guard.cluster.stats.upstream_cx_destroy_remote.inc();
+        lent.guard.cluster().stats.upstream_cx_destroy_remote.inc();
     }
 }
 
 /// Closes the idle connection of the host that was used longest ago, whoever it belonged to: its place is needed.
-fn evict_idle(worker: &Worker, host: &Host) -> bool {
+pub(super) fn evict_idle(worker: &Worker, host: &Host) -> bool {
     let oldest = host.idle.borrow().first().map(|parked| parked.tag);
     oldest.map(|tag| discard(worker, tag)).is_some()
 }
 
 /// Waits for a connection to be given back or closed. `Given::Nothing` after a while: a place may have become free on
 /// another host or worker, which nobody here is told of.
-async fn wait_turn(host: &Rc<Host>, key: &PoolKey) -> Given {
+pub(super) async fn wait_turn(host: &Rc<Host>, key: &PoolKey, takes_http1: bool) -> Given {
     let waiter = Rc::new(Waiter {
         key: key.clone(),
+        takes_http1,
         given: RefCell::new(Given::Nothing),
         waker: RefCell::new(None),
         abandoned: Cell::new(false),
@@ -410,6 +451,10 @@ impl Drop for Waiting<'_> {
 }
 
 impl Lent {
+    pub(super) fn own(conn: ClientStream, host: Rc<Host>, key: PoolKey, guard: Guard) -> Self {
+        Self { conn, host, reused: false, key, requests: 0, guard: Hold::Own(guard) }
+    }
+
     /// Counts a request on this connection. Called once per request, before its head is written.
     pub fn begin_request(&mut self) {
         self.requests += 1;
@@ -422,9 +467,9 @@ impl Lent {
 
     /// Gives the connection back after a complete exchange, to be used again. Drop it instead to close it.
     pub fn release(self, worker: &Worker) {
-        let config = self.guard.cluster.config();
+        let config = self.guard.cluster().config();
         if config.max_requests_per_connection.is_some_and(|max| self.requests >= max) {
-            self.guard.cluster.stats.upstream_cx_max_requests.inc();
+            self.guard.cluster().stats.upstream_cx_max_requests.inc();
             return;
         }
         if self.host.removed.get() || self.key.is_outdated(&self.host) {
@@ -433,7 +478,9 @@ impl Lent {
         let host = self.host.clone();
         let waiter = {
             let mut waiters = host.waiters.borrow_mut();
-            let at = waiters.iter().position(|waiter| waiter.key == self.key && !waiter.abandoned.get());
+            let at = waiters
+                .iter()
+                .position(|waiter| waiter.takes_http1 && waiter.key == self.key && !waiter.abandoned.get());
             at.and_then(|at| waiters.remove(at))
         };
         if let Some(waiter) = waiter {
@@ -491,10 +538,12 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 fn sweep_expired(worker: &Worker) {
     let now = time::now();
+    let shared = worker.idle.borrow_mut().shared.live();
+    shared.iter().for_each(|conn| conn.sweep(now));
     let expired: Vec<u64> = {
         let idle = worker.idle.borrow();
         let over = |entry: &Idle| {
-            entry.lent.guard.cluster.config().idle_timeout.is_some_and(|max| now - entry.since >= max)
+            entry.lent.guard.cluster().config().idle_timeout.is_some_and(|max| now - entry.since >= max)
         };
         let tag = |index: usize, entry: &Idle| (u64::from(entry.generation) << 32) | index as u64;
         idle.entries.iter().filter(|(_, entry)| over(entry)).map(|(index, entry)| tag(index, entry)).collect()
@@ -509,6 +558,8 @@ fn sweep_expired(worker: &Worker) {
 
 /// Closes every idle connection that `which` selects.
 pub fn discard_where(worker: &Worker, which: impl Fn(&PoolKey, &Host) -> bool) {
+    let shared = worker.idle.borrow_mut().shared.live();
+    shared.iter().for_each(|conn| conn.retire_if(&which));
     let tags: Vec<u64> = {
         let idle = worker.idle.borrow();
         let tag = |index: usize, entry: &Idle| (u64::from(entry.generation) << 32) | index as u64;
@@ -529,7 +580,7 @@ pub fn discard_where(worker: &Worker, which: impl Fn(&PoolKey, &Host) -> bool) {
 fn discard(worker: &Worker, tag: u64) -> Option<Rc<Cluster>> {
     let lent = worker.idle.borrow_mut().remove(tag)?;
     lent.host.idle.borrow_mut().retain(|parked| parked.tag != tag);
-    Some(lent.guard.cluster.clone())
+    Some(lent.guard.cluster().clone())
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -8,7 +8,7 @@ mod command;
 mod pool;
 
 use std::{
-    cell::{Cell, Ref, RefCell},
+    cell::{Cell, OnceCell, Ref, RefCell},
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     rc::{Rc, Weak},
@@ -39,7 +39,7 @@ use crate::{
     observe::{
         access::{Loggers, Runtime, pipe::Pipes},
         access_log::AccessLogs,
-        stats::{CaptureStats, ConfigStats, Registry},
+        stats::{CaptureStats, ConfigStats, Http2Stats, Registry},
     },
     snapshot::{RouteSpec, Snapshot},
     tls::Contexts,
@@ -93,6 +93,7 @@ pub struct Worker {
     /// Captured connections that had no recorded destination, and the like.
     pub capture_stats: Arc<CaptureStats>,
     config_stats: Arc<ConfigStats>,
+    http2_stats: OnceCell<Arc<Http2Stats>>,
     /// Counters of listener filters.
     pub inspectors: InspectorStats,
     proxy_counters: RefCell<HashMap<String, Rc<ProxyCounters>>>,
@@ -183,6 +184,7 @@ impl Worker {
             date: Date::default(),
             capture_stats,
             config_stats,
+            http2_stats: OnceCell::new(),
             inspectors: InspectorStats::new(&process.registry),
             proxy_counters: RefCell::default(),
             process,
@@ -234,6 +236,16 @@ impl Worker {
     /// Runtime values, for what a key may override.
     pub fn runtime(&self) -> Ref<'_, Runtime> {
         Ref::map(self.snapshot.borrow(), |snapshot| &*snapshot.runtime)
+    }
+
+    /// Counters of HTTP/2 connections of clients; registered with the first.
+    pub fn http2_stats(&self) -> Arc<Http2Stats> {
+        let made = self.http2_stats.get_or_init(|| {
+            let stats = Arc::new(Http2Stats::default());
+            self.process.registry.register("http2", stats.clone());
+            stats
+        });
+        made.clone()
     }
 
     /// Calls `f` with every cluster that has state on this worker.

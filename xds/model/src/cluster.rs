@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::{ConfigSource, DnsAssignment, LoadAssignment, Struct};
+use crate::{ConfigSource, DnsAssignment, Http2Options, LoadAssignment, Struct};
 
 /// `config.cluster.v3.Cluster`.
 #[derive(Clone, Debug)]
@@ -52,7 +52,9 @@ pub struct Cluster {
     pub tls: Option<Arc<crate::UpstreamTls>>,
     /// What of a request names the server in the handshake (`upstream_http_protocol_options`): nothing.
     pub request_names: Option<Arc<RequestNames>>,
-    /// Whether connections speak HTTP/2 (`http2_protocol_options`, `explicit_http_config.http2_protocol_options`).
+    /// What its connections speak.
+    pub protocol: UpstreamProtocol,
+    /// How HTTP/2 is spoken, where it is (`http2_protocol_options`, here or in the HTTP protocol options).
     pub http2: Option<Http2Options>,
 }
 
@@ -67,17 +69,18 @@ pub struct RequestNames {
     pub header: Option<String>,
 }
 
-/// `config.core.v3.Http2ProtocolOptions`.
+/// `HttpProtocolOptions.upstream_protocol_options`, or the presence of `Cluster.http2_protocol_options`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Http2Options {
-    /// `connection_keepalive.interval`: off.
-    pub keepalive_interval: Option<Duration>,
-    /// `connection_keepalive.timeout`: how long an answer may take.
-    pub keepalive_timeout: Option<Duration>,
-    /// `initial_stream_window_size` in bytes: the client's own.
-    pub stream_window: Option<u32>,
-    /// `initial_connection_window_size` in bytes: the client's own.
-    pub connection_window: Option<u32>,
+pub enum UpstreamProtocol {
+    /// `auto_config`: what the TLS handshake agrees on.
+    Auto,
+    /// `use_downstream_protocol_config`: what the client speaks.
+    Downstream,
+    /// `explicit_http_config.http_protocol_options`
+    #[default]
+    Http1,
+    /// `explicit_http_config.http2_protocol_options`
+    Http2,
 }
 
 /// `Cluster.type` with what belongs to it.

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{AccessLog, ConfigSource, RouteConfiguration};
+use crate::{AccessLog, ConfigSource, Http2Options, RouteConfiguration};
 
 /// `HttpConnectionManager`, with Envoy's defaults applied. A timeout of `None` is off.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct HttpConnectionManager {
     pub drain_timeout: Duration,
     /// `common_http_protocol_options.max_connection_duration`: off.
     pub max_connection_duration: Option<Duration>,
+    /// `common_http_protocol_options.max_stream_duration`: off. From the head of a request to the end of its response.
+    pub max_stream_duration: Option<Duration>,
     /// `common_http_protocol_options.max_requests_per_connection`: unlimited.
     pub max_requests_per_connection: Option<u32>,
     /// `max_request_headers_kb` in bytes: 60 KiB.
@@ -70,8 +72,12 @@ pub struct HttpConnectionManager {
     pub strip_port: StripPort,
     /// `strip_trailing_host_dot`
     pub strip_trailing_host_dot: bool,
+    /// `codec_type`
+    pub codec: Codec,
     /// `http_protocol_options`
     pub http1: Http1Options,
+    /// `http2_protocol_options`
+    pub http2: Http2Options,
     /// `upgrade_configs`: lower-case upgrade type and whether it is enabled.
     pub upgrades: Vec<(String, bool)>,
     /// Whether the `Router` suppresses `x-envoy-*` headers.
@@ -82,6 +88,18 @@ pub struct HttpConnectionManager {
     pub log_on_new_request: bool,
     /// `access_log_options.access_log_flush_interval`, or the deprecated field: entries while a request lasts.
     pub log_interval: Option<Duration>,
+}
+
+/// `HttpConnectionManager.codec_type`: what its clients speak.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Codec {
+    /// `AUTO`: what the TLS handshake agrees on, else what the first bytes look like.
+    #[default]
+    Auto,
+    /// `HTTP1`
+    Http1,
+    /// `HTTP2`
+    Http2,
 }
 
 /// Where the routes of a connection manager come from.

@@ -194,8 +194,21 @@ pub struct RouteAction {
     pub timeout: Option<Duration>,
     /// `idle_timeout`: overrides the connection manager's stream idle timeout. `Some(ZERO)` turns it off.
     pub idle_timeout: Option<Duration>,
+    /// `max_stream_duration`. Where it is given, `timeout` does not count, as in Envoy.
+    pub max_stream_duration: Option<MaxStreamDuration>,
     /// `upgrade_configs`: lower-case upgrade type and whether it is enabled.
     pub upgrades: Vec<(String, bool)>,
+}
+
+/// `RouteAction.MaxStreamDuration`: how long a request with its response may take.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct MaxStreamDuration {
+    /// `max_stream_duration`: the connection manager's; zero is no limit.
+    pub max: Option<Duration>,
+    /// `grpc_timeout_header_max`: a request's `grpc-timeout` counts instead, up to this; zero is no limit to it.
+    pub grpc_timeout_max: Option<Duration>,
+    /// `grpc_timeout_header_offset`: taken off `grpc-timeout`.
+    pub grpc_timeout_offset: Duration,
 }
 
 /// `cluster_specifier` of a [`RouteAction`].

@@ -2,12 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use culvert_model::{Discovery, HeaderCase, Http2Options, LbPolicy, OriginalDst};
+use culvert_model::{Discovery, HeaderCase, Http2Options, LbPolicy, OriginalDst, UpstreamProtocol};
 use envoy_types::pb::envoy::{
     config::{
         cluster::v3::{
             self as pb,
-            cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType, LbConfig},
+            cluster::{
+                ClusterDiscoveryType, ClusterProtocolSelection, CustomClusterType, DiscoveryType, LbConfig,
+            },
         },
         core::v3::{
             Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, RoutingPriority,
@@ -22,11 +24,10 @@ use envoy_types::pb::envoy::{
         },
     },
 };
-use envoy_types::pb::google::protobuf::UInt32Value;
 
 use super::{
-    Localities, cluster_balance, cluster_dns, cluster_options, core, endpoint, extension_name, http, tls,
-    unpack,
+    Localities, cluster_balance, cluster_dns, cluster_options, core, endpoint, extension_name, http, http2,
+    tls, unpack,
 };
 use crate::{NoteKind, at::At};
 
@@ -105,6 +106,7 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         max_response_headers_bytes: protocol.max_response_headers_bytes,
         tls,
         request_names: tls::request_names(message),
+        protocol: protocol.protocol,
         http2: protocol.http2,
     };
     Some(Cluster { model, localities })
@@ -212,6 +214,7 @@ struct Protocol {
     max_response_headers_bytes: usize,
     header_case: HeaderCase,
     enable_trailers: bool,
+    protocol: UpstreamProtocol,
     http2: Option<Http2Options>,
 }
 
@@ -226,12 +229,16 @@ fn protocol(at: &At<'_>, message: &pb::Cluster) -> Option<Protocol> {
     let extension =
         message.typed_extension_protocol_options.get(HTTP_OPTIONS).and_then(unpack::<HttpProtocolOptions>);
     let Some(extension) = extension else {
-        return options_of(
-            at,
-            message.common_http_protocol_options.as_ref(),
-            message.http_protocol_options.as_ref(),
-            message.http2_protocol_options.as_ref(),
-        );
+        let default = Http2ProtocolOptions::default();
+        let (speaks, http2) = match message.http2_protocol_options.as_ref() {
+            given if message.protocol_selection() == ClusterProtocolSelection::UseDownstreamProtocol => {
+                (UpstreamProtocol::Downstream, Some(given.unwrap_or(&default)))
+            }
+            Some(given) => (UpstreamProtocol::Http2, Some(given)),
+            None => (UpstreamProtocol::Http1, None),
+        };
+        let http1 = message.http_protocol_options.as_ref();
+        return options_of(at, at, message.common_http_protocol_options.as_ref(), (speaks, http1, http2));
     };
     for (name, given) in [
         ("common_http_protocol_options", message.common_http_protocol_options.is_some()),
@@ -244,28 +251,51 @@ fn protocol(at: &At<'_>, message: &pb::Cluster) -> Option<Protocol> {
         }
     }
     let at = options.key(HTTP_OPTIONS);
-    let (http1, http2) = match extension.upstream_protocol_options.as_ref() {
+    let default_http2 = Http2ProtocolOptions::default();
+    let both = |http1, http2: Option<_>| (http1, Some(http2.unwrap_or(&default_http2)));
+    let (field, speaks, (http1, http2)) = match extension.upstream_protocol_options.as_ref() {
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
+            let field = "explicit_http_config";
             match explicit.protocol_config.as_ref() {
-                Some(ProtocolConfig::HttpProtocolOptions(options)) => (Some(options), None),
-                Some(ProtocolConfig::Http2ProtocolOptions(options)) => (None, Some(options)),
+                Some(ProtocolConfig::HttpProtocolOptions(http1)) => {
+                    (field, UpstreamProtocol::Http1, (Some(http1), None))
+                }
+                Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
+                    (field, UpstreamProtocol::Http2, (None, Some(http2)))
+                }
                 _ => {
                     return at
-                        .field("explicit_http_config")
+                        .field(field)
                         .unsupported("only http_protocol_options and http2_protocol_options are supported");
                 }
             }
         }
-        _ => return at.unsupported("only explicit_http_config is supported"),
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => (
+            "use_downstream_protocol_config",
+            UpstreamProtocol::Downstream,
+            both(config.http_protocol_options.as_ref(), config.http2_protocol_options.as_ref()),
+        ),
+        Some(UpstreamProtocolOptions::AutoConfig(config)) => {
+            if message.transport_socket.is_none() && message.transport_socket_matches.is_empty() {
+                return at.field("auto_config").error("needs a TLS transport socket, whose ALPN decides");
+            }
+            let both = both(config.http_protocol_options.as_ref(), config.http2_protocol_options.as_ref());
+            ("auto_config", UpstreamProtocol::Auto, both)
+        }
+        None => return at.error("upstream_protocol_options: value is required"),
     };
-    options_of(&at, extension.common_http_protocol_options.as_ref(), http1, http2)
+    let common = extension.common_http_protocol_options.as_ref();
+    options_of(&at, &at.field(field), common, (speaks, http1, http2))
 }
+
+/// What is spoken, with the settings of each protocol that may be.
+type Spoken<'a> = (UpstreamProtocol, Option<&'a Http1ProtocolOptions>, Option<&'a Http2ProtocolOptions>);
 
 fn options_of(
     at: &At<'_>,
+    at_protocol: &At<'_>,
     common: Option<&CommonOptions>,
-    http1: Option<&Http1ProtocolOptions>,
-    http2: Option<&Http2ProtocolOptions>,
+    (protocol, http1, http2): Spoken<'_>,
 ) -> Option<Protocol> {
     let default = CommonOptions::default();
     let common = common.unwrap_or(&default);
@@ -276,11 +306,11 @@ fn options_of(
         Some(http::IDLE_TIMEOUT),
     );
     let header_case = match http1 {
-        Some(options) => http::header_case(&at.field("http_protocol_options"), options),
+        Some(options) => http::header_case(&at_protocol.field("http_protocol_options"), options),
         None => Some(HeaderCase::Lower),
     };
     let http2 = match http2 {
-        Some(options) => Some(http2_options(&at.field("http2_protocol_options"), options)?),
+        Some(options) => Some(http2::options(&at_protocol.field("http2_protocol_options"), options)?),
         None => None,
     };
     Some(Protocol {
@@ -289,20 +319,7 @@ fn options_of(
         max_response_headers_bytes: http::kib(common.max_response_headers_kb.as_ref()),
         header_case: header_case?,
         enable_trailers: http1.is_some_and(|options| options.enable_trailers),
+        protocol,
         http2,
-    })
-}
-
-fn http2_options(at: &At<'_>, options: &Http2ProtocolOptions) -> Option<Http2Options> {
-    let keepalive = options.connection_keepalive.as_ref();
-    let at = at.field("connection_keepalive");
-    let interval = keepalive.and_then(|keepalive| keepalive.interval.as_ref());
-    let timeout = keepalive.and_then(|keepalive| keepalive.timeout.as_ref());
-    let size = |size: Option<&UInt32Value>| size.map(|size| size.value);
-    Some(Http2Options {
-        keepalive_interval: core::timeout(&at.field("interval"), interval, None)?,
-        keepalive_timeout: core::timeout(&at.field("timeout"), timeout, None)?,
-        stream_window: size(options.initial_stream_window_size.as_ref()),
-        connection_window: size(options.initial_connection_window_size.as_ref()),
     })
 }

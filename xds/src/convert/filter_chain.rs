@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use culvert_model::{FilterChain, FilterChainMatch, SourceType, TerminalFilter};
+use culvert_model::{FilterChain, FilterChainMatch, SourceType};
 use envoy_types::pb::envoy::config::{
     core::v3::CidrRange,
     listener::v3::{self as pb, filter_chain_match::ConnectionSourceType},
@@ -55,8 +55,7 @@ pub(super) fn filter_chain(
         |matches| chain_match(&at.field("filter_chain_match"), matches),
     );
     let filters = network::filters(&at.field("filters"), &chain.filters, clusters);
-    let http = matches!(filters, Some((_, Some(TerminalFilter::Http(_)))));
-    let tls = tls::downstream(&at.field("transport_socket"), chain.transport_socket.as_ref(), http);
+    let tls = tls::downstream(&at.field("transport_socket"), chain.transport_socket.as_ref());
     let handshake_timeout = core::timeout(
         &at.field("transport_socket_connect_timeout"),
         chain.transport_socket_connect_timeout.as_ref(),

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use culvert_model::{
-    ClientCertDetails, EscapedSlashes, ForwardClientCert, HeaderCase, Http1Options, HttpConnectionManager,
-    HttpFilter, RouteSource, ServerHeader, StripPort, UnderscoresAction,
+    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HeaderCase, Http1Options, Http2Options,
+    HttpConnectionManager, HttpFilter, RouteSource, ServerHeader, StripPort, UnderscoresAction,
 };
 use envoy_types::pb::{
     envoy::{
@@ -31,7 +31,7 @@ use envoy_types::pb::{
     google::protobuf::{BoolValue, UInt32Value},
 };
 
-use super::{Clusters, access_log, core, extension_name, route, unpack};
+use super::{Clusters, access_log, core, extension_name, http2, route, unpack};
 use crate::at::At;
 
 /// Seconds of `common_http_protocol_options.idle_timeout` when it is not given, on both sides.
@@ -54,7 +54,10 @@ pub(super) fn connection_manager(
     let timeouts = timeouts(at, manager);
     let common =
         common(&at.field("common_http_protocol_options"), manager.common_http_protocol_options.as_ref());
-    codec?;
+    let http2 = match manager.http2_protocol_options.as_ref() {
+        Some(options) => http2::options(&at.field("http2_protocol_options"), options),
+        None => Some(Http2Options::default()),
+    };
     request_id?;
     let (router, common, timeouts) = (router?, common?, timeouts?);
     Some(HttpConnectionManager {
@@ -68,6 +71,7 @@ pub(super) fn connection_manager(
         delayed_close_timeout: timeouts.delayed_close_timeout,
         drain_timeout: timeouts.drain_timeout,
         max_connection_duration: common.max_connection_duration,
+        max_stream_duration: common.max_stream_duration,
         max_requests_per_connection: common.max_requests,
         max_request_headers_bytes: kib(manager.max_request_headers_kb.as_ref()),
         max_headers_count: common.max_headers_count,
@@ -96,7 +100,9 @@ pub(super) fn connection_manager(
         escaped_slashes: escaped_slashes(manager.path_with_escaped_slashes_action()),
         strip_port: strip_port?,
         strip_trailing_host_dot: manager.strip_trailing_host_dot,
+        codec: codec?,
         http1: http1?,
+        http2: http2?,
         upgrades: upgrades?,
         suppress_envoy_headers: router.suppress_envoy_headers,
         access_log: log?,
@@ -146,10 +152,11 @@ pub(super) fn kib(value: Option<&UInt32Value>) -> usize {
     value.map_or(60, |value| value.value as usize) * 1_024
 }
 
-fn codec(at: &At<'_>, codec: CodecType) -> Option<()> {
+fn codec(at: &At<'_>, codec: CodecType) -> Option<Codec> {
     match codec {
-        CodecType::Auto | CodecType::Http1 => Some(()),
-        CodecType::Http2 => at.unsupported("HTTP/2 is not supported"),
+        CodecType::Auto => Some(Codec::Auto),
+        CodecType::Http1 => Some(Codec::Http1),
+        CodecType::Http2 => Some(Codec::Http2),
         CodecType::Http3 => at.unsupported("HTTP/3 is not supported"),
     }
 }
@@ -286,6 +293,7 @@ fn upgrades(at: &At<'_>, configs: &[UpgradeConfig]) -> Option<Vec<(String, bool)
 struct Common {
     idle_timeout: Option<Duration>,
     max_connection_duration: Option<Duration>,
+    max_stream_duration: Option<Duration>,
     max_requests: Option<u32>,
     max_headers_count: usize,
     underscores: UnderscoresAction,
@@ -298,7 +306,10 @@ fn common(at: &At<'_>, options: Option<&HttpProtocolOptions>) -> Option<Common> 
         core::timeout(&at.field("idle_timeout"), options.idle_timeout.as_ref(), Some(IDLE_TIMEOUT));
     let max_connection_duration =
         core::timeout(&at.field("max_connection_duration"), options.max_connection_duration.as_ref(), None);
+    let max_stream_duration =
+        core::timeout(&at.field("max_stream_duration"), options.max_stream_duration.as_ref(), None);
     Some(Common {
+        max_stream_duration: max_stream_duration?,
         idle_timeout: idle_timeout?,
         max_connection_duration: max_connection_duration?,
         max_requests: max_requests(options.max_requests_per_connection.as_ref()),

@@ -18,6 +18,7 @@ mod endpoint;
 mod filter_chain;
 mod header;
 mod http;
+mod http2;
 mod listener;
 mod listener_filter;
 mod matcher;

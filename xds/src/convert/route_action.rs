@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use culvert_model::{
-    Action, ClusterSpecifier, DirectResponse, HostRewrite, PathRewrite, Redirect, RouteAction,
-    WeightedCluster, WeightedClusters,
+    Action, ClusterSpecifier, DirectResponse, HostRewrite, MaxStreamDuration, PathRewrite, Redirect,
+    RouteAction, WeightedCluster, WeightedClusters,
 };
 use envoy_types::pb::envoy::config::route::v3::{
     self as pb,
@@ -108,6 +108,10 @@ fn forward(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<R
         None => Some(None),
     };
     let upgrades = upgrades(&at.field("upgrade_configs"), &action.upgrade_configs);
+    let duration = match action.max_stream_duration.as_ref() {
+        Some(duration) => max_stream_duration(&at.field("max_stream_duration"), duration).map(Some),
+        None => Some(None),
+    };
     Some(RouteAction {
         cluster: cluster?,
         cluster_not_found_status: match action.cluster_not_found_response_code() {
@@ -120,7 +124,26 @@ fn forward(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<R
         append_forwarded_host: action.append_x_forwarded_host,
         timeout: timeout?,
         idle_timeout: idle_timeout?,
+        max_stream_duration: duration?,
         upgrades: upgrades?,
+    })
+}
+
+fn max_stream_duration(
+    at: &At<'_>,
+    duration: &pb::route_action::MaxStreamDuration,
+) -> Option<MaxStreamDuration> {
+    let given = |name, value: Option<&_>| match value {
+        Some(value) => core::duration(&at.field(name), value).map(Some),
+        None => Some(None),
+    };
+    let max = given("max_stream_duration", duration.max_stream_duration.as_ref());
+    let grpc_max = given("grpc_timeout_header_max", duration.grpc_timeout_header_max.as_ref());
+    let offset = given("grpc_timeout_header_offset", duration.grpc_timeout_header_offset.as_ref());
+    Some(MaxStreamDuration {
+        max: max?,
+        grpc_timeout_max: grpc_max?,
+        grpc_timeout_offset: offset?.unwrap_or_default(),
     })
 }
 

@@ -42,12 +42,10 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(7_200);
 /// Bytes of a key for session tickets.
 const TICKET_KEY_LEN: usize = 80;
 
-/// The transport socket of a filter chain; `Some(None)` leaves bytes as they are. `http` says that HTTP is spoken
-/// inside.
+/// The transport socket of a filter chain; `Some(None)` leaves bytes as they are.
 pub(super) fn downstream(
     at: &At<'_>,
     socket: Option<&TransportSocket>,
-    http: bool,
 ) -> Option<Option<Arc<DownstreamTls>>> {
     let Some(any) = typed_config(at, socket)? else { return Some(None) };
     let at = at.field("typed_config");
@@ -61,17 +59,9 @@ pub(super) fn downstream(
     let tickets = session_tickets(&at, &message);
     let session_timeout =
         core::duration_or(&at.field("session_timeout"), message.session_timeout.as_ref(), SESSION_TIMEOUT);
-    let mut common = common?;
+    let common = common?;
     if common.certificates.is_empty() {
         return at_common.error("no TLS certificates found for server context");
-    }
-    if http && common.alpn.iter().any(|protocol| protocol == "h2") {
-        let at = at_common.field("alpn_protocols");
-        if common.alpn.len() == 1 {
-            return at.unsupported("HTTP/2 is not supported");
-        }
-        at.note(NoteKind::NoEffect, "HTTP/2 is not supported; h2 is not offered");
-        common.alpn.retain(|protocol| protocol != "h2");
     }
     Some(Some(Arc::new(DownstreamTls {
         common,

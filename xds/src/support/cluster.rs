@@ -50,6 +50,7 @@ pub(super) const TABLES: &[Table] = &[
             "load_balancing_policy",
             "upstream_http_protocol_options",
             "http2_protocol_options",
+            "protocol_selection",
         ],
         used_as: &[
             ("common_http_protocol_options", &UPSTREAM_COMMON),
@@ -63,7 +64,6 @@ pub(super) const TABLES: &[Table] = &[
             ("ignore_health_on_host_removal", NO_HEALTH_CHECKS),
             ("close_connections_on_host_health_failure", NO_HEALTH_CHECKS),
             ("lrs_report_endpoint_metrics", "load is not reported"),
-            ("protocol_selection", "HTTP/1.1 is spoken"),
         ],
         only_off: &["connection_pool_per_downstream_connection"],
         refused: &[
@@ -265,11 +265,14 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.cluster.v3.CircuitBreakers.Thresholds")
     },
     Table {
-        used: &["upstream_http_protocol_options", "explicit_http_config"],
+        used: &[
+            "upstream_http_protocol_options",
+            "explicit_http_config",
+            "use_downstream_protocol_config",
+            "auto_config",
+        ],
         used_as: &[("common_http_protocol_options", &UPSTREAM_COMMON)],
         refused: &[
-            ("use_downstream_protocol_config", "the protocol has to be given as explicit_http_config"),
-            ("auto_config", "the protocol has to be given as explicit_http_config"),
             ("http_filters", "upstream HTTP filters are not supported"),
             ("outlier_detection", "outlier detection is not supported"),
             ("request_mirror_policies", "mirroring is not supported"),
@@ -283,6 +286,21 @@ pub(super) const TABLES: &[Table] = &[
         used: &["http2_protocol_options"],
         refused: &[("http3_protocol_options", "HTTP/3 is not supported")],
         ..Table::of("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.ExplicitHttpConfig")
+    },
+    Table {
+        used_as: &[("http_protocol_options", &UPSTREAM_HTTP1)],
+        used: &["http2_protocol_options"],
+        no_effect: &[("http3_protocol_options", "no client speaks HTTP/3 here")],
+        ..Table::of("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig")
+    },
+    Table {
+        used_as: &[("http_protocol_options", &UPSTREAM_HTTP1)],
+        used: &["http2_protocol_options"],
+        refused: &[
+            ("http3_protocol_options", "HTTP/3 is not supported"),
+            ("alternate_protocols_cache_options", "HTTP/3 is not supported"),
+        ],
+        ..Table::of("envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig")
     },
     Table {
         used: &["auto_sni", "auto_san_validation", "override_auto_sni_header"],

@@ -2,7 +2,6 @@
 
 use super::Table;
 
-const OWN_LIMITS: &str = "the HTTP/2 client has limits of its own";
 const OWN_SOCKET: &str = "every query has a socket of its own";
 
 pub(super) const TABLES: &[Table] = &[
@@ -65,18 +64,22 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.core.v3.GrpcService.EnvoyGrpc")
     },
     Table {
-        used: &["connection_keepalive", "initial_stream_window_size", "initial_connection_window_size"],
+        used: &[
+            "hpack_table_size",
+            "max_concurrent_streams",
+            "initial_stream_window_size",
+            "initial_connection_window_size",
+            "max_outbound_control_frames",
+            "max_consecutive_inbound_frames_with_empty_payload",
+            "max_inbound_priority_frames_per_stream",
+            "max_inbound_window_update_frames_per_data_frame_sent",
+            "stream_error_on_invalid_http_messaging",
+            "override_stream_error_on_invalid_http_message",
+            "connection_keepalive",
+        ],
         no_effect: &[
-            ("hpack_table_size", "calls of Culvert's own need little of it"),
-            ("max_concurrent_streams", "a connection carries few calls of Culvert's own"),
-            ("max_outbound_frames", OWN_LIMITS),
-            ("max_outbound_control_frames", OWN_LIMITS),
-            ("max_consecutive_inbound_frames_with_empty_payload", OWN_LIMITS),
-            ("max_inbound_priority_frames_per_stream", OWN_LIMITS),
-            ("max_inbound_window_update_frames_per_data_frame_sent", OWN_LIMITS),
+            ("max_outbound_frames", "a peer that takes nothing is not read from"),
             ("max_metadata_size", "metadata frames are not read"),
-            ("stream_error_on_invalid_http_messaging", OWN_LIMITS),
-            ("override_stream_error_on_invalid_http_message", OWN_LIMITS),
             ("use_oghttp2_codec", "it chooses between Envoy's codecs"),
             ("enable_huffman_encoding", "headers are compressed in any case"),
         ],
@@ -85,11 +88,8 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.core.v3.Http2ProtocolOptions")
     },
     Table {
-        used: &["interval", "timeout"],
-        no_effect: &[
-            ("interval_jitter", "pings are sent at the interval"),
-            ("connection_idle_interval", "idle connections are pinged at the interval"),
-        ],
+        used: &["interval", "timeout", "interval_jitter"],
+        refused: &[("connection_idle_interval", "connections are pinged at the interval only")],
         ..Table::of("envoy.config.core.v3.KeepaliveSettings")
     },
     Table {

@@ -32,9 +32,9 @@ const DOWNSTREAM_COMMON: Table = Table {
         "max_headers_count",
         "headers_with_underscores_action",
         "max_requests_per_connection",
+        "max_stream_duration",
     ],
     no_effect: &[("max_response_headers_kb", "it limits what upstreams send; clusters have it too")],
-    only_off: &["max_stream_duration"],
     ..Table::of("envoy.config.core.v3.HttpProtocolOptions")
 };
 
@@ -76,6 +76,7 @@ pub(super) const TABLES: &[Table] = &[
     Table {
         used: &[
             "codec_type",
+            "http2_protocol_options",
             "stat_prefix",
             "rds",
             "route_config",
@@ -115,7 +116,6 @@ pub(super) const TABLES: &[Table] = &[
             ("http_protocol_options", &DOWNSTREAM_HTTP1),
         ],
         no_effect: &[
-            ("http2_protocol_options", "HTTP/2 is not spoken; a client that opens with it is refused"),
             ("http3_protocol_options", "HTTP/3 is not spoken; UDP listeners are refused"),
             ("add_proxy_protocol_connection_state", "the PROXY protocol is not spoken"),
         ],

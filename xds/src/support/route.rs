@@ -153,6 +153,7 @@ pub(super) const TABLES: &[Table] = &[
             "append_x_forwarded_host",
             "timeout",
             "idle_timeout",
+            "max_stream_duration",
             "upgrade_configs",
         ],
         only_off: &["include_vh_rate_limits", "priority"],
@@ -169,9 +170,12 @@ pub(super) const TABLES: &[Table] = &[
             ("hash_policy", "hash policies are not supported"),
             ("cors", "the CORS filter is not supported"),
             ("internal_redirect_policy", "internal redirects are not supported"),
-            ("max_stream_duration", "the duration of streams cannot be limited; timeout limits a request"),
         ],
         ..Table::of("envoy.config.route.v3.RouteAction")
+    },
+    Table {
+        used: &["max_stream_duration", "grpc_timeout_header_max", "grpc_timeout_header_offset"],
+        ..Table::of("envoy.config.route.v3.RouteAction.MaxStreamDuration")
     },
     Table {
         used: &["upgrade_type", "enabled"],

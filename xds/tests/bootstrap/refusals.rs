@@ -11,7 +11,32 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "@route_config.virtual_hosts: given beside its other spelling",
     ),
     ("HOST", "bogus: 1", "$bogus: unknown field of envoy.config.route.v3.VirtualHost"),
-    ("MANAGER", "codec_type: HTTP2", "@codec_type: HTTP/2 is not supported"),
+    ("MANAGER", "codec_type: HTTP3", "@codec_type: HTTP/3 is not supported"),
+    (
+        "MANAGER",
+        "http2_protocol_options: {max_concurrent_streams: 0}",
+        "@http2_protocol_options.max_concurrent_streams: value must be inside range [1, 2147483647]",
+    ),
+    (
+        "MANAGER",
+        "http2_protocol_options: {initial_stream_window_size: 65534}",
+        "@http2_protocol_options.initial_stream_window_size: value must be inside range [65535, 2147483647]",
+    ),
+    (
+        "MANAGER",
+        "http2_protocol_options: {connection_keepalive: {interval: 1s}}",
+        "@http2_protocol_options.connection_keepalive.timeout: value is required",
+    ),
+    (
+        "MANAGER",
+        "http2_protocol_options: {connection_keepalive: {timeout: 1s, connection_idle_interval: 2s}}",
+        "@http2_protocol_options.connection_keepalive.connection_idle_interval: connections are pinged at the interval",
+    ),
+    (
+        "MANAGER",
+        "http2_protocol_options: {allow_connect: true}",
+        "@http2_protocol_options.allow_connect: true is not supported; only the default is",
+    ),
     ("MANAGER", "codec_type: HTTP7", "@codec_type: unknown enum value: \"HTTP7\""),
     ("MANAGER", "drain_timeout: -1s", "@drain_timeout: expected a positive duration"),
     ("MANAGER", "drain_timeout: 5", "@drain_timeout: expected a duration such as \"0.25s\", not 5"),
@@ -238,6 +263,13 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "CLUSTER",
         "http2_protocol_options: {custom_settings_parameters: [{identifier: 9, value: 1}]}",
         "cluster \"a\": http2_protocol_options.custom_settings_parameters: settings of one's own are not sent",
+    ),
+    (
+        "CLUSTER",
+        "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {'@type': \
+         EXT/upstreams.http.v3.HttpProtocolOptions, auto_config: {}}}",
+        "cluster \"a\": typed_extension_protocol_options[\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\"]\
+         .auto_config: needs a TLS transport socket",
     ),
     ("CLUSTER", "connect_timeout: 0s", "cluster \"a\": connect_timeout: value must be greater than 0s"),
     ("CLUSTER", "bogus: 1", "cluster \"a\": bogus: unknown field of envoy.config.cluster.v3.Cluster"),

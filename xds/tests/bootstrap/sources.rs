@@ -2,9 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use culvert_model::{ApiKind, ApiSource, Discovery, RateLimit, SourceSpecifier};
+use culvert_model::{
+    ApiKind, ApiSource, Codec, Discovery, Http2Options, RateLimit, SourceSpecifier, UpstreamProtocol,
+};
 
-use crate::{bad, good, http, seconds};
+use crate::{bad, good, http, manager, seconds};
 
 const CLUSTERS: &str = "
 node: {id: node-1, cluster: mesh, metadata: {role: edge}}
@@ -95,6 +97,53 @@ fn http2_options_of_clusters() {
          {'@type': EXT/upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {http2_protocol_options: {}}}}";
     let loaded = good(&http(&[("CLUSTER", options)]));
     assert!(loaded.bootstrap.config.clusters[0].http2.is_some());
+}
+
+#[test]
+fn what_is_spoken_with_clusters() {
+    let spoken = |text: &str| good(&http(&[("CLUSTER", text)])).bootstrap.config.clusters[0].protocol;
+    let options = |config: &str| {
+        spoken(&format!(
+            "typed_extension_protocol_options: {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{'@type': \
+             EXT/upstreams.http.v3.HttpProtocolOptions, {config}}}}}"
+        ))
+    };
+    assert_eq!(spoken("alt_stat_name: x"), UpstreamProtocol::Http1);
+    assert_eq!(spoken("http2_protocol_options: {}"), UpstreamProtocol::Http2);
+    assert_eq!(spoken("protocol_selection: USE_DOWNSTREAM_PROTOCOL"), UpstreamProtocol::Downstream);
+    assert_eq!(options("explicit_http_config: {http_protocol_options: {}}"), UpstreamProtocol::Http1);
+    assert_eq!(options("explicit_http_config: {http2_protocol_options: {}}"), UpstreamProtocol::Http2);
+    assert_eq!(options("use_downstream_protocol_config: {}"), UpstreamProtocol::Downstream);
+}
+
+#[test]
+fn http2_options_of_clients() {
+    let loaded = good(&http(&[(
+        "MANAGER",
+        "http2_protocol_options: {hpack_table_size: 0, max_concurrent_streams: 9, \
+         max_outbound_control_frames: 8, max_consecutive_inbound_frames_with_empty_payload: 7, \
+         max_inbound_priority_frames_per_stream: 6, max_inbound_window_update_frames_per_data_frame_sent: 5, \
+         stream_error_on_invalid_http_messaging: true, connection_keepalive: {interval: 30s, timeout: 5s, \
+         interval_jitter: {value: 2.5}}}",
+    )]));
+    let manager = manager(&loaded);
+    assert_eq!(manager.codec, Codec::Auto);
+    let expected = Http2Options {
+        hpack_table_size: 0,
+        max_concurrent_streams: 9,
+        max_outbound_control_frames: 8,
+        max_empty_frames: 7,
+        max_priority_frames_per_stream: 6,
+        max_window_updates_per_data_frame: 5,
+        stream_error_on_invalid: true,
+        keepalive_interval: seconds(30),
+        keepalive_timeout: seconds(5),
+        keepalive_jitter: 25_000,
+        ..Http2Options::default()
+    };
+    assert_eq!(manager.http2, expected);
+    let loaded = good(&http(&[("MANAGER", "codec_type: HTTP2")]));
+    assert_eq!(crate::manager(&loaded).codec, Codec::Http2);
 }
 
 #[test]

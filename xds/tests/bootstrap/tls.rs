@@ -118,7 +118,7 @@ fn every_field_arrives() {
     );
     assert!(server.require_client_certificate && server.disable_stateful_resumption);
     assert_eq!((server.tickets, server.session_timeout), (SessionTickets::Disabled, seconds(9).unwrap()));
-    assert_eq!(server.common.alpn, ["http/1.1"], "HTTP/2 is not spoken");
+    assert_eq!(server.common.alpn, ["h2", "http/1.1"]);
     assert_eq!(server.common.version_min, TlsVersion::V1_3);
     assert_eq!(server.common.cipher_suites, ["ECDHE-RSA-AES128-GCM-SHA256"]);
     assert_eq!(server.common.curves, ["P-256"]);
@@ -190,7 +190,6 @@ fn what_cannot_be_had_is_refused_by_name() {
     let own = &*OWN;
     for (text, expected) in [
         (with_chain("", ""), "common_tls_context: no TLS certificates found for server context"),
-        (with_chain("", &format!("{own}, alpn_protocols: [h2]")), "alpn_protocols: HTTP/2 is not supported"),
         (
             with_chain("", &format!("{own}, tls_params: {{tls_maximum_protocol_version: TLSv1_1}}")),
             "tls_params.tls_maximum_protocol_version: versions before TLS 1.2 are not supported",
@@ -228,9 +227,6 @@ fn what_cannot_be_had_is_refused_by_name() {
         let errors = bad(&text).join("\n");
         assert!(errors.contains(expected), "{expected:?} is not in {errors}");
     }
-    // What is left out is said.
-    let loaded = good(&with_chain("", &format!("{own}, alpn_protocols: [h2, http/1.1]")));
-    assert!(texts(&loaded).iter().any(|text| text.contains("h2 is not offered")), "{:?}", texts(&loaded));
 }
 
 #[test]

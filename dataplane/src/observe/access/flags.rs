@@ -39,6 +39,7 @@ flags! {
     UPSTREAM_PROTOCOL_ERROR = 24, "UPE", "UpstreamProtocolError";
     NO_CLUSTER = 25, "NC", "NoClusterFound";
     OVERLOAD = 26, "OM", "OverloadManagerTerminated";
+    DOWNSTREAM_REMOTE_RESET = 28, "DR", "DownstreamRemoteReset";
     DROP_OVERLOAD = 29, "DO", "DropOverLoad";
 }
 

@@ -54,6 +54,29 @@ impl Receiver {
         self.state.borrow().closed
     }
 
+    /// Receives until it is clear whether the bytes begin with `prefix`. They stay to be parsed.
+    pub(super) fn poll_prefix(
+        &self,
+        stream: &Transport,
+        received: &Counter,
+        prefix: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<bool> {
+        loop {
+            {
+                let state = self.state.borrow();
+                let bytes = state.input.bytes();
+                let seen = bytes.len().min(prefix.len());
+                if bytes[..seen] != prefix[..seen] || seen == prefix.len() || state.closed {
+                    return Poll::Ready(bytes.starts_with(prefix));
+                }
+            }
+            if ready!(self.poll_fill(stream, received, cx)).is_err() {
+                return Poll::Ready(false);
+            }
+        }
+    }
+
     /// Receives until `parse` finds a head in the bytes so far. `parse` returns the length of the head and what it
     /// makes of it.
     pub(super) fn poll_head<T>(

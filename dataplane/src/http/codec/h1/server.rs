@@ -9,6 +9,7 @@ use culvert_model::HeaderCase;
 use culvert_proto::{
     Headers, RequestHead, ResponseHead,
     h1::{Framing, RequestOptions, encode_continue, encode_response, parse_request},
+    h2::PREFACE,
 };
 use culvert_ring::Chunk;
 
@@ -64,6 +65,12 @@ impl ServerConn {
                 return Poll::Ready(RequestStart::Closed);
             }
         }
+    }
+
+    /// Receives until it is clear whether the client speaks HTTP/2 without having asked (RFC 9113 section 3.3). Of a
+    /// request of HTTP/1 nothing but what is there already is looked at.
+    pub fn poll_http2_preface(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.receiver.poll_prefix(&self.stream, &self.stats.downstream_cx_rx_bytes_total, PREFACE, cx)
     }
 
     /// Receives a request head.

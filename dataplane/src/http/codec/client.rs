@@ -1,0 +1,147 @@
+//! The upstream's side of one request, whichever protocol it goes over.
+
+use std::{
+    net::SocketAddr,
+    task::{Context, Poll},
+};
+
+use culvert_proto::{Headers, Method, RequestHead, ResponseHead, Version, h1::Framing};
+use culvert_ring::Chunk;
+
+use crate::{
+    http::codec::{Body, ReceiveError, h1, h2},
+    tls::Transport,
+};
+
+/// Where a request goes to and its response comes from.
+pub enum ClientStream {
+    /// A connection of its own.
+    H1(h1::ClientConn),
+    /// One of many streams of a connection.
+    H2(h2::ClientStream),
+}
+
+impl ClientStream {
+    /// What it speaks.
+    pub fn version(&self) -> Version {
+        match self {
+            Self::H1(_) => Version::Http11,
+            Self::H2(_) => Version::Http2,
+        }
+    }
+
+    /// This end of the connection, if it is an internet address. A system call.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::H1(conn) => conn.local_addr(),
+            Self::H2(stream) => stream.local_addr(),
+        }
+    }
+
+    /// Sends a request head.
+    pub fn send_head(&self, head: &RequestHead, framing: Framing) {
+        match self {
+            Self::H1(conn) => conn.send_head(head, framing),
+            Self::H2(stream) => stream.send_head(head, framing),
+        }
+    }
+
+    /// Sends a piece of the request's body.
+    #[inline]
+    pub fn send_data(&self, chunk: Chunk) {
+        match self {
+            Self::H1(conn) => conn.send_data(chunk),
+            Self::H2(stream) => stream.send_data(chunk),
+        }
+    }
+
+    /// Ends the request's body.
+    pub fn finish(&self, trailers: Option<&Headers>) {
+        match self {
+            Self::H1(conn) => conn.finish(trailers),
+            Self::H2(stream) => stream.finish(trailers),
+        }
+    }
+
+    /// Ready while there is room for more of the request's body.
+    ///
+    /// # Errors
+    /// The upstream takes no more.
+    #[inline]
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        match self {
+            Self::H1(conn) => conn.poll_ready(cx),
+            Self::H2(stream) => stream.poll_ready(cx),
+        }
+    }
+
+    /// Receives a response head, informational ones included.
+    ///
+    /// # Errors
+    /// See [`ReceiveError`].
+    #[inline]
+    pub fn poll_head(
+        &self,
+        method: &Method,
+        head: &mut ResponseHead,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Framing, ReceiveError>> {
+        match self {
+            Self::H1(conn) => conn.poll_head(method, head, cx),
+            Self::H2(stream) => stream.poll_head(method, head, cx),
+        }
+    }
+
+    /// The next piece of the response's body.
+    ///
+    /// # Errors
+    /// See [`ReceiveError`].
+    #[inline]
+    pub fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Result<Body, ReceiveError>> {
+        match self {
+            Self::H1(conn) => conn.poll_body(cx),
+            Self::H2(stream) => stream.poll_body(cx),
+        }
+    }
+
+    /// Trailers of the response's body, once it has ended.
+    pub fn take_trailers(&self) -> Option<Headers> {
+        match self {
+            Self::H1(conn) => conn.take_trailers(),
+            Self::H2(stream) => stream.take_trailers(),
+        }
+    }
+
+    /// Whether the connection can carry another request when this one gives it back. One that is shared is not given back.
+    pub fn is_reusable(&self) -> bool {
+        match self {
+            Self::H1(conn) => conn.is_reusable(),
+            Self::H2(_) => false,
+        }
+    }
+
+    /// Watches the idle connection; see [`crate::tls::Transport::park`].
+    pub fn park(&self, tag: u64) {
+        match self {
+            Self::H1(conn) => conn.park(tag),
+            Self::H2(_) => {}
+        }
+    }
+
+    /// Takes it out of [`ClientStream::park`]; false when something arrived meanwhile.
+    pub fn unpark(&self) -> bool {
+        match self {
+            Self::H1(conn) => conn.unpark(),
+            Self::H2(_) => false,
+        }
+    }
+
+    /// The transport, and the bytes that were received and belong to what comes after HTTP. `None` for one that is
+    /// shared.
+    pub fn into_tunnel(self) -> Option<(Transport, Option<Chunk>)> {
+        match self {
+            Self::H1(conn) => Some(conn.into_tunnel()),
+            Self::H2(_) => None,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What gRPC clients have to be told in their own way.
+
+use std::time::Duration;
+
+use culvert_proto::Headers;
+
+/// Whether the fields are those of a gRPC request (Envoy's `Grpc::Common::isGrpcRequestHeaders`).
+pub(super) fn is_request(headers: &Headers) -> bool {
+    let Some(kind) = headers.get("content-type") else { return false };
+    kind.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
+}
+
+/// What `grpc-timeout` says: at most eight digits and a unit. `None` when it is not there or says nothing.
+pub(super) fn timeout(headers: &Headers) -> Option<Duration> {
+    let (unit, digits) = headers.get("grpc-timeout")?.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(count * 3_600),
+        b'M' => Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs(count),
+        b'm' => Duration::from_millis(count),
+        b'u' => Duration::from_micros(count),
+        b'n' => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+/// The status of a call that was answered with `status` before it reached its service (Envoy's
+/// `Grpc::Utility::httpToGrpcStatus`).
+pub(super) fn status_of(status: u16) -> &'static str {
+    match status {
+        400 => "13",
+        401 => "16",
+        403 => "7",
+        404 => "12",
+        429 | 502..=504 => "14",
+        _ => "2",
+    }
+}
+
+/// `text` as `grpc-message` has it.
+pub(super) fn message(text: &[u8]) -> Vec<u8> {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut escaped = Vec::with_capacity(text.len());
+    for &byte in text {
+        if byte == b'%' || !(b' '..=b'~').contains(&byte) {
+            escaped.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        } else {
+            escaped.push(byte);
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_grpc_is_grpc() {
+        for (kind, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            let mut headers = Headers::new();
+            headers.push("content-type", kind);
+            assert_eq!(is_request(&headers), expected, "{kind}");
+        }
+        assert!(!is_request(&Headers::new()));
+    }
+
+    #[test]
+    fn timeouts_have_a_unit() {
+        let parse = |text: &str| {
+            let mut headers = Headers::new();
+            headers.push("grpc-timeout", text);
+            timeout(&headers)
+        };
+        assert_eq!(parse("2H"), Some(Duration::from_secs(7_200)));
+        assert_eq!(parse("99999999S"), Some(Duration::from_secs(99_999_999)));
+        assert_eq!(parse("5m"), Some(Duration::from_millis(5)));
+        assert_eq!(parse("5u"), Some(Duration::from_micros(5)));
+        for nothing in ["", "5", "S", "-5S", "1.5S", "123456789S", "5x"] {
+            assert_eq!(parse(nothing), None, "{nothing}");
+        }
+    }
+
+    #[test]
+    fn messages_are_one_line_of_text() {
+        assert_eq!(message("a b%\n\u{e4}".as_bytes()), b"a b%25%0A%C3%A4");
+    }
+}

@@ -1,0 +1,380 @@
+//! Connections that many requests share: HTTP/2.
+//!
+//! A connection is a task of its own, from connecting to its end. Requests find it in the list of its host; those that
+//! come while it connects wait for it.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::{Rc, Weak},
+    task::{Context, Poll, Waker},
+    time::Instant,
+};
+
+use culvert_model::UpstreamProtocol;
+use culvert_ring::{task, time};
+
+use crate::{
+    http::codec::{
+        ClientStream, h1,
+        h2::{ClientConn, Opener, Owner, Wire},
+    },
+    upstream::{
+        AcquireError, Cluster, Host, Lent, PoolKey, Via,
+        limit::{Credit, Limit},
+        pool::{Credits, Given, Guard, Hold, PendingRequest, evict_idle, wait_turn},
+    },
+    worker::Worker,
+};
+
+/// A connection in the list of its host.
+pub(super) struct SharedConn {
+    key: PoolKey,
+    cluster: Rc<Cluster>,
+    host: Rc<Host>,
+    state: RefCell<State>,
+    /// Streams that are open.
+    active: Cell<u32>,
+    /// Requests that wait for it to be connected.
+    waiting: Cell<u32>,
+    /// Streams that were opened.
+    requests: Cell<u32>,
+    idle_since: Cell<Instant>,
+    wakers: RefCell<Vec<Waker>>,
+}
+
+enum State {
+    /// No streams are opened any more.
+    Closed,
+    Connecting,
+    Failed(AcquireError),
+    Open(Opener),
+    /// The handshake agreed on HTTP/1: one of those who waited gets it.
+    Plain(Option<Box<(h1::ClientConn, Guard)>>),
+}
+
+/// A stream's place on its connection.
+pub(super) struct Slot(Rc<SharedConn>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let conn = &self.0;
+        conn.active.set(conn.active.get() - 1);
+        conn.idle_since.set(time::now());
+        conn.notice_goaway();
+        if let Some(waiter) = conn.host.waiters.borrow_mut().pop_front() {
+            waiter.give(Given::Permission);
+        }
+    }
+}
+
+impl Slot {
+    pub(super) fn cluster(&self) -> &Rc<Cluster> {
+        &self.0.cluster
+    }
+}
+
+impl Cluster {
+    /// A stream to `host`: on a connection that has room, else on a new one. Where the handshake may agree on HTTP/1, it
+    /// may be a connection.
+    pub(super) async fn acquire_shared(
+        self: &Rc<Self>,
+        worker: &Worker,
+        host: &Rc<Host>,
+        via: &Via,
+    ) -> Result<Lent, AcquireError> {
+        let breakers = self.config().circuit_breakers;
+        let mut pending = None;
+        loop {
+            // It may be another one than when the request began to wait.
+            let key = PoolKey::new(host, via);
+            if let Some(lent) = poll_fn(|cx| Poll::Ready(lend(host, &key, cx))).await {
+                return Ok(lent);
+            }
+            if pending.is_none() {
+                let Some(credit) = Credit::take(&self.limits, Limit::Pending, breakers.max_pending_requests)
+                else {
+                    self.stats.upstream_rq_pending_overflow.inc();
+                    return Err(AcquireError::Overflow);
+                };
+                self.stats.upstream_rq_pending_total.inc();
+                pending = Some((credit, PendingRequest::new(self)));
+            }
+            let conn = match self.joinable(host, &key) {
+                Some(conn) => conn,
+                None => match Credits::take(self, host) {
+                    Some(credits) => self.connect_shared(worker, host, via, credits),
+                    None if host.open.get() == 0 => {
+                        self.connect_shared(worker, host, via, Credits::force(self, host))
+                    }
+                    None => {
+                        self.stats.upstream_cx_overflow.inc();
+                        if evict_idle(worker, host) {
+                            continue;
+                        }
+                        retire_idle(host);
+                        let any = self.config().protocol == UpstreamProtocol::Auto;
+                        if let Given::Connection(lent) = wait_turn(host, &key, any).await {
+                            return Ok(*lent);
+                        }
+                        continue;
+                    }
+                },
+            };
+            if let Some(plain) = conn.ready().await? {
+                let (conn, guard) = *plain;
+                return Ok(Lent::own(ClientStream::H1(conn), host.clone(), key, guard));
+            }
+        }
+    }
+
+    /// A connection that is being made and will have room.
+    fn joinable(&self, host: &Host, key: &PoolKey) -> Option<Rc<SharedConn>> {
+        let config = self.config();
+        if config.protocol == UpstreamProtocol::Auto && host.speaks_http2.get() == Some(false) {
+            return None;
+        }
+        let max = config.http2.unwrap_or_default().max_concurrent_streams;
+        let max = max.min(host.max_streams.get()).min(config.max_requests_per_connection.unwrap_or(u32::MAX));
+        let fits = |conn: &&Rc<SharedConn>| {
+            conn.key == *key && matches!(*conn.state.borrow(), State::Connecting) && conn.waiting.get() < max
+        };
+        host.shared.borrow().iter().find(fits).cloned()
+    }
+
+    fn connect_shared(
+        self: &Rc<Self>,
+        worker: &Worker,
+        host: &Rc<Host>,
+        via: &Via,
+        credits: Credits,
+    ) -> Rc<SharedConn> {
+        let conn = Rc::new(SharedConn {
+            key: PoolKey::new(host, via),
+            cluster: self.clone(),
+            host: host.clone(),
+            state: RefCell::new(State::Connecting),
+            active: Cell::new(0),
+            waiting: Cell::new(0),
+            requests: Cell::new(0),
+            idle_since: Cell::new(time::now()),
+            wakers: RefCell::default(),
+        });
+        host.shared.borrow_mut().push(conn.clone());
+        worker.idle.borrow_mut().watch(Rc::downgrade(&conn));
+        let guard = Guard::new(self.clone(), host.clone(), credits);
+        task::spawn(drive(conn.clone(), via.clone(), guard));
+        conn
+    }
+}
+
+/// A stream on the first connection of that key that has room.
+fn lend(host: &Rc<Host>, key: &PoolKey, cx: &mut Context<'_>) -> Option<Lent> {
+    loop {
+        let found = host.shared.borrow().iter().find(|conn| conn.key == *key && conn.has_room()).cloned();
+        let conn = found?;
+        let stream = match &mut *conn.state.borrow_mut() {
+            State::Open(opener) => opener.stream(cx),
+            _ => None,
+        };
+        let Some(stream) = stream else {
+            conn.retire();
+            continue;
+        };
+        conn.active.set(conn.active.get() + 1);
+        let reused = conn.requests.get() > 0;
+        conn.requests.set(conn.requests.get() + 1);
+        let lent =
+            Lent::shared(ClientStream::H2(stream), host.clone(), key.clone(), Slot(conn.clone()), reused);
+        let max = conn.cluster.config().max_requests_per_connection;
+        if max.is_some_and(|max| conn.requests.get() >= max) {
+            conn.cluster.stats.upstream_cx_max_requests.inc();
+            conn.retire();
+        }
+        return Some(lent);
+    }
+}
+
+/// Lets connections go that nobody uses: their place is needed.
+fn retire_idle(host: &Host) {
+    let idle = host.shared.borrow().iter().find(|conn| conn.is_idle()).cloned();
+    if let Some(conn) = idle {
+        conn.retire();
+    }
+}
+
+/// A connection from beginning to end.
+async fn drive(conn: Rc<SharedConn>, via: Via, guard: Guard) {
+    let (cluster, host) = (conn.cluster.clone(), conn.host.clone());
+    let config = cluster.config();
+    let auto = config.protocol == UpstreamProtocol::Auto;
+    let offer: &[&[u8]] = if auto { &[b"h2", b"http/1.1"] } else { &[b"h2"] };
+    let stream = match cluster.connect_counted(&host, &via, offer).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            cluster.stats.upstream_rq_pending_failure_eject.add(u64::from(conn.waiting.get()));
+            return conn.settle(State::Failed(error));
+        }
+    };
+    host.speaks_http2.set(Some(!auto || stream.agreed_on_http2()));
+    if auto && !stream.agreed_on_http2() {
+        cluster.stats.upstream_cx_http1_total.inc();
+        let plain = h1::ClientConn::new(stream, cluster.clone());
+        return conn.settle(State::Plain(Some(Box::new((plain, guard)))));
+    }
+    cluster.stats.upstream_cx_http2_total.inc();
+    let options = config.http2.unwrap_or_default();
+    let (headers, limit) = (config.max_response_headers_bytes, config.buffer_limit_bytes);
+    let owner = Owner::Client(cluster.clone());
+    let wire = Wire::new(stream, owner, cluster.http2_stats(), &options, limit, headers);
+    let (mut driven, opener) = match ClientConn::open(wire.clone(), &options, headers, limit).await {
+        Ok(opened) => opened,
+        Err(error) => return conn.settle(State::Failed(AcquireError::Connect(error.to_string()))),
+    };
+    conn.settle(State::Open(opener));
+    let ended = poll_fn(|cx| driven.poll_end(cx)).await;
+    conn.notice_goaway();
+    conn.retire();
+    if let Err(error) = ended {
+        log::debug!(target: "upstream", "HTTP/2 connection: {error}");
+        if !error.is_io() && !error.is_remote() {
+            cluster.stats.upstream_cx_protocol_error.inc();
+        }
+    }
+    if !wire.is_closed() {
+        cluster.stats.upstream_cx_destroy_local.inc();
+    } else if conn.active.get() > 0 {
+        cluster.stats.upstream_cx_destroy_remote.inc();
+        cluster.stats.upstream_cx_destroy_remote_with_active_rq.inc();
+    } else {
+        cluster.stats.upstream_cx_destroy_remote.inc();
+    }
+    drop(driven);
+    drop(guard);
+}
+
+impl SharedConn {
+    fn has_room(&self) -> bool {
+        self.notice_goaway();
+        let State::Open(opener) = &*self.state.borrow() else { return false };
+        if let Some(max) = opener.max_streams() {
+            self.host.max_streams.set(max);
+        }
+        let ours = self.cluster.config().http2.unwrap_or_default().max_concurrent_streams;
+        self.active.get() < ours.min(self.host.max_streams.get())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.active.get() == 0 && self.waiting.get() == 0 && matches!(*self.state.borrow(), State::Open(_))
+    }
+
+    /// Takes a connection out of the pool whose server said that it goes away.
+    fn notice_goaway(&self) {
+        let going = matches!(&*self.state.borrow(), State::Open(opener) if opener.is_going());
+        if going {
+            self.cluster.stats.upstream_cx_close_notify.inc();
+            self.retire();
+        }
+    }
+
+    /// Opens no more streams on it; it ends when the last one has.
+    fn retire(&self) {
+        // Dropped outside of the borrow, as it wakes the connection's task.
+        let state = self.state.replace(State::Closed);
+        drop(state);
+        self.leave_list();
+    }
+
+    fn leave_list(&self) {
+        self.host.shared.borrow_mut().retain(|conn| !std::ptr::eq(&**conn, self));
+    }
+
+    fn settle(&self, state: State) {
+        if !matches!(state, State::Open(_)) {
+            self.leave_list();
+        }
+        self.idle_since.set(time::now());
+        drop(self.state.replace(state));
+        for waker in self.wakers.take() {
+            waker.wake();
+        }
+    }
+
+    /// Waits until it is connected. A connection when it turned out to speak HTTP/1, for the first one that asks.
+    async fn ready(self: &Rc<Self>) -> Result<Option<Box<(h1::ClientConn, Guard)>>, AcquireError> {
+        let _waiting = Waiting::new(self);
+        poll_fn(|cx| match &mut *self.state.borrow_mut() {
+            State::Connecting => {
+                let mut wakers = self.wakers.borrow_mut();
+                if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+                    wakers.push(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+            State::Failed(error) => Poll::Ready(Err(error.clone())),
+            State::Plain(plain) => Poll::Ready(Ok(plain.take())),
+            State::Closed | State::Open(_) => Poll::Ready(Ok(None)),
+        })
+        .await
+    }
+
+    /// Ends the connection if it was idle for too long, or leads to where nothing is wanted any more.
+    pub(super) fn sweep(&self, now: Instant) {
+        self.notice_goaway();
+        if !self.is_idle() {
+            return;
+        }
+        let idle = self.cluster.config().idle_timeout;
+        if idle.is_some_and(|max| now.saturating_duration_since(self.idle_since.get()) >= max) {
+            self.cluster.stats.upstream_cx_idle_timeout.inc();
+            self.retire();
+        } else if self.host.removed.get() || self.key.is_outdated(&self.host) {
+            self.retire();
+        }
+    }
+
+    /// Opens no more streams on it if `which` selects it.
+    pub(super) fn retire_if(&self, which: impl Fn(&PoolKey, &Host) -> bool) {
+        if matches!(*self.state.borrow(), State::Open(_)) && which(&self.key, &self.host) {
+            self.retire();
+        }
+    }
+}
+
+/// Keeps count of the requests that wait for a connection.
+struct Waiting<'c>(&'c SharedConn);
+
+impl<'c> Waiting<'c> {
+    fn new(conn: &'c SharedConn) -> Self {
+        conn.waiting.set(conn.waiting.get() + 1);
+        Self(conn)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get() - 1);
+    }
+}
+
+/// The shared connections of a worker, to look after them.
+#[derive(Default)]
+pub(super) struct Watched(Vec<Weak<SharedConn>>);
+
+impl Watched {
+    pub(super) fn push(&mut self, conn: Weak<SharedConn>) {
+        self.0.push(conn);
+    }
+
+    /// Those that are still there.
+    pub(super) fn live(&mut self) -> Vec<Rc<SharedConn>> {
+        self.0.retain(|conn| conn.strong_count() > 0);
+        self.0.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Lent {
+    pub(super) fn shared(conn: ClientStream, host: Rc<Host>, key: PoolKey, slot: Slot, reused: bool) -> Self {
+        Self { conn, host, reused, key, requests: 0, guard: Hold::Shared(slot) }
+    }
+}
