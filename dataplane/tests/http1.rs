@@ -661,25 +661,3 @@ fn a_request_that_never_ends_is_408() {
         assert_eq!(culvert.stat("http.ingress.downstream_rq_timeout"), 1);
     });
 }
-
-#[test]
-fn a_cluster_that_speaks_http2_is_not_sent_http1() {
-    let upstream = Upstream::mirror();
-    for driver in DRIVERS {
-        let (admin, port) = (free_port(), free_port());
-        let up = format!("{}\n  http2_protocol_options: {{}}", cluster("up", &[upstream.address]).trim_end());
-        let routes = "- {match: {prefix: /}, route: {cluster: up}}";
-        let culvert = Culvert::start(driver, admin, &bootstrap(admin, port, "", routes, &up));
-        let mut client = Client::connect(port);
-        for _ in 0..2 {
-            let response = client.get("/");
-            assert_eq!(response.status, 503);
-            assert!(response.text().contains("HTTP/2"), "{}", response.text());
-        }
-        assert_eq!(culvert.stat("cluster.up.upstream_cx_protocol_error"), 2);
-        let said = culvert.log().matches("requests are not forwarded over HTTP/2").count();
-        assert!(said >= 1, "{}", culvert.log());
-        drop(culvert);
-        assert_eq!(upstream.accepted(), 0);
-    }
-}

@@ -129,7 +129,8 @@ pub fn server(
     })
 }
 
-fn server_config(identity: &Identity, clients: Option<&Ca>, alpn: &[&str]) -> Arc<ServerConfig> {
+/// Who a server is. `clients` asks for certificates.
+pub fn server_config(identity: &Identity, clients: Option<&Ca>, alpn: &[&str]) -> Arc<ServerConfig> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("versions");
