@@ -234,6 +234,7 @@ impl Reading {
             cds: settings.cds,
             capture: settings.capture,
             max_downstream_connections: settings.max_downstream_connections,
+            resolver: Arc::new(settings.resolver),
         };
         let raw = Raw {
             rest: decode::canonical(&rest).into(),

@@ -15,8 +15,8 @@ use std::{
 
 use culvert_bpf::PROXY_MARK;
 use culvert_model::{
-    Address, Cluster, Config, Discovery, DnsAssignment, DnsOptions, Endpoint, Health, LoadAssignment,
-    ResourceKey,
+    Address, Cluster, Config, Discovery, DnsAssignment, DnsOptions, DnsResolver, Endpoint, Health,
+    LoadAssignment, ResourceKey,
 };
 use culvert_xds::remote::{Connecting, DialSettings, Dialer, Io};
 use socket2::SockRef;
@@ -36,6 +36,7 @@ const TRIES_MAX: usize = 16;
 pub(super) struct ClusterDialer {
     known: Mutex<Known>,
     contexts: Arc<Contexts>,
+    resolver: Arc<DnsResolver>,
     /// Whether sockets carry the mark that keeps them from being captured.
     marked: bool,
 }
@@ -56,9 +57,15 @@ enum Targets {
 
 impl ClusterDialer {
     /// A dialler of the clusters in `config`; `marked` when connections are captured.
-    pub(super) fn new(config: Arc<Config>, contexts: Arc<Contexts>, marked: bool) -> Self {
+    /// Names are resolved with `resolver` where clusters have none of their own.
+    pub(super) fn new(
+        config: Arc<Config>,
+        contexts: Arc<Contexts>,
+        resolver: Arc<DnsResolver>,
+        marked: bool,
+    ) -> Self {
         let known = Known { config, resolved: Resolved::new(), dialled: HashMap::new() };
-        Self { known: Mutex::new(known), contexts, marked }
+        Self { known: Mutex::new(known), contexts, resolver, marked }
     }
 
     /// Goes on with another configuration, and with what the names in it resolve to.
@@ -117,12 +124,12 @@ impl Dialer for ClusterDialer {
         let turn = known.dialled.entry(cluster.name.clone()).or_default();
         let start = *turn;
         *turn = turn.wrapping_add(1);
-        let (marked, contexts) = (self.marked, self.contexts.clone());
+        let (marked, contexts, resolver) = (self.marked, self.contexts.clone(), self.resolver.clone());
         Box::pin(async move {
             let endpoints = match targets {
                 Targets::Known(assignment) => in_order(&assignment.endpoints, start),
                 Targets::Names(names, options) => {
-                    in_order(&dns::look_up(&cluster.name, &names, &options).await, start)
+                    in_order(&dns::look_up(&cluster.name, &names, &options, &resolver).await, start)
                 }
             };
             dial(&cluster, &endpoints, &contexts, marked).await

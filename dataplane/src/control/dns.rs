@@ -35,6 +35,7 @@ pub(super) struct Resolution {
 pub(super) struct Dns {
     tasks: HashMap<Arc<str>, Task>,
     sender: mpsc::Sender<Resolution>,
+    default: Arc<DnsResolver>,
 }
 
 struct Task {
@@ -43,9 +44,9 @@ struct Task {
 }
 
 impl Dns {
-    /// Results arrive at `sender`.
-    pub(super) fn new(sender: mpsc::Sender<Resolution>) -> Self {
-        Self { tasks: HashMap::new(), sender }
+    /// Results arrive at `sender`; clusters without a resolver of their own have `default`.
+    pub(super) fn new(sender: mpsc::Sender<Resolution>, default: Arc<DnsResolver>) -> Self {
+        Self { tasks: HashMap::new(), sender, default }
     }
 
     /// Starts tasks for new or changed clusters and ends those of clusters that are gone. Returns the names of clusters
@@ -68,6 +69,7 @@ impl Dns {
                 assignment: assignment.clone(),
                 options: options.clone(),
                 sender: self.sender.clone(),
+                default: self.default.clone(),
             };
             let handle = tokio::task::spawn_local(resolving.run());
             if cluster.wait_for_warm {
@@ -87,8 +89,9 @@ pub(super) async fn look_up(
     cluster: &Arc<str>,
     assignment: &Arc<DnsAssignment>,
     options: &Arc<DnsOptions>,
+    default: &DnsResolver,
 ) -> Vec<Endpoint> {
-    let resolver = resolver(options).map(Arc::new);
+    let resolver = resolver(options, default).map(Arc::new);
     let mut endpoints = Vec::new();
     for name in &assignment.names {
         let literal = name.host.parse().ok().map(|literal| vec![literal]);
@@ -116,6 +119,7 @@ struct Resolving {
     assignment: Arc<DnsAssignment>,
     options: Arc<DnsOptions>,
     sender: mpsc::Sender<Resolution>,
+    default: Arc<DnsResolver>,
 }
 
 /// The addresses of the name of that index; `None` when they could not be found.
@@ -123,7 +127,7 @@ type Answer = (usize, Option<Vec<IpAddr>>);
 
 impl Resolving {
     async fn run(self) {
-        let resolver = resolver(&self.options).map(Arc::new);
+        let resolver = resolver(&self.options, &self.default).map(Arc::new);
         let (answers, mut inbox) = mpsc::channel(16);
         // Ends the tasks when it is dropped.
         let mut tasks = JoinSet::new();
@@ -285,9 +289,10 @@ fn endpoint(name: &DnsEndpoint, address: IpAddr) -> Endpoint {
     }
 }
 
-fn resolver(options: &DnsOptions) -> Option<TokioResolver> {
-    let (mut config, mut settings) = servers(&options.resolver)?;
-    if options.resolver.no_search {
+fn resolver(options: &DnsOptions, default: &DnsResolver) -> Option<TokioResolver> {
+    let wanted = options.resolver.as_ref().unwrap_or(default);
+    let (mut config, mut settings) = servers(wanted)?;
+    if wanted.no_search {
         config = ResolverConfig::from_parts(None, Vec::new(), config.name_servers().to_vec());
     }
     settings.ip_strategy = match options.family {
@@ -299,13 +304,13 @@ fn resolver(options: &DnsOptions) -> Option<TokioResolver> {
     };
     // How often a name is looked up is the cluster's affair.
     settings.cache_size = 0;
-    if let Some(timeout) = options.resolver.timeout {
+    if let Some(timeout) = wanted.timeout {
         settings.timeout = timeout;
     }
-    if let Some(tries) = options.resolver.tries {
+    if let Some(tries) = wanted.tries {
         settings.attempts = tries.saturating_sub(1) as usize;
     }
-    settings.server_ordering_strategy = match options.resolver.rotate {
+    settings.server_ordering_strategy = match wanted.rotate {
         true => ServerOrderingStrategy::QueryStatistics,
         false => ServerOrderingStrategy::UserProvidedOrder,
     };
@@ -326,7 +331,8 @@ fn servers(resolver: &DnsResolver) -> Option<(ResolverConfig, ResolverOpts)> {
     if system.is_none() && resolver.servers.is_empty() {
         return None;
     }
-    let (mut config, settings) = system.unwrap_or_default();
+    // The library's default is not an empty one: it asks public servers.
+    let (mut config, settings) = system.unwrap_or_else(|| (ResolverConfig::new(), ResolverOpts::default()));
     if resolver.tcp {
         let mut over_tcp =
             ResolverConfig::from_parts(config.domain().cloned(), config.search().to_vec(), Vec::new());
@@ -342,4 +348,20 @@ fn servers(resolver: &DnsResolver) -> Option<(ResolverConfig, ResolverOpts)> {
         config.add_name_server(NameServerConfig::new(*server, Protocol::Tcp));
     }
     Some((config, settings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_that_are_given_are_the_only_ones_asked() {
+        for tcp in [false, true] {
+            let server: SocketAddr = "127.0.0.9:5353".parse().unwrap();
+            let resolver = DnsResolver { servers: vec![server], tcp, ..DnsResolver::default() };
+            let (config, _) = servers(&resolver).unwrap();
+            let asked: Vec<_> = config.name_servers().iter().map(|known| known.socket_addr).collect();
+            assert!(!asked.is_empty() && asked.iter().all(|known| *known == server), "{asked:?}");
+        }
+    }
 }

@@ -203,7 +203,8 @@ impl Control {
         // Control planes may be among its clusters.
         tls.apply(&loaded.bootstrap.config);
         let config = Arc::new(loaded.bootstrap.config.clone());
-        let dialer = Arc::new(ClusterDialer::new(config, contexts.clone(), marked));
+        let dialer =
+            Arc::new(ClusterDialer::new(config, contexts.clone(), loaded.bootstrap.resolver.clone(), marked));
         let stream =
             ConfigStream::new(loaded).map_err(|error| ServeError::Io { doing: "watching files", error })?;
         let stream = stream.with_dialer(loaded, dialer.clone());
@@ -233,7 +234,7 @@ impl Control {
             tls,
             builder: Builder::new(options.concurrency, registry, contexts),
             sockets: Sockets::default(),
-            dns: Dns::new(sender),
+            dns: Dns::new(sender, loaded.bootstrap.resolver.clone()),
             resolutions,
             resolved: Resolved::new(),
             unresolved: HashSet::new(),

@@ -127,8 +127,8 @@ pub struct DnsOptions {
     pub min_refresh: Duration,
     /// `dns_lookup_family`
     pub family: DnsFamily,
-    /// `typed_dns_resolver_config`, or what it replaces.
-    pub resolver: DnsResolver,
+    /// `typed_dns_resolver_config`, or what it replaces; the bootstrap's without.
+    pub resolver: Option<DnsResolver>,
 }
 
 /// Who resolves names.

@@ -8,8 +8,8 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    Address, ApiSource, Cluster, ConfigSource, Listener, LoadAssignment, ResourceKey, RouteConfiguration,
-    RuntimeLayer, ScopedRoute, Secret, TypedExtension, VirtualHost,
+    Address, ApiSource, Cluster, ConfigSource, DnsResolver, Listener, LoadAssignment, ResourceKey,
+    RouteConfiguration, RuntimeLayer, ScopedRoute, Secret, TypedExtension, VirtualHost,
 };
 
 /// `culvert.v1.Capture` under `bootstrap_extensions`: what capture leaves alone, for every pod.
@@ -75,4 +75,6 @@ pub struct Bootstrap {
     pub max_downstream_connections: Option<u64>,
     /// `stats_config`, `stats_flush_interval`
     pub stats: crate::StatsSettings,
+    /// `typed_dns_resolver_config`: for clusters without one of their own.
+    pub resolver: Arc<DnsResolver>,
 }

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, net::IpAddr, str::FromStr as _, sync::Arc};
 
 use culvert_model::{
-    Address, ApiKind, ApiSource, CaptureSettings, ConfigSource, Discovered, ResourceKey, RuntimeLayer,
-    RuntimeLayerKind, Secret, StatsSettings,
+    Address, ApiKind, ApiSource, CaptureSettings, ConfigSource, Discovered, DnsResolver, ResourceKey,
+    RuntimeLayer, RuntimeLayerKind, Secret, StatsSettings,
 };
 use envoy_types::pb::{
     envoy::{
@@ -14,9 +14,6 @@ use envoy_types::pb::{
             overload::v3::resource_monitor,
         },
         extensions::{
-            network::dns_resolver::{
-                cares::v3::CaresDnsResolverConfig, getaddrinfo::v3::GetAddrInfoDnsResolverConfig,
-            },
             regex_engines::v3::GoogleRe2,
             resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig,
         },
@@ -25,7 +22,7 @@ use envoy_types::pb::{
 };
 use ipnet::IpNet;
 
-use super::{core, extension_name, stats, tls, unpack};
+use super::{cluster_dns, core, extension_name, stats, tls, unpack};
 use crate::{NoteKind, at::At};
 
 const CONNECTION_LIMIT: &str = "overload.global_downstream_max_connections";
@@ -43,6 +40,7 @@ pub(crate) struct Settings {
     pub(crate) secrets: Discovered<Secret>,
     pub(crate) runtime: Vec<RuntimeLayer>,
     pub(crate) stats: StatsSettings,
+    pub(crate) resolver: DnsResolver,
 }
 
 /// The settings of a bootstrap.
@@ -63,12 +61,12 @@ pub(crate) fn settings(at: &At<'_>, message: &pb::Bootstrap) -> Option<Settings>
     let runtime = runtime(&at.field("layered_runtime"), message.layered_runtime.as_ref());
     let overload = overload(&at.field("overload_manager"), message);
     let engine = only::<GoogleRe2>(&at.field("default_regex_engine"), message.default_regex_engine.as_ref());
-    let resolver =
-        resolver(&at.field("typed_dns_resolver_config"), message.typed_dns_resolver_config.as_ref());
+    let resolver = optional(message.typed_dns_resolver_config.as_ref(), |config| {
+        cluster_dns::typed_resolver(&at.field("typed_dns_resolver_config"), config)
+    });
     let secrets = secrets(&at.field("static_resources").field("secrets"), message);
     let stats = stats::settings(at, message);
     engine?;
-    resolver?;
     let ((runtime, limit), overload) = (runtime?, overload?);
     Some(Settings {
         admin: admin?,
@@ -81,6 +79,7 @@ pub(crate) fn settings(at: &At<'_>, message: &pb::Bootstrap) -> Option<Settings>
         max_downstream_connections: overload.or(limit),
         runtime,
         stats: stats?,
+        resolver: resolver?.unwrap_or_default(),
     })
 }
 
@@ -122,24 +121,6 @@ fn only<T: prost::Message + prost::Name + Default>(
         }
         _ => Some(()),
     }
-}
-
-/// Any resolver will do, as long as it does not say whom to ask.
-fn resolver(at: &At<'_>, config: Option<&TypedExtensionConfig>) -> Option<()> {
-    let Some(any) = config.and_then(|config| config.typed_config.as_ref()) else { return Some(()) };
-    if unpack::<CaresDnsResolverConfig>(any).is_none()
-        && unpack::<GetAddrInfoDnsResolverConfig>(any).is_none()
-    {
-        return at
-            .field("typed_config")
-            .unsupported(format!("{} is not a supported resolver", extension_name(Some(any))));
-    }
-    if unpack::<CaresDnsResolverConfig>(any).is_some_and(|config| !config.resolvers.is_empty()) {
-        let at = at.field("typed_config");
-        return at.field("resolvers").unsupported("resolvers are chosen by clusters");
-    }
-    at.note(NoteKind::NoEffect, "names are resolved with the resolver of their cluster");
-    Some(())
 }
 
 /// The limit of the resource monitor that counts downstream connections.

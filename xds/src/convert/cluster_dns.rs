@@ -87,8 +87,8 @@ pub(super) fn custom(
         Duration::ZERO,
     );
     let resolver = match dns.typed_dns_resolver_config.as_ref() {
-        Some(config) => typed_resolver(&at_dns.field("typed_dns_resolver_config"), config),
-        None => Some(DnsResolver::default()),
+        Some(config) => typed_resolver(&at_dns.field("typed_dns_resolver_config"), config).map(Some),
+        None => Some(None),
     };
     let options = DnsOptions {
         logical: dns.all_addresses_in_single_endpoint,
@@ -142,18 +142,19 @@ fn failure_refresh(
     Some(Some((base, max)))
 }
 
-/// The resolver of a cluster, from whichever of the three places it is given in.
-fn resolver(at: &At<'_>, message: &pb::Cluster) -> Option<DnsResolver> {
+/// The resolver of a cluster, from whichever of the three places it is given in; none without any.
+fn resolver(at: &At<'_>, message: &pb::Cluster) -> Option<Option<DnsResolver>> {
     if let Some(config) = message.typed_dns_resolver_config.as_ref() {
-        return typed_resolver(&at.field("typed_dns_resolver_config"), config);
+        return typed_resolver(&at.field("typed_dns_resolver_config"), config).map(Some);
     }
     if let Some(config) = message.dns_resolution_config.as_ref() {
         let at = at.field("dns_resolution_config");
         let servers = servers(&at.field("resolvers"), &config.resolvers)?;
-        return Some(with_options(servers, config.dns_resolver_options.as_ref()));
+        return Some(Some(with_options(servers, config.dns_resolver_options.as_ref())));
     }
     let servers = servers(&at.field("dns_resolvers"), &message.dns_resolvers)?;
-    Some(DnsResolver { tcp: message.use_tcp_for_dns_lookups, ..with_options(servers, None) })
+    let tcp = message.use_tcp_for_dns_lookups;
+    Some((tcp || !servers.is_empty()).then(|| DnsResolver { tcp, ..with_options(servers, None) }))
 }
 
 fn with_options(servers: Vec<SocketAddr>, options: Option<&core_pb::DnsResolverOptions>) -> DnsResolver {
@@ -165,7 +166,8 @@ fn with_options(servers: Vec<SocketAddr>, options: Option<&core_pb::DnsResolverO
     }
 }
 
-fn typed_resolver(at: &At<'_>, config: &TypedExtensionConfig) -> Option<DnsResolver> {
+/// `typed_dns_resolver_config`, of a cluster or of the bootstrap.
+pub(super) fn typed_resolver(at: &At<'_>, config: &TypedExtensionConfig) -> Option<DnsResolver> {
     let at = at.field("typed_config");
     let any = config.typed_config.as_ref();
     if let Some(config) = any.and_then(unpack::<CaresDnsResolverConfig>) {

@@ -202,7 +202,7 @@ fn dns_cluster_and_its_resolver() {
     assert_eq!((options.logical, options.respect_ttl, options.family), (true, true, DnsFamily::All));
     assert_eq!((options.refresh, options.min_refresh, options.jitter), (9 * second, 2 * second, second));
     assert_eq!(options.failure_refresh, Some((3 * second, 30 * second)));
-    let resolver = &options.resolver;
+    let resolver = options.resolver.as_ref().unwrap();
     assert_eq!(resolver.servers, ["10.0.0.53:5353".parse().unwrap()]);
     assert_eq!((resolver.timeout, resolver.tries), (Some(second), Some(2)));
     assert!(resolver.tcp && resolver.no_search && resolver.rotate && resolver.servers_are_fallback);

@@ -30,7 +30,7 @@ fn cluster(extra: &str, groups: &[&[(&str, u16)]]) -> String {
 }
 
 fn dialer(text: &str) -> ClusterDialer {
-    ClusterDialer::new(config(text), Arc::default(), false)
+    ClusterDialer::new(config(text), Arc::default(), Arc::default(), false)
 }
 
 /// Listens and says `word` to whoever connects.
