@@ -400,9 +400,9 @@ pub struct Check {
     /// Print every field that is accepted, and those that are accepted without effect with the reason
     #[arg(long)]
     pub fields: bool,
-    /// Accept certificates and keys that are no PEM: the files had their secrets replaced
+    /// Take certificates and keys that are no PEM for errors, not for placeholders of what was left out
     #[arg(long)]
-    pub placeholder_secrets: bool,
+    pub strict_secrets: bool,
 }
 
 /// `culvert pod ...`: what is asked of the running culvert through its control socket.

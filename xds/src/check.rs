@@ -32,8 +32,9 @@ pub struct CheckOptions {
     pub allow_unknown_static_fields: bool,
     /// In resources they are errors, not notes.
     pub reject_unknown_dynamic_fields: bool,
-    /// Certificates and keys that are no PEM at all are notes, not errors: they were taken out of the files.
-    pub placeholder_secrets: bool,
+    /// Certificates and keys that are no PEM at all are errors. Without it they are notes: what is checked is often a
+    /// dump or an example, whose secrets were replaced.
+    pub strict_secrets: bool,
 }
 
 /// What became of one resource.
@@ -129,7 +130,7 @@ pub fn check(paths: &[PathBuf], options: CheckOptions) -> Vec<Checked> {
         }
         checked[start..].iter_mut().for_each(|entry| entry.file.clone_from(path));
     }
-    if options.placeholder_secrets {
+    if !options.strict_secrets {
         checked.iter_mut().for_each(Checked::pass_placeholders);
     }
     checked

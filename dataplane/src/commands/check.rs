@@ -19,7 +19,7 @@ pub(super) fn run(check: &Check, cli: &Cli) -> anyhow::Result<()> {
     let options = CheckOptions {
         allow_unknown_static_fields: cli.allows_unknown_static_fields(),
         reject_unknown_dynamic_fields: cli.config.reject_unknown_dynamic_fields,
-        placeholder_secrets: check.placeholder_secrets,
+        strict_secrets: check.strict_secrets,
     };
     let checked = culvert_xds::check(&check.files, options);
     match (check.json, check.summary) {

@@ -124,14 +124,14 @@ fn every_promise_can_be_printed() {
 }
 
 #[test]
-fn secrets_that_were_taken_out_may_be_passed_over() {
+fn secrets_that_were_taken_out_are_passed_over_unless_told_otherwise() {
     let secrets = "- {name: a, tls_certificate: {certificate_chain: {inline_string: x}, private_key: {inline_string: y}}}\n- \
                    {name: b, validation_context: {trusted_ca: {inline_string: \"-----BEGIN X-----\"}}}";
     let files = [("s.secrets.yaml", secrets)];
-    let found = lines(&files, CheckOptions::default());
+    let found = lines(&files, CheckOptions { strict_secrets: true, ..CheckOptions::default() });
     assert!(found[0].ends_with("secret \"a\": Invalid: it is not PEM"), "{found:#?}");
     assert!(found.last().unwrap().contains("secret \"b\": Invalid: "), "{found:#?}");
-    let found = lines(&files, CheckOptions { placeholder_secrets: true, ..CheckOptions::default() });
+    let found = lines(&files, CheckOptions::default());
     assert!(found[0].ends_with("secret \"a\": Accepted it is not PEM; it is not PEM"), "{found:#?}");
     assert!(found[1].contains("secret \"b\": Invalid: "), "what is no placeholder is an error: {found:#?}");
 }
