@@ -33,8 +33,6 @@ impl Default for AssignmentPolicy {
 /// `ClusterLoadAssignment.Policy.DropOverload`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DropOverload {
-    /// `category`
-    pub category: String,
     /// `drop_percentage` of a million.
     pub per_million: u32,
 }

@@ -170,8 +170,6 @@ pub enum ScopeSource {
 pub struct ScopedRoute {
     /// `name`
     pub name: String,
-    /// `on_demand`
-    pub on_demand: bool,
     /// `route_configuration_name` or `route_configuration`
     pub routes: ScopeRoutes,
     /// `key.fragments`

@@ -93,7 +93,7 @@ fn policy(policy: Option<&pb::cluster_load_assignment::Policy>) -> AssignmentPol
             DenominatorType::Million => 1,
         };
         let per_million = numerator.saturating_mul(scale).min(1_000_000);
-        DropOverload { category: drop.category.clone(), per_million }
+        DropOverload { per_million }
     });
     AssignmentPolicy {
         overprovisioning: policy.overprovisioning_factor.as_ref().map_or(140, |factor| factor.value),

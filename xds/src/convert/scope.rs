@@ -47,9 +47,6 @@ pub(super) fn scoped_routes(
         }
         ConfigSpecifier::ScopedRds(srds) => {
             let at = at.field("scoped_rds");
-            if !srds.srds_resources_locator.is_empty() {
-                return at.field("srds_resources_locator").unsupported("names of xdstp are not supported");
-            }
             let source = srds.scoped_rds_config_source.as_ref();
             ScopeSource::Srds(core::config_source(&at.field("scoped_rds_config_source"), source)?)
         }
@@ -95,9 +92,6 @@ pub(crate) fn scoped_route(
     scope: &route_pb::ScopedRouteConfiguration,
     clusters: &Clusters<'_>,
 ) -> Option<ScopedRoute> {
-    if scope.on_demand {
-        return at.field("on_demand").unsupported("scopes on demand are not supported");
-    }
     let routes = match (&scope.route_configuration, scope.route_configuration_name.as_str()) {
         (Some(_), name) if !name.is_empty() => {
             return at.field("route_configuration").error("given beside route_configuration_name");
@@ -114,7 +108,7 @@ pub(crate) fn scoped_route(
         Some(KeyType::StringKey(key)) => key.clone(),
         None => String::new(),
     });
-    Some(ScopedRoute { name: scope.name.clone(), on_demand: false, routes, key: key.collect() })
+    Some(ScopedRoute { name: scope.name.clone(), routes, key: key.collect() })
 }
 
 /// A virtual host from VHDS. Its clusters need not exist.

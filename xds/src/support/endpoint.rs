@@ -14,7 +14,8 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy")
     },
     Table {
-        used: &["category", "drop_percentage"],
+        used: &["drop_percentage"],
+        no_effect: &[("category", "load is not reported, by category or at all")],
         ..Table::of("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload")
     },
     Table {

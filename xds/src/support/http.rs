@@ -189,7 +189,8 @@ pub(super) const TABLES: &[Table] = &[
         )
     },
     Table {
-        used: &["scoped_rds_config_source", "srds_resources_locator"],
+        used: &["scoped_rds_config_source"],
+        refused: &[("srds_resources_locator", "names of xdstp are not supported")],
         ..Table::of("envoy.extensions.filters.network.http_connection_manager.v3.ScopedRds")
     },
     Table {

@@ -2,6 +2,8 @@
 
 use super::Table;
 
+const CUSTOM: &str = "custom matchers are not supported";
+
 pub(super) const TABLES: &[Table] = &[
     Table {
         used: &["matcher_list", "matcher_tree", "on_no_match"],
@@ -29,7 +31,8 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("xds.type.matcher.v3.Matcher.MatcherList.Predicate.PredicateList")
     },
     Table {
-        used: &["input", "exact_match_map", "prefix_match_map", "custom_match"],
+        used: &["input", "exact_match_map", "prefix_match_map"],
+        refused: &[("custom_match", CUSTOM)],
         ..Table::of("xds.type.matcher.v3.Matcher.MatcherTree")
     },
     Table { used: &["map"], ..Table::of("xds.type.matcher.v3.Matcher.MatcherTree.MatchMap") },

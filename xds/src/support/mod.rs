@@ -145,4 +145,6 @@ fn families() -> impl Iterator<Item = &'static Table> {
 }
 
 #[cfg(test)]
+mod effect;
+#[cfg(test)]
 mod tests;

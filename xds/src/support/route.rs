@@ -12,7 +12,8 @@ const NO_BUFFERING: &str = "requests are not buffered: a limit that was not reac
 pub(super) const TABLES: &[Table] = &[
     Table { used: &["config_source"], ..Table::of("envoy.config.route.v3.Vhds") },
     Table {
-        used: &["on_demand", "name", "route_configuration_name", "route_configuration", "key"],
+        used: &["name", "route_configuration_name", "route_configuration", "key"],
+        only_off: &["on_demand"],
         ..Table::of("envoy.config.route.v3.ScopedRouteConfiguration")
     },
     Table { used: &["fragments"], ..Table::of("envoy.config.route.v3.ScopedRouteConfiguration.Key") },

@@ -255,7 +255,7 @@ fn what_an_assignment_says_besides_its_endpoints() {
     let Discovery::Static(assignment) = &cluster.discovery else { panic!("not static") };
     let policy = &assignment.policy;
     assert_eq!((policy.overprovisioning, policy.weighted_priority_health), (100, true));
-    assert_eq!((policy.drops[0].category.as_str(), policy.drops[0].per_million), ("c", 50_000));
+    assert_eq!(policy.drops[0].per_million, 50_000);
     let endpoint = &assignment.endpoints[0];
     assert_eq!(endpoint.additional.len(), 1);
     let metadata = endpoint.metadata.as_ref().unwrap();
