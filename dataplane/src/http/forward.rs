@@ -303,24 +303,22 @@ impl Exchange<'_> {
         let mut pumping = !progress.request_complete.get();
         let mut response = pin!(self.respond(cluster, lent, mutations, progress));
         poll_fn(|cx| {
-            if pumping {
-                if let Poll::Ready(pumped) = pump.as_mut().poll(cx) {
-                    pumping = false;
-                    match pumped {
-                        Ok(()) => {
-                            progress.request_complete.set(true);
-                            let mut times = self.record.times.borrow_mut();
-                            times.rx_end = Some(time::now());
-                            times.upstream_tx_end = times.rx_end;
-                            drop(times);
-                            deadlines.request_completed(timers);
-                        }
-                        Err(PumpError::Downstream(error)) => {
-                            return Poll::Ready(Outcome::RequestFailed(error));
-                        }
-                        // The upstream may have answered before it stopped reading.
-                        Err(PumpError::Upstream) => {}
+            if pumping && let Poll::Ready(pumped) = pump.as_mut().poll(cx) {
+                pumping = false;
+                match pumped {
+                    Ok(()) => {
+                        progress.request_complete.set(true);
+                        let mut times = self.record.times.borrow_mut();
+                        times.rx_end = Some(time::now());
+                        times.upstream_tx_end = times.rx_end;
+                        drop(times);
+                        deadlines.request_completed(timers);
                     }
+                    Err(PumpError::Downstream(error)) => {
+                        return Poll::Ready(Outcome::RequestFailed(error));
+                    }
+                    // The upstream may have answered before it stopped reading.
+                    Err(PumpError::Upstream) => {}
                 }
             }
             if server.poll_gone(progress.request_complete.get(), cx).is_ready() {

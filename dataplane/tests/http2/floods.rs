@@ -207,7 +207,7 @@ fn names_with_underscores_are_refused_or_dropped() {
     };
     on_each(upstream.address, &action("REJECT_REQUEST"), &http1(), |culvert, port| {
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             let (response, _) = conn.start(request(), true).await;
             assert!(peer::answer(response).await.unwrap_err().is_reset());
             assert_eq!(conn.get("/").await.status, 200);
@@ -216,7 +216,7 @@ fn names_with_underscores_are_refused_or_dropped() {
     });
     on_each(upstream.address, &action("DROP_HEADER"), &http1(), |culvert, port| {
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             let (response, _) = conn.start(request(), true).await;
             let text = peer::answer(response).await.unwrap().text();
             assert!(!text.contains("a_b"), "{text}");

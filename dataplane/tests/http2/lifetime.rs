@@ -107,7 +107,7 @@ fn a_request_in_flight_survives_the_drain_of_its_connection() {
     let options = "drain_timeout: 0.2s\ncommon_http_protocol_options: {max_connection_duration: 0.3s}";
     on_each(upstream.address, options, &http1(), |_, port| {
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             assert_eq!(conn.get("/").await.status, 200);
             assert!(conn.try_get("/").await.is_err(), "no further request is taken");
         });
@@ -137,7 +137,7 @@ fn clients_are_pinged_and_those_that_do_not_answer_are_gone() {
     on_each(upstream.address, options, &http1(), |culvert, port| {
         // This one answers.
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             tokio::time::sleep(Duration::from_millis(700)).await;
             assert_eq!(conn.get("/").await.status, 200);
         });
@@ -156,7 +156,7 @@ fn a_stream_that_is_reset_gives_its_upstream_up() {
     });
     on_each(upstream.address, "", &http1(), |culvert, port| {
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             let (response, _stream) = conn.start(peer::get("/"), true).await;
             eventually(culvert, "it is sent on", |it| it.stat("cluster.up.upstream_rq_active") == 1).await;
             drop((response, _stream));
@@ -178,7 +178,7 @@ fn an_early_answer_to_a_long_request_is_whole() {
     });
     on_each(upstream.address, "", &http1(), |_, port| {
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             let request = http::Request::post("http://test/").body(()).unwrap();
             let (response, mut stream) = conn.start(request, false).await;
             let answer = peer::answer(response).await.unwrap();
@@ -198,7 +198,7 @@ fn streams_last_as_long_as_they_may() {
     });
     on_each(upstream.address, "", &http1(), |culvert, port| {
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             // The route's timeout is shorter, and does not count.
             assert_eq!(conn.get("/limited/quick").await.status, 200);
             for timeout in ["200m", "50S"] {

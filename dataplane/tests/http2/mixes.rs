@@ -25,7 +25,7 @@ fn http2_to_http2() {
     on_each(upstream.address, "", &http2(""), |culvert, port| {
         let before = upstream.accepted();
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             let answer = conn.get("/page?n=1").await;
             assert_eq!(answer.status, 200);
             let text = answer.text();
@@ -69,7 +69,7 @@ fn http2_to_http1() {
     let upstream = Upstream::mirror();
     on_each(upstream.address, "", &http1(), |culvert, port| {
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             let mut request = peer::get("/page");
             let fields = request.headers_mut();
             fields.append("cookie", HeaderValue::from_static("a=1"));
@@ -106,7 +106,7 @@ fn trailers_of_http1_upstreams_reach_clients() {
     });
     on_each(upstream.address, "", &http1(), |_, port| {
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             let answer = conn.get("/").await;
             assert_eq!((answer.text().as_str(), answer.trailers), ("hi", trailers()));
         });
@@ -186,7 +186,7 @@ fn informational_responses_pass() {
         assert!(String::from_utf8_lossy(&early).starts_with("HTTP/1.1 103 "), "{early:?}");
         assert_eq!(client.response("GET").text(), "done");
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             let (mut response, _) = conn.start(peer::get("/"), true).await;
             let early = std::future::poll_fn(|cx| response.poll_informational(cx)).await.unwrap().unwrap();
             assert_eq!(
@@ -203,7 +203,7 @@ fn a_client_that_waits_for_100_continue_is_told_to_go_on() {
     let upstream = Upstream::answering(|head| ok(head.as_bytes()));
     on_each(upstream.address, "", &http1(), |_, port| {
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             let request = Request::post("http://test/").header("expect", "100-continue").body(()).unwrap();
             let (mut response, mut stream) = conn.start(request, false).await;
             let go_on = std::future::poll_fn(|cx| response.poll_informational(cx)).await.unwrap().unwrap();
@@ -240,7 +240,7 @@ fn a_slow_reader_holds_its_upstream_back() {
         &http2(windows),
         |culvert, port| {
             block_on(async {
-                let mut conn = Conn::open(port).await;
+                let conn = Conn::open(port).await;
                 let warm = conn.start(peer::get("/"), true).await.0.await.unwrap();
                 drop(warm);
                 let before = culvert.resident_kb();
@@ -266,8 +266,8 @@ fn large_bodies_pass_both_ways_at_once() {
     let upstream = Server::mirror();
     on_each(upstream.address, "", &http2(""), |_, port| {
         block_on(async {
-            let mut conn = Conn::open(port).await;
-            let body: Vec<u8> = (0..20_u32 << 20).map(|n| (n * 31 >> 8) as u8).collect();
+            let conn = Conn::open(port).await;
+            let body: Vec<u8> = (0..20_u32 << 20).map(|n| ((n * 31) >> 8) as u8).collect();
             let answer = conn.post("/", &body, HeaderMap::new()).await;
             assert!(answer.body.ends_with(&body));
         });
@@ -280,7 +280,7 @@ fn grpc_clients_are_answered_in_their_way() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     on_each(gone, "", &http2(""), |culvert, port| {
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             let request = Request::post("http://test/pkg.Service/Call")
                 .header("content-type", "application/grpc+proto")
                 .header("te", "trailers")
@@ -337,7 +337,7 @@ fn calls_of_every_kind_pass() {
     let upstream = Server::start(grpc);
     on_each(upstream.address, "", &http2(""), |_, port| {
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             let call = |method: &str| {
                 Request::post(format!("http://test/echo.Echo/{method}"))
                     .header("content-type", "application/grpc")

@@ -195,7 +195,7 @@ impl Conn {
 
     /// Sends a request's head. The response's head, and where the request's body goes.
     pub async fn start(
-        &mut self,
+        &self,
         request: Request<()>,
         end: bool,
     ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
@@ -203,17 +203,17 @@ impl Conn {
         send.send_request(request, end).expect("sent")
     }
 
-    pub async fn get(&mut self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> Answer {
         self.try_get(path).await.expect("a response")
     }
 
-    pub async fn try_get(&mut self, path: &str) -> Result<Answer, h2::Error> {
+    pub async fn try_get(&self, path: &str) -> Result<Answer, h2::Error> {
         let mut send = self.send.clone().ready().await?;
         let (response, _) = send.send_request(get(path), true)?;
         answer(response).await
     }
 
-    pub async fn post(&mut self, path: &str, body: &[u8], trailers: HeaderMap) -> Answer {
+    pub async fn post(&self, path: &str, body: &[u8], trailers: HeaderMap) -> Answer {
         let request = Request::post(format!("http://test{path}")).body(()).expect("a request");
         let (response, mut stream) = self.start(request, false).await;
         let body = Bytes::copy_from_slice(body);

@@ -53,7 +53,7 @@ fn resets_are_answered_as_envoy_does() {
         let rest = client.rest().unwrap();
         assert!(!rest.ends_with(b"0\r\n\r\n"), "a cut body must not look complete");
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             let cut = conn.try_get("/half").await.unwrap_err();
             assert_eq!(cut.reason(), Some(Reason::INTERNAL_ERROR));
         });
@@ -69,7 +69,7 @@ fn a_request_that_is_given_up_resets_its_stream_only() {
     let upstream = Server::start(resetting);
     on_each(upstream.address, "", &http2(""), |culvert, port| {
         block_on(async {
-            let mut conn = Conn::open(port).await;
+            let conn = Conn::open(port).await;
             let slow = conn.start(peer::get("/slow"), true).await;
             eventually(culvert, "it is sent on", |it| it.stat("cluster.up.upstream_rq_active") == 1).await;
             drop(slow);
@@ -101,7 +101,7 @@ fn a_server_that_goes_away_is_connected_to_anew() {
 /// Sends so many requests at a time, and waits for all of them.
 fn at_once(port: u16, count: usize) -> Vec<u16> {
     block_on(async {
-        let mut conn = Conn::open(port).await;
+        let conn = Conn::open(port).await;
         let mut all = Vec::new();
         for _ in 0..count {
             all.push(conn.start(peer::get("/"), true).await.0);

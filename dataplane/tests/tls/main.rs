@@ -10,7 +10,6 @@ mod pki;
 mod support;
 
 #[path = "../http2/peer.rs"]
-#[allow(dead_code, reason = "shared with the tests of HTTP/2")]
 mod h2_peer;
 mod http2;
 mod names;
