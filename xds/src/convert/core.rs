@@ -175,7 +175,8 @@ pub(super) fn api_source(at: &At<'_>, source: &pb::ApiConfigSource) -> Option<Ap
             return at_type.error("value is required");
         }
     };
-    if source.transport_api_version() != pb::ApiVersion::V3 {
+    // AUTO, which is what is meant where nothing is said, is V3 since V2 is gone.
+    if source.transport_api_version() == pb::ApiVersion::V2 {
         return at.field("transport_api_version").error("only V3 is supported");
     }
     let rest = kind == ApiKind::Rest;

@@ -196,7 +196,7 @@ fn refused() {
             "bootstrap: dynamic_resources.ads_config.api_type: aggregated discovery is done over gRPC only",
         ),
         (
-            "ads_config: {api_type: GRPC, grpc_services: {envoy_grpc: {cluster_name: xds}}}",
+            "ads_config: {api_type: GRPC, transport_api_version: V2, grpc_services: {envoy_grpc: {cluster_name: xds}}}",
             "bootstrap: dynamic_resources.ads_config.transport_api_version: only V3 is supported",
         ),
     ] {

@@ -39,7 +39,7 @@ fn common(at: &At<'_>, config: &CommonGrpcAccessLogConfig) -> Option<GrpcLog> {
     let tags = at.field("custom_tags");
     let tags: Vec<_> =
         config.custom_tags.iter().enumerate().map(|(i, tag)| custom_tag(&tags.index(i), tag)).collect();
-    if config.transport_api_version() != ApiVersion::V3 {
+    if config.transport_api_version() == ApiVersion::V2 {
         return at.field("transport_api_version").error("only V3 is supported");
     }
     Some(GrpcLog {
