@@ -212,8 +212,6 @@ pub struct DiscoveredFilter {
     pub source: ConfigSource,
     /// `default_config`: until the first configuration comes, or where that is refused.
     pub default: Option<HttpFilter>,
-    /// `apply_default_config_without_warming`: false.
-    pub apply_default_without_warming: bool,
     /// `type_urls`: what may come, as full names of messages.
     pub types: Vec<String>,
 }

@@ -13,8 +13,6 @@ pub struct Http2Options {
     pub stream_window: Option<u32>,
     /// `initial_connection_window_size` in bytes, 65,535 to 2^31-1: [`Http2Options::CONNECTION_WINDOW`].
     pub connection_window: Option<u32>,
-    /// `allow_connect`: false. Whether extended CONNECT (RFC 8441) is spoken.
-    pub allow_connect: bool,
     /// `max_outbound_control_frames`: 1000.
     pub max_outbound_control_frames: u32,
     /// `max_consecutive_inbound_frames_with_empty_payload`: 1.
@@ -48,7 +46,6 @@ impl Default for Http2Options {
             max_concurrent_streams: 1_024,
             stream_window: None,
             connection_window: None,
-            allow_connect: false,
             max_outbound_control_frames: 1_000,
             max_empty_frames: 1,
             max_priority_frames_per_stream: 100,

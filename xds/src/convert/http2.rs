@@ -23,7 +23,6 @@ pub(super) fn options(at: &At<'_>, options: &Http2ProtocolOptions) -> Option<Htt
         max_concurrent_streams: or(options.max_concurrent_streams.as_ref(), default.max_concurrent_streams),
         stream_window: options.initial_stream_window_size.as_ref().map(|size| size.value),
         connection_window: options.initial_connection_window_size.as_ref().map(|size| size.value),
-        allow_connect: options.allow_connect,
         max_outbound_control_frames: or(
             options.max_outbound_control_frames.as_ref(),
             default.max_outbound_control_frames,
