@@ -4,17 +4,18 @@
 //! pointers, and state that belongs to a part (a cluster's limits, a host's counters) survives updates of its neighbours.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU32, AtomicU64},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Instant,
 };
 
 use culvert_model::{
     AssignmentPolicy, Cluster, ConnectionLimit, ConnectionRateLimit, Endpoint, FilterChain, FilterStateValue,
-    HttpConnectionManager, Listener, NetworkRbac, TcpProxy,
+    Health, HttpConnectionManager, Listener, NetworkRbac, TcpProxy,
 };
 use culvert_proto::{
     balance::HostSet,
@@ -171,7 +172,8 @@ impl ClusterSpec {
     /// The hosts as the cluster's policy chooses among them. Made for the first worker that asks, shared by all.
     pub fn arranged(&self) -> Arc<HostSet> {
         let arrange = || {
-            let endpoints: Vec<&Endpoint> = self.hosts.iter().map(|host| &host.endpoint).collect();
+            let now: Vec<Cow<'_, Endpoint>> = self.hosts.iter().map(|host| host.now()).collect();
+            let endpoints: Vec<&Endpoint> = now.iter().map(AsRef::as_ref).collect();
             let config = &self.config;
             Arc::new(HostSet::new(&endpoints, &self.policy, config.panic_percent, &config.lb_policy))
         };
@@ -189,13 +191,91 @@ pub struct HostSpec {
     pub limits: Option<Arc<Limits>>,
     /// Where what its connections are encrypted with is found; `None` leaves them in the clear.
     pub tls: Option<Arc<Slot<ClientContext>>>,
+    /// What was found out about it; shared with later versions of the same address.
+    pub health: Arc<HealthWord>,
 }
 
 impl HostSpec {
+    /// Its health by discovery and by what was found out about it.
+    pub fn current_health(&self) -> Health {
+        self.health.with(self.endpoint.health)
+    }
+
+    /// The endpoint with its present health.
+    pub fn now(&self) -> Cow<'_, Endpoint> {
+        let health = self.current_health();
+        if health == self.endpoint.health {
+            Cow::Borrowed(&self.endpoint)
+        } else {
+            Cow::Owned(Endpoint { health, ..self.endpoint.clone() })
+        }
+    }
+
     /// Whether connections to `self` may go on being used for `other`, a version of the same address.
     pub fn is_reached_like(&self, other: &Self) -> bool {
         Slot::is_same(self.tls.as_ref(), other.tls.as_ref())
             && (self.tls.is_none() || self.endpoint.hostname == other.endpoint.hostname)
+    }
+}
+
+/// What Culvert itself found out about the health of a host: Envoy's health flags. Written by the control thread, which
+/// publishes a snapshot after changes that concern the choice of hosts.
+#[derive(Debug, Default)]
+pub struct HealthWord(AtomicU32);
+
+/// One bit of a [`HealthWord`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u32)]
+pub enum HealthFlag {
+    /// Its active health check fails.
+    FailedActive = 1,
+    /// Its active health check says that it is degraded.
+    DegradedActive = 1 << 1,
+    /// It was ejected as an outlier.
+    FailedOutlier = 1 << 2,
+    /// Discovery does not know it any more; it stays until it fails a check.
+    PendingRemoval = 1 << 3,
+    /// It waits for its first check, and new hosts are to be ignored until then.
+    PendingActive = 1 << 4,
+    /// Its answer to a check asked to be left out.
+    Excluded = 1 << 5,
+    /// The last check that failed got no answer in time.
+    ActiveTimeout = 1 << 6,
+}
+
+impl HealthWord {
+    /// Whether `flag` is set.
+    pub fn has(&self, flag: HealthFlag) -> bool {
+        self.0.load(Ordering::Relaxed) & flag as u32 != 0
+    }
+
+    /// Sets or clears `flag`. Whether that changed anything.
+    pub fn set(&self, flag: HealthFlag, on: bool) -> bool {
+        let bit = flag as u32;
+        let before = if on {
+            self.0.fetch_or(bit, Ordering::Relaxed)
+        } else {
+            self.0.fetch_and(!bit, Ordering::Relaxed)
+        };
+        (before & bit != 0) != on
+    }
+
+    /// Whether it fails its checks or is ejected: connections to it are given up.
+    pub fn is_failed(&self) -> bool {
+        self.has(HealthFlag::FailedActive) || self.has(HealthFlag::FailedOutlier)
+    }
+
+    /// The health of a host of which discovery says `told`.
+    pub fn with(&self, told: Health) -> Health {
+        if self.has(HealthFlag::PendingActive) || self.has(HealthFlag::Excluded) {
+            Health::Excluded
+        } else if self.is_failed() {
+            Health::Unhealthy
+        } else if told == Health::Healthy && self.has(HealthFlag::DegradedActive) {
+            Health::Degraded
+        } else {
+            told
+        }
     }
 }
 

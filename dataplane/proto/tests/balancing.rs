@@ -18,6 +18,7 @@ fn endpoint(weight: u32, priority: u32, health: Health) -> Endpoint {
         weight,
         priority,
         health,
+        check: None,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
         total_connections,
     },
     observe::stats::Registry,
-    snapshot::{ClusterSpec, HostSpec},
+    snapshot::{ClusterSpec, HealthFlag, HostSpec},
 };
 
 /// Answers from what the control thread holds.
@@ -144,7 +144,13 @@ fn host_view(host: &HostSpec) -> HostView {
         health: HealthFlags {
             failed_eds_health: endpoint.health == Health::Unhealthy,
             degraded_eds_health: endpoint.health == Health::Degraded,
-            ..HealthFlags::default()
+            failed_active_hc: host.health.has(HealthFlag::FailedActive),
+            failed_outlier_check: host.health.has(HealthFlag::FailedOutlier),
+            degraded_active_hc: host.health.has(HealthFlag::DegradedActive),
+            pending_dynamic_removal: host.health.has(HealthFlag::PendingRemoval),
+            pending_active_hc: host.health.has(HealthFlag::PendingActive),
+            excluded_via_immediate_hc_fail: host.health.has(HealthFlag::Excluded),
+            active_hc_timeout: host.health.has(HealthFlag::ActiveTimeout),
         },
         ..HostView::new(host_address(&endpoint.address))
     };

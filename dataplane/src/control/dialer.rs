@@ -144,7 +144,7 @@ fn in_order(endpoints: &[Endpoint], start: usize) -> Vec<Endpoint> {
         let health = match endpoint.health {
             Health::Healthy => 0,
             Health::Degraded => 1,
-            Health::Unhealthy => 2,
+            Health::Unhealthy | Health::Excluded => 2,
         };
         (health, endpoint.priority)
     };
@@ -167,7 +167,13 @@ async fn dial(
     for endpoint in endpoints.iter().take(TRIES_MAX) {
         let connecting = async {
             let stream = connect(&endpoint.address, marked).await?;
-            secure(stream, cluster, endpoint, contexts).await
+            secure(stream, cluster, endpoint, contexts, |protocols| {
+                // Servers of gRPC insist on it, whether it is configured or not.
+                if cluster.http2.is_some() && protocols.is_empty() {
+                    protocols.push(b"h2".to_vec());
+                }
+            })
+            .await
         };
         match within(cluster.connect_timeout, connecting).await {
             Ok(stream) => return Ok(stream),
@@ -205,28 +211,30 @@ async fn connect_tcp(address: SocketAddr, marked: bool) -> io::Result<Box<dyn Io
 }
 
 /// A leading `@` stands for the NUL of an abstract name.
-fn socket_path(path: &Path) -> std::path::PathBuf {
+pub(super) fn socket_path(path: &Path) -> std::path::PathBuf {
     match path.to_str().and_then(|path| path.strip_prefix('@')) {
         Some(name) => format!("\0{name}").into(),
         None => path.to_owned(),
     }
 }
 
-/// The connection as its cluster's `transport_socket` wants it.
-async fn secure(
+/// The connection as its cluster's `transport_socket` wants it. `offer` may change what ALPN offers.
+pub(super) async fn secure(
     stream: Box<dyn Io>,
     cluster: &Cluster,
     endpoint: &Endpoint,
     contexts: &Contexts,
+    offer: impl FnOnce(&mut Vec<Vec<u8>>),
 ) -> io::Result<Box<dyn Io>> {
     let Some(tls) = tls_for(cluster, endpoint) else { return Ok(stream) };
     let Some(context) = contexts.client(tls).get() else {
         return Err(io::Error::other("a secret of the TLS context is missing"));
     };
     let (mut config, name) = context.for_server(&tls::Server::of(endpoint)).map_err(io::Error::other)?;
-    // Servers of gRPC insist on it, whether it is configured or not.
-    if cluster.http2.is_some() && config.alpn_protocols.is_empty() {
-        Arc::make_mut(&mut config).alpn_protocols = vec![b"h2".to_vec()];
+    let mut offered = config.alpn_protocols.clone();
+    offer(&mut offered);
+    if offered != config.alpn_protocols {
+        Arc::make_mut(&mut config).alpn_protocols = offered;
     }
     Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
 }

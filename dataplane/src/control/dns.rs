@@ -286,6 +286,7 @@ fn endpoint(name: &DnsEndpoint, address: IpAddr) -> Endpoint {
         weight: name.weight,
         priority: name.priority,
         health: name.health,
+        check: name.check.clone(),
     }
 }
 

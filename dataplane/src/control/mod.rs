@@ -5,6 +5,7 @@ mod backend;
 mod collectors;
 mod dialer;
 mod dns;
+mod health;
 mod options;
 mod port;
 mod snapshot;
@@ -24,7 +25,7 @@ use std::{
 };
 
 use culvert_model::Config;
-use culvert_xds::{ConfigStream, ConfigView, Loaded, Update};
+use culvert_xds::{Changes, ConfigStream, ConfigView, Loaded, Update};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -45,6 +46,7 @@ use crate::{
         collectors::Collectors,
         dialer::ClusterDialer,
         dns::{Dns, Resolution},
+        health::{HealthChecks, HealthEvent},
         snapshot::{Builder, Resolved},
         sockets::Sockets,
         sources::Sources,
@@ -156,6 +158,8 @@ struct Control {
     resolutions: mpsc::Receiver<Resolution>,
     resolved: Resolved,
     unresolved: HashSet<Arc<str>>,
+    health: HealthChecks,
+    health_events: mpsc::UnboundedReceiver<HealthEvent>,
     manager: Option<CaptureManager>,
     calls: mpsc::Receiver<Call>,
     listener_stats: Arc<ListenerManagerStats>,
@@ -229,7 +233,10 @@ impl Control {
         }
         let (manager, calls) = start_capture(loaded, &options, &shared)?;
         let (sender, resolutions) = mpsc::channel(64);
+        let (health, health_events) = HealthChecks::new(contexts.clone(), registry.clone(), marked);
         Ok(Self {
+            health,
+            health_events,
             dialer,
             tls,
             builder: Builder::new(options.concurrency, registry, contexts),
@@ -282,6 +289,7 @@ impl Control {
                     self.report(&failed);
                 }
                 Some(resolution) = self.resolutions.recv() => self.resolve(resolution),
+                Some(event) = self.health_events.recv() => self.take_health(event),
                 Some(call) = self.calls.recv() => self.answer(call),
                 Some(ask) = inbox.recv() => match ask {
                     Ask::Drain(request) => self.drain(request),
@@ -328,7 +336,14 @@ impl Control {
                 }
             }
         }
-        if let Some(error) = self.apply(update).into_iter().next() {
+        let (config, changed) = self.take_over(update);
+        // Listeners come when the first round of checks is through.
+        while self.health.is_warming()
+            && let Some(event) = self.health_events.recv().await
+        {
+            self.take_health(event);
+        }
+        if let Some(error) = self.bind(config, &changed).into_iter().next() {
             return Err(error.into());
         }
         self.start_pods()?;
@@ -343,6 +358,12 @@ impl Control {
 
     /// Publishes a configuration and binds what it wants bound.
     fn apply(&mut self, update: Update) -> Vec<BindError> {
+        let (config, changed) = self.take_over(update);
+        self.bind(config, &changed)
+    }
+
+    /// Publishes a configuration.
+    fn take_over(&mut self, update: Update) -> (Arc<Config>, Changes) {
         let Update { config, changed, arrived } = update;
         self.sources.follow(&self.shared.view, &self.shared.process.registry);
         if !changed.clusters.is_empty() {
@@ -350,8 +371,7 @@ impl Control {
             let present: HashSet<_> = config.clusters.iter().map(|cluster| &cluster.name).collect();
             self.resolved.retain(|name, _| present.contains(name));
         }
-        let listeners_changed = !changed.listeners.is_empty();
-        if listeners_changed {
+        if !changed.listeners.is_empty() {
             self.count_listeners(&config);
         }
         if self.tls.apply(&config) {
@@ -360,6 +380,12 @@ impl Control {
         self.dialer.update(&config, &self.resolved);
         let snapshot = self.builder.build(&config, &changed, &self.resolved, arrived);
         self.publish(snapshot);
+        (config, changed)
+    }
+
+    /// Binds what a configuration that was published wants bound.
+    fn bind(&mut self, config: Arc<Config>, changed: &Changes) -> Vec<BindError> {
+        let listeners_changed = !changed.listeners.is_empty();
         let mut failed = Vec::new();
         // Listeners that could not be bound are tried again.
         if listeners_changed || self.unbound {
@@ -434,8 +460,9 @@ impl Control {
         });
     }
 
-    fn publish(&self, snapshot: Arc<Snapshot>) {
+    fn publish(&mut self, snapshot: Arc<Snapshot>) {
         log::debug!(target: "config", "generation {}", snapshot.generation);
+        self.health.follow(&snapshot);
         self.shared.workers.tell_all(|| Command::Publish(snapshot.clone()));
         *self.shared.snapshot.borrow_mut() = snapshot;
     }
@@ -468,6 +495,22 @@ impl Control {
         self.dialer.update(&config, &self.resolved);
         let snapshot = self.builder.resolve(&config, &resolution.cluster, &self.resolved);
         self.publish(snapshot);
+    }
+
+    /// Publishes what checks found out, as far as it is known by now.
+    fn take_health(&mut self, event: HealthEvent) {
+        let mut changed = Vec::new();
+        let mut next = Some(event);
+        while let Some(event) = next {
+            if event.changed && !changed.contains(&event.cluster) {
+                changed.push(event.cluster);
+            }
+            next = self.health_events.try_recv().ok();
+        }
+        if !changed.is_empty() {
+            let snapshot = self.builder.refresh(changed);
+            self.publish(snapshot);
+        }
     }
 
     fn answer(&mut self, call: Call) {

@@ -29,8 +29,8 @@ use crate::{
     control::sources::Breakers,
     observe::stats::{ClusterControlStats, ClusterManagerStats, Registry},
     snapshot::{
-        ChainSpec, ClusterSpec, ConnectionLimitSpec, FilterSpec, HostSpec, HostStats, HttpSpec, Limits,
-        ListenerSpec, RateLimitSpec, RbacSpec, RouteSpec, Snapshot, TerminalSpec,
+        ChainSpec, ClusterSpec, ConnectionLimitSpec, FilterSpec, HealthFlag, HealthWord, HostSpec, HostStats,
+        HttpSpec, Limits, ListenerSpec, RateLimitSpec, RbacSpec, RouteSpec, Snapshot, TerminalSpec,
     },
     tls::{Contexts, Slot},
 };
@@ -111,6 +111,34 @@ impl Builder {
         let affected = vec![cluster.clone()];
         self.update_endpoints(config, &affected, resolved);
         self.finish(affected, None)
+    }
+
+    /// The next snapshot after the health of hosts of these clusters changed. Hosts that only stayed because they passed
+    /// their checks go when they do not any more.
+    pub(super) fn refresh(&mut self, names: Vec<Arc<str>>) -> Arc<Snapshot> {
+        for name in &names {
+            let Some(known) = self.clusters.get_mut(name) else { continue };
+            let spec = &known.spec;
+            let leaves = |host: &HostSpec| {
+                host.health.has(HealthFlag::PendingRemoval) && host.health.has(HealthFlag::FailedActive)
+            };
+            let mut hosts = spec.hosts.clone();
+            if hosts.iter().any(|host| leaves(host)) {
+                hosts = hosts.iter().filter(|host| !leaves(host)).cloned().collect();
+                known.stats.membership_change.inc();
+            }
+            count_members(&known.stats, &hosts);
+            known.spec = Arc::new(ClusterSpec {
+                config: spec.config.clone(),
+                hosts,
+                passing_tls: spec.passing_tls.clone(),
+                policy: spec.policy.clone(),
+                children: spec.children.clone(),
+                limits: spec.limits.clone(),
+                arranged: OnceLock::new(),
+            });
+        }
+        self.finish(names, None)
     }
 
     fn finish(&mut self, mut changed_clusters: Vec<Arc<str>>, arrived: Option<Instant>) -> Arc<Snapshot> {
@@ -267,7 +295,8 @@ impl Builder {
         let scope = format!("cluster.{}.circuit_breakers.default", config.stat_name);
         self.registry.register(scope, breakers.clone());
         let stats = known.map_or_else(|| self.control_stats(config), |known| known.stats);
-        count_members(&stats, endpoints);
+        count_members(&stats, &hosts);
+        stats.membership_change.inc();
         let spec = Arc::new(ClusterSpec {
             config: config.clone(),
             hosts,
@@ -305,7 +334,14 @@ impl Builder {
         let next = |endpoint: &Endpoint| {
             self.next_host(config, endpoint, sockets, by_address.remove(&endpoint.address))
         };
-        endpoints.endpoints.iter().map(next).collect()
+        let mut hosts: Vec<_> = endpoints.endpoints.iter().map(next).collect();
+        for gone in before.iter().filter(|host| by_address.contains_key(&host.endpoint.address)) {
+            if outlives_removal(config, gone) {
+                gone.health.set(HealthFlag::PendingRemoval, true);
+                hosts.push(gone.clone());
+            }
+        }
+        hosts.into()
     }
 
     fn next_host(
@@ -318,6 +354,29 @@ impl Builder {
         let chosen = socket_match(config, endpoint);
         let tls = sockets.get(chosen);
         let limited = config.max_connections_per_host.is_some();
+        let checked = is_checked(config, endpoint);
+        let health = match &known {
+            // Goes on as it is: its first check will tell.
+            Some(known) => known.health.clone(),
+            None => {
+                let word = HealthWord::default();
+                word.set(HealthFlag::FailedActive, checked);
+                word.set(HealthFlag::PendingActive, checked && config.ignore_new_until_checked);
+                Arc::new(word)
+            }
+        };
+        health.set(HealthFlag::PendingRemoval, false);
+        if !checked {
+            for flag in [
+                HealthFlag::FailedActive,
+                HealthFlag::DegradedActive,
+                HealthFlag::PendingActive,
+                HealthFlag::Excluded,
+                HealthFlag::ActiveTimeout,
+            ] {
+                health.set(flag, false);
+            }
+        }
         if let Some(known) = &known
             && known.endpoint == *endpoint
             && Slot::is_same(known.tls.as_ref(), tls.as_ref())
@@ -332,7 +391,7 @@ impl Builder {
         };
         let limits = known.and_then(|known| known.limits.clone()).unwrap_or_default();
         let limits = limited.then_some(limits);
-        Arc::new(HostSpec { endpoint: endpoint.clone(), stats, limits, tls: tls.clone() })
+        Arc::new(HostSpec { endpoint: endpoint.clone(), stats, limits, tls: tls.clone(), health })
     }
 
     /// Decides which share of an aggregate cluster's requests goes to which of the clusters it stands for.
@@ -341,11 +400,14 @@ impl Builder {
         for name in aggregates {
             let mut leaves = Vec::new();
             self.leaves(&name, &mut Vec::new(), &mut leaves);
-            let assignments: Vec<_> = leaves
-                .iter()
-                .map(|leaf| &self.clusters[leaf])
-                .map(|leaf| (&*leaf.endpoints, leaf.spec.config.panic_percent))
-                .collect();
+            let present = leaves.iter().map(|leaf| {
+                let spec = &self.clusters[leaf].spec;
+                let endpoints = spec.hosts.iter().map(|host| host.now().into_owned()).collect();
+                (LoadAssignment { endpoints, policy: spec.policy.clone() }, spec.config.panic_percent)
+            });
+            let present: Vec<_> = present.collect();
+            let assignments: Vec<_> =
+                present.iter().map(|(assignment, panic)| (assignment, *panic)).collect();
             let shares = child_shares(&assignments);
             let children: Vec<_> =
                 leaves.into_iter().zip(shares).filter(|(_, percent)| *percent > 0).collect();
@@ -425,14 +487,34 @@ fn bare_match(config: &Cluster) -> Option<usize> {
     config.transport_socket_matches.iter().position(|socket| socket.criteria.is_empty())
 }
 
-fn count_members(stats: &ClusterControlStats, endpoints: &LoadAssignment) {
-    let of = |health: Health| {
-        endpoints.endpoints.iter().filter(|endpoint| endpoint.health == health).count() as u64
+fn count_members(stats: &ClusterControlStats, hosts: &[Arc<HostSpec>]) {
+    let mut counts = [0; 4];
+    for host in hosts {
+        counts[host.current_health() as usize] += 1;
+    }
+    stats.membership_total.set(hosts.len() as u64);
+    stats.membership_healthy.set(counts[Health::Healthy as usize]);
+    stats.membership_degraded.set(counts[Health::Degraded as usize]);
+    stats.membership_excluded.set(counts[Health::Excluded as usize]);
+}
+
+/// Whether the cluster's health check applies to the endpoint.
+pub(super) fn is_checked(config: &Cluster, endpoint: &Endpoint) -> bool {
+    config.health_check.is_some() && !endpoint.check.as_ref().is_some_and(|check| check.disabled)
+}
+
+/// Whether a host that discovery does not know any more stays, for it passes its checks.
+fn outlives_removal(config: &Cluster, host: &HostSpec) -> bool {
+    let discovered = match &config.discovery {
+        Discovery::Eds { .. } => true,
+        Discovery::Dns { options, .. } => !options.logical,
+        Discovery::Static(_) | Discovery::Aggregate(_) | Discovery::OriginalDst(_) => false,
     };
-    stats.membership_total.set(endpoints.endpoints.len() as u64);
-    stats.membership_healthy.set(of(Health::Healthy));
-    stats.membership_degraded.set(of(Health::Degraded));
-    stats.membership_change.inc();
+    discovered
+        && !config.ignore_health_on_removal
+        && is_checked(config, &host.endpoint)
+        && host.endpoint.health != Health::Unhealthy
+        && !host.health.has(HealthFlag::FailedActive)
 }
 
 /// What workers call a route configuration: two sources may have different ones of one name.

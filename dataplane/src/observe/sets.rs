@@ -233,9 +233,27 @@ stat_set! {
     pub struct ClusterControlStats {
         counter membership_change,
         gauge membership_degraded,
+        gauge membership_excluded,
         gauge membership_healthy,
         gauge membership_total,
         gauge version,
+    }
+}
+
+stat_set! {
+    /// Scope `cluster.<alt_stat_name or name>.health_check`; one set, owned by the control thread.
+    pub struct HealthCheckStats {
+        counter attempt,
+        counter failure,
+        /// Failures without an answer.
+        counter network_failure,
+        /// Failures that the data path saw; there are none, checks alone decide.
+        counter passive_failure,
+        counter success,
+        /// Answers whose service name was looked at.
+        counter verify_cluster,
+        gauge degraded,
+        gauge healthy,
     }
 }
 

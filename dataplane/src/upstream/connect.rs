@@ -119,7 +119,11 @@ fn alternating(endpoint: &Endpoint) -> Vec<Address> {
     }
 }
 
-fn socket_for(address: &Address, config: &Cluster, via: &Via) -> io::Result<(OwnedFd, SockAddr)> {
+/// A socket as the cluster wants it, and where it has to connect to.
+///
+/// # Errors
+/// Those of the kernel.
+pub(crate) fn socket_for(address: &Address, config: &Cluster, via: &Via) -> io::Result<(OwnedFd, SockAddr)> {
     match address {
         Address::Ip(ip) => {
             let bind = config.bind.as_deref();

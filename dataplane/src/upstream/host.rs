@@ -38,8 +38,10 @@ pub struct Host {
     pub(super) waiters: RefCell<VecDeque<Rc<Waiter>>>,
     /// No longer part of the cluster: connections close when they become idle.
     pub(super) removed: Cell<bool>,
-    /// Increases when it is to be reached in another way: connections from before are not used any more.
+    /// Increases when it is to be reached in another way, or failed: connections from before are not used any more.
     epoch: Cell<u32>,
+    /// Whether it was seen to fail its checks, or to be ejected.
+    failed: Cell<bool>,
 }
 
 /// Whose connection it is. Requests of different pods, with different preserved source addresses, or for servers of
@@ -71,6 +73,7 @@ impl PoolKey {
 impl Host {
     pub(super) fn new(spec: Arc<HostSpec>, worker: usize) -> Self {
         Self {
+            failed: Cell::new(spec.health.is_failed()),
             spec: RefCell::new(spec),
             worker,
             active: Cell::new(0),
@@ -92,6 +95,17 @@ impl Host {
         }
         *self.spec.borrow_mut() = spec;
         self.removed.set(false);
+        self.notice_failure();
+    }
+
+    /// Gives up the connections from before when it has failed since it was looked at last: those that carry a request
+    /// end after it.
+    pub(super) fn notice_failure(&self) {
+        let failed = self.spec.borrow().health.is_failed();
+        if failed && !self.failed.replace(failed) {
+            self.epoch.set(self.epoch.get().wrapping_add(1));
+        }
+        self.failed.set(failed);
     }
 
     /// The endpoint as configured.

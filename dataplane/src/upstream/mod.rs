@@ -17,6 +17,7 @@ use std::{
 
 use culvert_model::{self as model, Discovery};
 
+pub(crate) use connect::socket_for;
 pub use host::{ActiveRequest, Host, PoolKey};
 pub use limit::{Credit, Limit};
 pub use pool::{AcquireError, IdleSet, Lent, TcpConn, TunnelConn, discard_where, janitor};
@@ -106,6 +107,15 @@ impl Cluster {
     /// `close_connections_on_host_set_change` a change of the addresses closes all.
     pub fn update(&self, spec: &Arc<ClusterSpec>) {
         if Arc::ptr_eq(&self.spec.borrow(), spec) {
+            return;
+        }
+        if Arc::ptr_eq(&self.spec.borrow().hosts, &spec.hosts) {
+            // Their health at most.
+            for host in self.hosts.borrow().iter() {
+                host.notice_failure();
+            }
+            *self.balancer.borrow_mut() = Balancer::new(spec);
+            *self.spec.borrow_mut() = spec.clone();
             return;
         }
         let mut old = self.hosts.take();

@@ -76,8 +76,9 @@ fn spec(address: SocketAddr, tls: Option<Arc<Slot<ClientContext>>>, worker: usiz
         weight: 1,
         priority: 0,
         health: Health::Healthy,
+        check: None,
     };
     // Nobody but this worker knows the host: the counters of the others stay 0.
     let stats = (0..=worker).map(|_| HostStats::default()).collect();
-    Arc::new(HostSpec { endpoint, stats, limits: None, tls })
+    Arc::new(HostSpec { endpoint, stats, limits: None, tls, health: Arc::default() })
 }

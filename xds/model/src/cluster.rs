@@ -56,6 +56,14 @@ pub struct Cluster {
     pub protocol: UpstreamProtocol,
     /// How HTTP/2 is spoken, where it is (`http2_protocol_options`, here or in the HTTP protocol options).
     pub http2: Option<Http2Options>,
+    /// `health_checks`: endpoints are what EDS says.
+    pub health_check: Option<Arc<crate::HealthCheck>>,
+    /// `common_lb_config.ignore_new_hosts_until_first_hc`: false. Endpoints that wait for their first check do not count
+    /// when it is asked how many are healthy.
+    pub ignore_new_until_checked: bool,
+    /// `ignore_health_on_host_removal`: false, an endpoint that passes its checks stays until it fails one, whatever
+    /// discovery says.
+    pub ignore_health_on_removal: bool,
 }
 
 /// `config.core.v3.UpstreamHttpProtocolOptions`.

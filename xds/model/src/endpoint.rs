@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Address, Metadata, Struct};
+use crate::{Address, EndpointCheck, Metadata, Struct};
 
 /// `config.endpoint.v3.ClusterLoadAssignment` with resolved addresses.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -56,6 +56,8 @@ pub struct Endpoint {
     pub priority: u32,
     /// `health_status`
     pub health: Health,
+    /// `health_check_config`
+    pub check: Option<Arc<EndpointCheck>>,
 }
 
 /// `core.v3.HealthStatus`, reduced to what it means for choosing.
@@ -66,6 +68,8 @@ pub enum Health {
     /// `UNKNOWN`, `HEALTHY`
     #[default]
     Healthy,
+    /// Unhealthy, and not counted when it is asked how many are; no status of EDS.
+    Excluded,
     /// `UNHEALTHY`, `DRAINING`, `TIMEOUT`
     Unhealthy,
 }
@@ -98,4 +102,6 @@ pub struct DnsEndpoint {
     pub priority: u32,
     /// See [`Endpoint::health`].
     pub health: Health,
+    /// See [`Endpoint::check`].
+    pub check: Option<Arc<EndpointCheck>>,
 }

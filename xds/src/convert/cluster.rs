@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use culvert_model::{Discovery, HeaderCase, Http2Options, LbPolicy, OriginalDst, UpstreamProtocol};
+use culvert_model::{
+    Discovery, HeaderCase, HealthChecker, Http2Options, LbPolicy, OriginalDst, UpstreamProtocol,
+};
 use envoy_types::pb::envoy::{
     config::{
         cluster::v3::{
@@ -26,8 +28,8 @@ use envoy_types::pb::envoy::{
 };
 
 use super::{
-    Localities, cluster_balance, cluster_dns, cluster_options, core, endpoint, extension_name, http, http2,
-    tls, unpack,
+    Localities, cluster_balance, cluster_dns, cluster_options, core, endpoint, extension_name, health_check,
+    http, http2, tls, unpack,
 };
 use crate::{NoteKind, at::At};
 
@@ -66,10 +68,18 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
     let max_connections_per_host = cluster_options::per_host(at, message);
     let socket_matches =
         tls::socket_matches(&at.field("transport_socket_matches"), &message.transport_socket_matches);
+    let health_check = health_check::health_check(at, &message.health_checks);
     let tls = socket?;
     let discovery = discovery?;
     let lb_policy = policy_for(at, &discovery, balancing?.policy)?;
     let protocol = protocol?;
+    let health_check = health_check?;
+    if let Some(check) = health_check.as_deref()
+        && matches!(check.checker, HealthChecker::Grpc(_))
+        && protocol.http2.is_none()
+    {
+        return at.field("health_checks").error("gRPC health checks need a cluster that speaks HTTP/2");
+    }
     cluster_options::note_high(at, message);
     let common = message.common_lb_config.as_ref();
     let connection = message.upstream_connection_options.as_ref();
@@ -108,6 +118,9 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         request_names: tls::request_names(message),
         protocol: protocol.protocol,
         http2: protocol.http2,
+        health_check,
+        ignore_new_until_checked: common.is_some_and(|config| config.ignore_new_hosts_until_first_hc),
+        ignore_health_on_removal: message.ignore_health_on_host_removal,
     };
     Some(Cluster { model, localities })
 }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use culvert_model::{
-    Address, AssignmentPolicy, DnsAssignment, DnsEndpoint, DropOverload, Endpoint, Health, LoadAssignment,
-    Metadata, Struct,
+    Address, AssignmentPolicy, DnsAssignment, DnsEndpoint, DropOverload, Endpoint, EndpointCheck, Health,
+    LoadAssignment, Metadata, Struct,
 };
 use envoy_types::pb::envoy::{
     config::{
@@ -19,7 +19,7 @@ use envoy_types::pb::envoy::{
 
 use super::{
     core::{self, HostPort},
-    metadata,
+    health_check, metadata,
 };
 use crate::at::At;
 
@@ -57,6 +57,7 @@ pub(crate) fn load_assignment(
             weight: host.weight,
             priority: host.priority,
             health: host.health,
+            check: host.check,
         })
         .collect();
     Some(LoadAssignment { endpoints, policy: policy(assignment.policy.as_ref()) })
@@ -130,6 +131,7 @@ pub(super) fn dns_assignment(
             weight: host.weight,
             priority: host.priority,
             health: host.health,
+            check: host.check,
         })
         .collect();
     Some(DnsAssignment { names, policy: policy(assignment.policy.as_ref()) })
@@ -144,6 +146,7 @@ struct Host<P> {
     weight: u32,
     priority: u32,
     health: Health,
+    check: Option<Arc<EndpointCheck>>,
 }
 
 /// Endpoints that share a weight.
@@ -209,7 +212,11 @@ fn host<P>(
     };
     let place = place(&at, endpoint)?;
     let hostname = endpoint.hostname.clone();
-    Some(Host { place, hostname, metadata, locality_match: None, weight, priority, health })
+    let check = match endpoint.health_check_config.as_ref() {
+        Some(config) => Some(Arc::new(health_check::of_endpoint(&at.field("health_check_config"), config)?)),
+        None => None,
+    };
+    Some(Host { place, hostname, metadata, locality_match: None, weight, priority, health, check })
 }
 
 /// The namespace of the metadata that `transport_socket_matches` look at.
@@ -264,6 +271,7 @@ mod tests {
             weight: *weight,
             priority: 0,
             health: Health::Healthy,
+            check: None,
         };
         let locality = |(weight, hosts): &(u32, &[u32])| Locality {
             weight: *weight,

@@ -25,7 +25,7 @@ pub(super) fn mutations(
     })
 }
 
-fn additions(at: &At<'_>, options: &[pb::HeaderValueOption]) -> Option<Vec<HeaderValueOption>> {
+pub(super) fn additions(at: &At<'_>, options: &[pb::HeaderValueOption]) -> Option<Vec<HeaderValueOption>> {
     let converted: Vec<_> =
         options.iter().enumerate().map(|(i, option)| addition(&at.index(i), option)).collect();
     converted.into_iter().collect()
@@ -67,7 +67,7 @@ fn addition(at: &At<'_>, option: &pb::HeaderValueOption) -> Option<HeaderValueOp
     Some(HeaderValueOption { name, value, action, keep_empty: option.keep_empty_value })
 }
 
-fn removals(at: &At<'_>, names: &[String]) -> Option<Vec<String>> {
+pub(super) fn removals(at: &At<'_>, names: &[String]) -> Option<Vec<String>> {
     let mut lower = Vec::with_capacity(names.len());
     for (index, name) in names.iter().enumerate() {
         let name = name.to_ascii_lowercase();

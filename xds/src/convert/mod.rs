@@ -17,6 +17,7 @@ mod core;
 mod endpoint;
 mod filter_chain;
 mod header;
+mod health_check;
 mod http;
 mod http2;
 mod listener;

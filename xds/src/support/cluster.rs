@@ -8,9 +8,7 @@ use super::{
 const ALL_LOCALITIES: &str = "endpoints of all localities are used by their weights";
 const NO_SLOW_START: &str = "slow start is not supported";
 const HASH_LOAD: &str = "hashing disregards the load of endpoints";
-const NO_HEALTH_CHECKS: &str = "there are no active health checks";
 
-/// `HealthCheck` and the like are accepted nowhere yet, so that nothing here depends on them.
 pub(super) const TABLES: &[Table] = &[
     Table {
         used: &[
@@ -51,6 +49,8 @@ pub(super) const TABLES: &[Table] = &[
             "upstream_http_protocol_options",
             "http2_protocol_options",
             "protocol_selection",
+            "health_checks",
+            "ignore_health_on_host_removal",
         ],
         used_as: &[
             ("common_http_protocol_options", &UPSTREAM_COMMON),
@@ -61,13 +61,10 @@ pub(super) const TABLES: &[Table] = &[
             ("stats_matcher", "counters cannot be left out"),
             ("track_cluster_stats", "request counters are always kept"),
             ("track_timeout_budgets", "timeout budgets are not counted"),
-            ("ignore_health_on_host_removal", NO_HEALTH_CHECKS),
-            ("close_connections_on_host_health_failure", NO_HEALTH_CHECKS),
             ("lrs_report_endpoint_metrics", "load is not reported"),
         ],
-        only_off: &["connection_pool_per_downstream_connection"],
+        only_off: &["connection_pool_per_downstream_connection", "close_connections_on_host_health_failure"],
         refused: &[
-            ("health_checks", "active health checks are not supported"),
             ("outlier_detection", "outlier detection is not supported"),
             ("lb_subset_config", "subset load balancing is not supported"),
             ("transport_socket_matcher", "transport_socket_matches choose transport sockets"),
@@ -102,12 +99,12 @@ pub(super) const TABLES: &[Table] = &[
             "close_connections_on_host_set_change",
             "consistent_hashing_lb_config",
             "healthy_panic_threshold",
+            "ignore_new_hosts_until_first_hc",
             "locality_weighted_lb_config",
         ],
         no_effect: &[
             ("zone_aware_lb_config", ALL_LOCALITIES),
             ("update_merge_window", "updates take effect at once"),
-            ("ignore_new_hosts_until_first_hc", NO_HEALTH_CHECKS),
         ],
         refused: &[("override_host_status", "hosts cannot be overridden")],
         ..Table::of("envoy.config.cluster.v3.Cluster.CommonLbConfig")

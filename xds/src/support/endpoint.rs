@@ -32,12 +32,13 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.endpoint.v3.LbEndpoint")
     },
     Table {
-        used: &["address", "hostname", "additional_addresses"],
-        no_effect: &[
-            ("health_check_config", "there are no active health checks"),
-            ("observability_name", "endpoints are shown by address"),
-        ],
+        used: &["address", "hostname", "additional_addresses", "health_check_config"],
+        no_effect: &[("observability_name", "endpoints are shown by address")],
         ..Table::of("envoy.config.endpoint.v3.Endpoint")
+    },
+    Table {
+        used: &["port_value", "hostname", "address", "disable_active_health_check"],
+        ..Table::of("envoy.config.endpoint.v3.Endpoint.HealthCheckConfig")
     },
     Table { used: &["address"], ..Table::of("envoy.config.endpoint.v3.Endpoint.AdditionalAddress") },
     Table {

@@ -9,6 +9,7 @@ mod bootstrap;
 mod cluster;
 mod core;
 mod endpoint;
+mod health;
 mod http;
 mod listener;
 mod matcher;
@@ -131,6 +132,7 @@ fn families() -> impl Iterator<Item = &'static Table> {
         cluster::TABLES,
         core::TABLES,
         endpoint::TABLES,
+        health::TABLES,
         http::TABLES,
         listener::TABLES,
         matcher::TABLES,

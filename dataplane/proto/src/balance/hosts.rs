@@ -149,12 +149,17 @@ pub(super) fn levels(endpoints: &[&Endpoint], assignment: &AssignmentPolicy) -> 
         };
         let level = &mut levels[position];
         let counts = if assignment.weighted_priority_health { u64::from(endpoint.weight.max(1)) } else { 1 };
-        level.total += counts;
         match endpoint.health {
             Health::Healthy => level.healthy += counts,
             Health::Degraded => level.degraded += counts,
             Health::Unhealthy => {}
+            Health::Excluded => continue,
         }
+        level.total += counts;
+    }
+    for level in &mut levels {
+        // With all of them excluded it is as if there were one, and that unhealthy.
+        level.total = level.total.max(1);
     }
     levels
 }

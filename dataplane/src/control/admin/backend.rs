@@ -237,10 +237,16 @@ pub struct HealthFlags {
     pub failed_eds_health: bool,
     /// EDS says degraded.
     pub degraded_eds_health: bool,
-    /// The name it came from no longer resolves to it; it is kept for the connections it has.
+    /// Its active health check says that it is degraded.
+    pub degraded_active_hc: bool,
+    /// Discovery does not know it any more; it is kept while it passes its checks.
     pub pending_dynamic_removal: bool,
     /// It waits for its first health check.
     pub pending_active_hc: bool,
+    /// Its answer to a check asked to be left out.
+    pub excluded_via_immediate_hc_fail: bool,
+    /// Its last check got no answer in time.
+    pub active_hc_timeout: bool,
 }
 
 /// A host of a cluster, with its counts summed over the workers.

@@ -160,9 +160,12 @@ fn health_text(health: HealthFlags) -> String {
         ("/failed_active_hc", health.failed_active_hc),
         ("/failed_outlier_check", health.failed_outlier_check),
         ("/failed_eds_health", health.failed_eds_health),
+        ("/degraded_active_hc", health.degraded_active_hc),
         ("/degraded_eds_health", health.degraded_eds_health),
         ("/pending_dynamic_removal", health.pending_dynamic_removal),
         ("/pending_active_hc", health.pending_active_hc),
+        ("/excluded_via_immediate_hc_fail", health.excluded_via_immediate_hc_fail),
+        ("/active_hc_timeout", health.active_hc_timeout),
     ];
     let text: String = flags.into_iter().filter(|(_, set)| *set).map(|(flag, _)| flag).collect();
     if text.is_empty() { "healthy".to_owned() } else { text }
@@ -173,8 +176,11 @@ fn health_json(health: HealthFlags) -> Value {
     for (name, set) in [
         ("failed_active_health_check", health.failed_active_hc),
         ("failed_outlier_check", health.failed_outlier_check),
+        ("failed_active_degraded_check", health.degraded_active_hc),
         ("pending_dynamic_removal", health.pending_dynamic_removal),
         ("pending_active_hc", health.pending_active_hc),
+        ("excluded_via_immediate_hc_fail", health.excluded_via_immediate_hc_fail),
+        ("active_hc_timeout", health.active_hc_timeout),
     ] {
         if set {
             status.insert(name.to_owned(), json!(true));

@@ -106,6 +106,7 @@ async fn resolved_names_and_later_configurations_are_used() {
         weight: 1,
         priority: 0,
         health: Health::Healthy,
+        check: None,
     };
     let resolved = Resolved::from([(
         "a".into(),

@@ -1,0 +1,188 @@
+//! Active health checks: one task on the control thread for each endpoint that is checked.
+//!
+//! A task writes what it finds out into the host's [`HealthWord`](crate::snapshot::HealthWord) and tells the control loop,
+//! which publishes a snapshot whose hosts are arranged anew. Checks are made from the network namespace that Culvert runs
+//! in, also those of clusters that pods use.
+
+mod connect;
+mod grpc;
+mod http;
+mod session;
+mod tcp;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+};
+
+use culvert_model::Cluster;
+use tokio::{sync::mpsc, task::AbortHandle};
+
+use self::session::Session;
+use super::snapshot::is_checked;
+use crate::{
+    observe::stats::{HealthCheckStats, Registry},
+    snapshot::{ClusterSpec, HealthFlag, HostSpec, Snapshot},
+    tls::Contexts,
+};
+
+/// A check was made that somebody waits for.
+pub(super) struct HealthEvent {
+    /// Whose endpoint was checked.
+    pub(super) cluster: Arc<str>,
+    /// Whether its health is not what it was.
+    pub(super) changed: bool,
+}
+
+/// The checks of all clusters.
+pub(super) struct HealthChecks {
+    context: Rc<Context>,
+    registry: Registry,
+    clusters: HashMap<Arc<str>, ClusterChecks>,
+}
+
+/// What all sessions need.
+struct Context {
+    contexts: Arc<Contexts>,
+    /// Whether sockets carry the mark that keeps them from being captured.
+    marked: bool,
+    events: mpsc::UnboundedSender<HealthEvent>,
+}
+
+/// The checks of one cluster.
+struct ClusterChecks {
+    config: Arc<Cluster>,
+    stats: Arc<HealthCheckStats>,
+    traffic: Rc<Traffic>,
+    running: Vec<Running>,
+}
+
+/// A task that checks a host. Ends with this.
+struct Running {
+    host: Arc<HostSpec>,
+    /// Whether it has made its first check.
+    checked: Rc<Cell<bool>>,
+    task: AbortHandle,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Whether a cluster has ever had a connection.
+#[derive(Default)]
+struct Traffic {
+    seen: Cell<bool>,
+    hosts: RefCell<Arc<[Arc<HostSpec>]>>,
+}
+
+impl Traffic {
+    fn is_seen(&self) -> bool {
+        if !self.seen.get() {
+            let hosts = self.hosts.borrow();
+            let mut stats = hosts.iter().flat_map(|host| host.stats.iter());
+            self.seen.set(stats.any(|stats| stats.cx_total.value() > 0));
+        }
+        self.seen.get()
+    }
+}
+
+impl HealthChecks {
+    /// No checks yet. What comes of them is received from the other half. `marked` when connections are captured.
+    pub(super) fn new(
+        contexts: Arc<Contexts>,
+        registry: Registry,
+        marked: bool,
+    ) -> (Self, mpsc::UnboundedReceiver<HealthEvent>) {
+        let (events, receiver) = mpsc::unbounded_channel();
+        let context = Rc::new(Context { contexts, marked, events });
+        (Self { context, registry, clusters: HashMap::new() }, receiver)
+    }
+
+    /// Checks the hosts that there are now. Has to run inside a `LocalSet`.
+    pub(super) fn follow(&mut self, snapshot: &Snapshot) {
+        for name in &snapshot.changed_clusters {
+            match snapshot.clusters.get(name).filter(|spec| spec.config.health_check.is_some()) {
+                Some(spec) => self.follow_cluster(spec),
+                None => {
+                    self.clusters.remove(name);
+                }
+            }
+        }
+    }
+
+    /// Whether a cluster that the start waits for has hosts that were never checked.
+    pub(super) fn is_warming(&self) -> bool {
+        let mut waiting = self.clusters.values().filter(|checks| checks.config.wait_for_warm);
+        waiting.any(|checks| checks.running.iter().any(|running| !running.checked.get()))
+    }
+
+    fn follow_cluster(&mut self, spec: &ClusterSpec) {
+        let config = &spec.config;
+        let known = self.clusters.remove(&config.name);
+        let (same, mut before, stats, traffic) = match known {
+            Some(known) => (Arc::ptr_eq(&known.config, config), known.running, known.stats, known.traffic),
+            None => (true, Vec::new(), self.new_stats(config), Rc::default()),
+        };
+        *traffic.hosts.borrow_mut() = spec.hosts.clone();
+        let mut running = Vec::with_capacity(before.len());
+        let mut counts = [0; 2];
+        for host in spec.hosts.iter().filter(|host| is_checked(config, &host.endpoint)) {
+            counts[0] += u64::from(!host.health.has(HealthFlag::FailedActive));
+            counts[1] += u64::from(host.health.has(HealthFlag::DegradedActive));
+            let goes_on = |known: &Running| same && is_checked_alike(&known.host, host);
+            // Hosts are mostly in the order they were in.
+            let place = match before.last().is_some_and(goes_on) {
+                true => Some(before.len() - 1),
+                false => before.iter().position(goes_on),
+            };
+            running.push(match place {
+                Some(place) => before.swap_remove(place),
+                None => self.start(config, host, &stats, &traffic),
+            });
+        }
+        running.reverse();
+        stats.healthy.set(counts[0]);
+        stats.degraded.set(counts[1]);
+        let checks = ClusterChecks { config: config.clone(), stats, traffic, running };
+        self.clusters.insert(config.name.clone(), checks);
+    }
+
+    fn new_stats(&self, config: &Cluster) -> Arc<HealthCheckStats> {
+        let stats = Arc::new(HealthCheckStats::default());
+        self.registry.register(format!("cluster.{}.health_check", config.stat_name), stats.clone());
+        stats
+    }
+
+    fn start(
+        &self,
+        config: &Arc<Cluster>,
+        host: &Arc<HostSpec>,
+        stats: &Arc<HealthCheckStats>,
+        traffic: &Rc<Traffic>,
+    ) -> Running {
+        let checked = Rc::new(Cell::new(false));
+        let session = Session {
+            context: self.context.clone(),
+            config: config.clone(),
+            host: host.clone(),
+            stats: stats.clone(),
+            traffic: traffic.clone(),
+            checked: checked.clone(),
+        };
+        let task = tokio::task::spawn_local(session.run()).abort_handle();
+        Running { host: host.clone(), checked, task }
+    }
+}
+
+/// Whether the checks of `a` are those of `b`, a later version of the same address.
+fn is_checked_alike(a: &HostSpec, b: &HostSpec) -> bool {
+    Arc::ptr_eq(&a.health, &b.health)
+        && a.endpoint.check == b.endpoint.check
+        && a.endpoint.address == b.endpoint.address
+        && a.is_reached_like(b)
+}
