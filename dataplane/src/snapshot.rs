@@ -15,12 +15,14 @@ use std::{
 
 use culvert_model::{
     AssignmentPolicy, Cluster, ConnectionLimit, ConnectionRateLimit, Endpoint, FilterChain, FilterStateValue,
-    Health, HttpConnectionManager, Listener, NetworkRbac, TcpProxy,
+    HeaderChanges, HeaderMatcher, Health, HttpConnectionManager, HttpFault, HttpRbac, Listener, NetworkRbac,
+    TcpProxy,
 };
 use culvert_proto::{
     balance::HostSet,
     bucket::Bucket,
     chain::Chains,
+    filter::{AccessControl, RateLimit},
     rbac::Engine,
     route::{Scopes, Table},
 };
@@ -137,6 +139,57 @@ pub struct HttpSpec {
     pub config: Arc<HttpConnectionManager>,
     /// Its routes.
     pub routes: RouteSpec,
+    /// Its filters before the router.
+    pub filters: Vec<HttpFilterSpec>,
+}
+
+/// An HTTP filter before the router.
+pub struct HttpFilterSpec {
+    /// By which routes refer to it.
+    pub name: String,
+    /// Whether it is off where no route turns it on.
+    pub disabled: bool,
+    /// What it is: its configuration, and what all workers share.
+    pub kind: HttpFilterKind,
+}
+
+/// What an HTTP filter is.
+pub enum HttpFilterKind {
+    /// `cors`
+    Cors,
+    /// `fault`
+    Fault(Arc<FaultSpec>),
+    /// `header_mutation`
+    HeaderMutation {
+        /// Its own changes.
+        changes: Arc<HeaderChanges>,
+        /// Whether changes of the most specific level of routes come last.
+        most_specific_wins: bool,
+    },
+    /// `health_check`, without an upstream.
+    HealthCheck(Arc<Vec<HeaderMatcher>>),
+    /// `local_ratelimit`
+    LocalRateLimit(Arc<RateLimit>),
+    /// `rbac`
+    Rbac(Arc<HttpRbacSpec>),
+    /// One that there is not; it refuses what would go through it.
+    Unsupported,
+}
+
+/// Faults on purpose.
+pub struct FaultSpec {
+    /// As configured.
+    pub config: Arc<HttpFault>,
+    /// Requests that have one.
+    pub active: AtomicU64,
+}
+
+/// Access control of requests.
+pub struct HttpRbacSpec {
+    /// As configured.
+    pub config: Arc<HttpRbac>,
+    /// Its rules, compiled.
+    pub control: AccessControl,
 }
 
 /// Where a connection manager finds its route table.

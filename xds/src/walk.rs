@@ -11,6 +11,7 @@ use crate::{
 };
 
 const HTTP_FILTER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter";
+const FILTER_CONFIG: &str = "envoy.config.route.v3.FilterConfig";
 const LB_POLICY: &str = "envoy.config.cluster.v3.LoadBalancingPolicy";
 
 /// Checks a message that takes effect. Everything that is wrong with it is left at `at`.
@@ -91,6 +92,8 @@ fn visit_field(at: &At<'_>, message: &DynamicMessage, field: &FieldSchema, value
     match (name.full_name(), field.descriptor.name()) {
         (HTTP_FILTER, "typed_config")
             if !matches!(below, Below::Nothing) && is_passed_over(at, message, value) => {}
+        (FILTER_CONFIG, "config")
+            if !matches!(below, Below::Nothing) && is_override_passed_over(at, message, value) => {}
         (LB_POLICY, "policies") if !matches!(below, Below::Nothing) => visit_policies(at, value),
         _ => visit_value(at, value, below),
     }
@@ -192,6 +195,24 @@ fn is_passed_over(at: &At<'_>, filter: &DynamicMessage, config: &Value) -> bool 
         return true;
     }
     false
+}
+
+/// What a route says about a filter is not looked at where it turns the filter on or off and says nothing else, or where
+/// it is optional and not supported.
+fn is_override_passed_over(at: &At<'_>, filter: &DynamicMessage, config: &Value) -> bool {
+    let flag = |name| filter.get_field_by_name(name).is_some_and(|value| value.as_bool() == Some(true));
+    let Value::Message(any) = config else { return false };
+    let url = any.get_field_by_number(1);
+    if flag("disabled") || url.as_deref().and_then(Value::as_str).unwrap_or_default().is_empty() {
+        return true;
+    }
+    let inner = decode::open(any);
+    if !flag("is_optional") || inner.as_ref().is_some_and(|it| Schema::of(&it.descriptor()).table.is_some()) {
+        return false;
+    }
+    let name = inner.map_or_else(|| "unknown".to_owned(), |inner| inner.descriptor().full_name().to_owned());
+    at.note(NoteKind::NoEffect, format!("{name} is not supported, and optional"));
+    true
 }
 
 /// Of a list of load-balancing policies the first one that is supported is used.

@@ -7,13 +7,15 @@
 //! Map: [`Headers`], [`RequestHead`] and [`ResponseHead`] are the recyclable message heads; [`h1`] is the wire;
 //! [`path`] and [`host`] are what the connection manager does before routing; [`route`] picks a route and applies
 //! what it says; [`balance`] picks an endpoint; [`chain`] picks a connection's filter chain;
-//! [`rbac`] says who may pass; [`bucket`] says how often; [`health`] says what checks make of an endpoint.
+//! [`rbac`] says who may pass; [`bucket`] says how often; [`filter`] is what HTTP filters decide; [`health`] says what checks
+//! make of an endpoint.
 #![forbid(unsafe_code)]
 
 pub mod balance;
 pub mod bucket;
 pub mod chain;
 pub mod detect;
+pub mod filter;
 pub mod h1;
 pub mod h2;
 pub mod hash;

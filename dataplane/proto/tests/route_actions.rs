@@ -188,7 +188,8 @@ fn mutated(
     let matcher =
         RouteMatch { path: prefix("/"), headers: vec![], query: vec![], fraction_ppm: None, grpc: false };
     let action = Action::Direct(DirectResponse { status: 200, body: Arc::from(&b""[..]) });
-    let route = Route { name: String::new(), matcher, action, headers: route };
+    let route =
+        Route { name: String::new(), matcher, action, headers: route, filters: Vec::new(), metadata: None };
     let vhost = VirtualHost {
         domains: vec!["*".to_owned()],
         routes: vec![Arc::new(route)],
@@ -316,11 +317,19 @@ fn weighted_clusters_and_responses_have_changes_too() {
             response_add: vec![option("x-cluster", "c", AppendAction::Append)],
             ..HeaderMutations::default()
         },
+        filters: Vec::new(),
     };
     let matcher =
         RouteMatch { path: prefix("/"), headers: vec![], query: vec![], fraction_ppm: None, grpc: false };
     let action = Action::Direct(DirectResponse { status: 200, body: Arc::from(&b""[..]) });
-    let route = Route { name: String::new(), matcher, action, headers: HeaderMutations::default() };
+    let route = Route {
+        name: String::new(),
+        matcher,
+        action,
+        headers: HeaderMutations::default(),
+        filters: Vec::new(),
+        metadata: None,
+    };
     let vhost = VirtualHost {
         domains: vec!["*".to_owned()],
         routes: vec![Arc::new(route)],

@@ -17,6 +17,8 @@ fn route(name: impl Into<String>, path: PathMatch) -> Route {
         matcher: RouteMatch { path, headers: Vec::new(), query: Vec::new(), fraction_ppm: None, grpc: false },
         action: Action::Direct(DirectResponse { status: 200, body: Arc::from(&b""[..]) }),
         headers: HeaderMutations::default(),
+        filters: Vec::new(),
+        metadata: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The rest of the program as the admin server sees it.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::atomic::Ordering};
 
 use culvert_model::{Address, CircuitBreakers, Discovery, Health};
 use culvert_xds::DumpQuery;
@@ -84,6 +84,7 @@ impl Backend for AdminBackend {
 
     fn fail_health_checks(&self, fail: bool) {
         self.0.failing.set(fail);
+        self.0.process.fails_health_checks.store(fail, Ordering::Relaxed);
     }
 
     fn quit(&self) {

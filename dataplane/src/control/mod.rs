@@ -19,7 +19,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -193,6 +193,8 @@ impl Control {
             ),
             connection_ids: AtomicU64::new(0),
             drain: options.drain,
+            service_cluster: loaded.bootstrap.node_cluster.clone(),
+            fails_health_checks: AtomicBool::new(false),
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         });
         let config = WorkerConfig { count: options.concurrency, driver: probe.driver };

@@ -1,5 +1,6 @@
 //! Building snapshots: from the resources in force to what workers run on.
 
+mod http_filter;
 mod route;
 mod socket;
 
@@ -555,7 +556,11 @@ fn compile_chain(chain: &Arc<FilterChain>) -> ChainSpec {
                 }
                 RouteSource::Scoped(scoped) => RouteSpec::Scoped(route::scopes_id(scoped)),
             };
-            TerminalSpec::Http(Arc::new(HttpSpec { config: http.clone(), routes }))
+            TerminalSpec::Http(Arc::new(HttpSpec {
+                filters: http_filter::compile(&http.filters),
+                config: http.clone(),
+                routes,
+            }))
         }
         TerminalFilter::DirectResponse(response) => TerminalSpec::DirectResponse(response.clone()),
         TerminalFilter::Echo => TerminalSpec::Echo,

@@ -7,11 +7,11 @@ use std::{
     time::Instant,
 };
 
-use culvert_model::Action;
+use culvert_model::{Action, ClusterSpecifier, WeightedCluster};
 use culvert_proto::{
     Headers, RequestHead, ResponseHead, Version,
     h1::{self, Framing},
-    route::{Match, Mutations, NoRoute, Table, redirect_location, tls_location},
+    route::{Match, Mutations, NoRoute, Table, pick_cluster, redirect_location, tls_location},
 };
 use culvert_ring::{Chunk, time};
 
@@ -19,6 +19,7 @@ use crate::{
     http::{
         codec::ServerStream,
         connection::Timers,
+        filters::{self, Verdict},
         format::Values,
         grpc, hygiene,
         log::Flags,
@@ -52,6 +53,10 @@ pub(super) struct Exchange<'c> {
     pub(super) downstream_version: Version,
     /// Whether client, limits and drain state let the connection stay open.
     keep_alive: bool,
+    /// What filters know of it.
+    pub(super) filters: filters::Run,
+    /// Whether responses tell how often it was tried.
+    pub(super) tells_attempts: Cell<bool>,
 }
 
 /// What is known of a request when it is logged.
@@ -60,6 +65,8 @@ pub(super) struct Record {
     pub(super) status: Cell<u16>,
     pub(super) flags: Cell<Flags>,
     pub(super) details: Cell<&'static str>,
+    /// In place of `details`, where they are made for the request.
+    pub(super) details_text: RefCell<String>,
     pub(super) bytes_received: Cell<u64>,
     pub(super) bytes_sent: Cell<u64>,
     pub(super) route_name: RefCell<String>,
@@ -97,6 +104,7 @@ impl<'c> Exchange<'c> {
             status: Cell::new(0),
             flags: Cell::new(Flags::default()),
             details: Cell::new(""),
+            details_text: RefCell::default(),
             bytes_received: Cell::new(0),
             bytes_sent: Cell::new(0),
             route_name: RefCell::default(),
@@ -111,7 +119,17 @@ impl<'c> Exchange<'c> {
             times: RefCell::default(),
             framing: Cell::new(Framing::None),
         };
-        Self { downstream_version: head.version, conn, stream, head, framing, record, keep_alive }
+        Self {
+            downstream_version: head.version,
+            conn,
+            stream,
+            head,
+            framing,
+            record,
+            keep_alive,
+            filters: filters::Run::default(),
+            tells_attempts: Cell::default(),
+        }
     }
 
     /// Answers it.
@@ -155,12 +173,31 @@ impl<'c> Exchange<'c> {
         if let Err(reply) = hygiene::prepare(self) {
             return self.reply(reply);
         }
-        let Some(table) = self.conn.manager.table(&self.conn.worker, &self.head.view()) else {
-            return self.no_route();
-        };
-        let table = &*table.0;
+        let local = self.conn.manager.table(&self.conn.worker, &self.head.view());
         let random = self.conn.worker.rng.borrow_mut().u64(..);
-        let matched = match table.route(&self.head.view(), random) {
+        let found = match &local {
+            Some(table) => table.0.route(&self.head.view(), random),
+            None => Err(NoRoute::Route),
+        };
+        if !self.conn.manager.filters.is_empty() {
+            let matched = found.as_ref().ok().map(|found| (found, chosen_cluster(found, random)));
+            match filters::decode(self, local.as_ref(), matched).await {
+                Verdict::Continue => {}
+                Verdict::Gone => {
+                    self.downstream_lost();
+                    return After::Abort;
+                }
+                Verdict::Reply(reply) => {
+                    if let Ok(found) = &found {
+                        self.record.route_name.borrow_mut().push_str(&found.route.name);
+                    }
+                    return self.reply(reply);
+                }
+            }
+        }
+        let Some(table) = &local else { return self.no_route() };
+        let table = &*table.0;
+        let matched = match found {
             Ok(matched) => matched,
             Err(NoRoute::Route | NoRoute::VirtualHost) => return self.no_route(),
             Err(NoRoute::TlsRequired) => return self.redirect_to_tls(),
@@ -208,6 +245,9 @@ impl<'c> Exchange<'c> {
         self.record.status.set(reply.status);
         self.record.flags.set(self.record.flags.get() | reply.flags);
         self.record.details.set(reply.details);
+        if let Some(text) = &reply.details_text {
+            self.record.details_text.borrow_mut().push_str(text);
+        }
         let mut head = self.conn.worker.response_head();
         let grpc = grpc::is_request(&self.head.headers);
         if grpc {
@@ -221,6 +261,10 @@ impl<'c> Exchange<'c> {
             let values = Values::for_response(self, None);
             mutations.apply_to_response(&mut head.headers, &values, &mut Vec::new());
         }
+        if self.tells_attempts.get() {
+            head.headers.set("x-envoy-attempt-count", "1");
+        }
+        filters::encode(self, &mut head.headers, None);
         hygiene::finish_response(self, &mut head, !keep_alive);
         // These have no body whatever the configuration says; its bytes would be taken for the next response.
         let bodiless = matches!(reply.status, 100..=199 | 204 | 304);
@@ -252,6 +296,17 @@ impl<'c> Exchange<'c> {
         self.log(LogType::DownstreamEnd);
         let response = self.record.response.take();
         self.conn.worker.recycle(self.head, response);
+    }
+}
+
+/// The cluster of a match that has a choice among several.
+fn chosen_cluster<'t>(found: &Match<'t>, random: u64) -> Option<&'t WeightedCluster> {
+    match &found.route.action {
+        Action::Forward(action) => match &action.cluster {
+            ClusterSpecifier::Weighted(weighted) => pick_cluster(weighted, random),
+            ClusterSpecifier::Header(_) | ClusterSpecifier::Name(_) => None,
+        },
+        Action::Direct(_) | Action::Redirect(_) => None,
     }
 }
 

@@ -31,6 +31,11 @@ impl<'e> Values<'e> {
         Self { exchange, host: Some(host), changing: Changing::Request }
     }
 
+    /// Values for changes of the request before it has a host.
+    pub(super) fn for_filter(exchange: &'e Exchange<'_>) -> Self {
+        Self { exchange, host: None, changing: Changing::Request }
+    }
+
     /// Values for changes of the response; `host` once one is chosen.
     pub(super) fn for_response(exchange: &'e Exchange<'_>, host: Option<&'e Rc<Host>>) -> Self {
         Self { exchange, host, changing: Changing::Response }

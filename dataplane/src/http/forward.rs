@@ -16,6 +16,7 @@ use crate::{
         connection::Timers,
         deadlines::{Deadlines, Expired, route_timeout},
         exchange::{After, Exchange},
+        filters,
         format::Values,
         hygiene,
         log::Flags,
@@ -75,6 +76,7 @@ impl Exchange<'_> {
             return self.no_cluster(action);
         };
         let Some(cluster) = self.conn.worker.cluster(&name) else { return self.no_cluster(action) };
+        self.tells_attempts.set(matched.vhost.include_attempt_count_in_response);
         *self.record.cluster.borrow_mut() = Some(cluster.clone());
         let upgrade = match self.upgrade(action) {
             Ok(upgrade) => upgrade,
@@ -278,6 +280,9 @@ impl Exchange<'_> {
             self.head.set_authority(&scratch);
         }
         hygiene::router_headers(self, route_timeout(action));
+        if matched.vhost.include_request_attempt_count {
+            self.head.headers.set("x-envoy-attempt-count", "1");
+        }
         // The list is taken out so that the values may look at the rest of the request.
         let mut headers = std::mem::take(&mut self.head.headers);
         mutations.apply_to_request(&mut headers, &Values::for_request(self, host), &mut scratch);
@@ -453,7 +458,11 @@ impl Exchange<'_> {
             head.headers.set("x-envoy-upstream-service-time", text);
         }
         let values = Values::for_response(self, Some(&lent.host));
+        if self.tells_attempts.get() {
+            head.headers.set("x-envoy-attempt-count", "1");
+        }
         mutations.apply_to_response(&mut head.headers, &values, &mut Vec::new());
+        filters::encode(self, &mut head.headers, Some(&lent.host));
         hygiene::finish_response(self, head, close);
     }
 
@@ -582,7 +591,7 @@ impl Exchange<'_> {
     }
 
     /// Counts a client that is gone, or that wants no response any more.
-    fn downstream_lost(&self) {
+    pub(super) fn downstream_lost(&self) {
         let stats = &self.conn.manager.stats;
         if !self.stream.is_multiplexed() {
             stats.downstream_cx_destroy_remote.inc();

@@ -32,6 +32,7 @@ impl Exchange<'_> {
         let downstream = &self.conn.downstream;
         let (route_name, response, trailers) =
             (record.route_name.borrow(), record.response.borrow(), record.trailers.borrow());
+        let text = record.details_text.borrow();
         let chosen = record.host.borrow();
         let host = host.or(chosen.as_ref()).map(|host| host.spec());
         let cluster = record.cluster.borrow().as_ref().map(|cluster| cluster.config());
@@ -46,7 +47,7 @@ impl Exchange<'_> {
             response_headers: held.response.or_else(|| response.as_ref().map(|head| &head.headers)),
             response_trailers: trailers.as_ref(),
             status: record.status.get(),
-            details: record.details.get(),
+            details: if text.is_empty() { record.details.get() } else { &text },
             flags: record.flags.get(),
             bytes_received: record.bytes_received.get(),
             bytes_sent: record.bytes_sent.get(),

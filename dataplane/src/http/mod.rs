@@ -10,6 +10,7 @@ pub mod connection;
 pub mod date;
 mod deadlines;
 mod exchange;
+mod filters;
 mod format;
 mod forward;
 mod grpc;
@@ -49,6 +50,7 @@ pub struct HttpManager {
     /// nobody else needs them any more.
     last: RefCell<Option<Rc<LocalTable>>>,
     logs: Loggers,
+    filters: filters::Chain,
 }
 
 impl HttpManager {
@@ -68,6 +70,7 @@ impl HttpManager {
             RouteSpec::Rds(name) => worker.table(name),
         };
         let logs = worker.loggers(&spec.config.access_log);
+        let filters = filters::Chain::new(&spec.filters, &spec.config.stat_prefix, &worker.process.registry);
         Self {
             options: RequestOptions::from(&*spec.config),
             stats,
@@ -75,6 +78,7 @@ impl HttpManager {
             inline,
             last: RefCell::new(last),
             logs,
+            filters,
             spec,
         }
     }

@@ -1,6 +1,6 @@
 //! Answers that culvert gives itself.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use culvert_proto::{ResponseHead, h1::Framing};
 use culvert_ring::Chunk;
@@ -13,10 +13,12 @@ pub(super) struct Reply {
     pub(super) flags: Flags,
     /// `%RESPONSE_CODE_DETAILS%`
     pub(super) details: &'static str,
+    /// The same, where it is made for the request.
+    pub(super) details_text: Option<String>,
     body: Body,
     location: Option<Vec<u8>>,
     overloaded: bool,
-    grpc_status: Option<&'static str>,
+    grpc_status: Option<Cow<'static, str>>,
 }
 
 enum Body {
@@ -31,6 +33,7 @@ impl Reply {
             status,
             flags: Flags::default(),
             details: "",
+            details_text: None,
             body: Body::Text(text),
             location: None,
             overloaded: false,
@@ -48,6 +51,12 @@ impl Reply {
         self
     }
 
+    /// Details that are made for the request.
+    pub(super) fn details_text(mut self, details: String) -> Self {
+        self.details_text = Some(details);
+        self
+    }
+
     pub(super) fn body(mut self, body: Arc<[u8]>) -> Self {
         self.body = Body::Shared(body);
         self
@@ -59,8 +68,8 @@ impl Reply {
     }
 
     /// What a gRPC client is told instead of what the status says.
-    pub(super) fn grpc_status(mut self, status: &'static str) -> Self {
-        self.grpc_status = Some(status);
+    pub(super) fn grpc_status(mut self, status: impl Into<Cow<'static, str>>) -> Self {
+        self.grpc_status = Some(status.into());
         self
     }
 
@@ -92,7 +101,8 @@ impl Reply {
     pub(super) fn write_grpc_head(&self, head: &mut ResponseHead) {
         head.set_status(200);
         head.headers.push("content-type", "application/grpc");
-        head.headers.push("grpc-status", self.grpc_status.unwrap_or_else(|| grpc::status_of(self.status)));
+        head.headers
+            .push("grpc-status", self.grpc_status.as_deref().unwrap_or_else(|| grpc::status_of(self.status)));
         let text = match &self.body {
             Body::Shared(body) => body,
             Body::Text(text) => text.as_bytes(),

@@ -298,6 +298,35 @@ stat_set! {
 }
 
 stat_set! {
+    /// Scope `http.<stat_prefix>.cors`.
+    pub struct CorsStats {
+        counter origin_invalid,
+        counter origin_valid,
+    }
+}
+
+stat_set! {
+    /// Scope `http.<stat_prefix>.fault`.
+    pub struct FaultStats {
+        counter aborts_injected,
+        gauge active_faults,
+        counter delays_injected,
+        /// Faults left out because there were `max_active_faults` already.
+        counter faults_overflow,
+    }
+}
+
+stat_set! {
+    /// Scope `<stat_prefix>.http_local_rate_limit`.
+    pub struct HttpRateLimitStats {
+        counter enabled,
+        counter enforced,
+        counter ok,
+        counter rate_limited,
+    }
+}
+
+stat_set! {
     /// Scope `connection_limit.<stat_prefix>`.
     pub struct ConnectionLimitStats {
         gauge active_connections,

@@ -14,7 +14,7 @@ use std::{
     rc::{Rc, Weak},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -62,6 +62,10 @@ pub struct Process {
     pub downstream_connections_max: AtomicU64,
     /// How many downstream connections were accepted; each is called by its number.
     pub connection_ids: AtomicU64,
+    /// `node.cluster`
+    pub service_cluster: String,
+    /// Whether health checks of this server are to fail.
+    pub fails_health_checks: AtomicBool,
     /// `%HOSTNAME%`
     pub hostname: String,
     /// How connections of listeners and chains that are no longer configured end.

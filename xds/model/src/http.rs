@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{AccessLog, ConfigSource, Http2Options, RouteConfiguration};
+use crate::{AccessLog, ConfigSource, Http2Options, HttpFilter, NamedFilter, RouteConfiguration};
 
 /// `HttpConnectionManager`, with Envoy's defaults applied. A timeout of `None` is off.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub struct HttpConnectionManager {
     /// `route_config` or `rds`.
     pub routes: RouteSource,
     /// `http_filters`, in order. The router is last.
-    pub filters: Vec<HttpFilter>,
+    pub filters: Vec<NamedFilter>,
     /// `common_http_protocol_options.idle_timeout`: 1 h.
     pub idle_timeout: Option<Duration>,
     /// `stream_idle_timeout`: 5 min.
@@ -192,15 +192,6 @@ pub struct TypedExtension {
     pub name: String,
     /// `typed_config`
     pub filter: HttpFilter,
-}
-
-/// One entry of `http_filters`.
-#[derive(Clone, Debug)]
-pub enum HttpFilter {
-    /// `config_discovery`
-    Discovered(Arc<DiscoveredFilter>),
-    /// `extensions.filters.http.router.v3.Router`
-    Router,
 }
 
 /// `config.core.v3.ExtensionConfigSource`: a filter whose configuration comes from ECDS.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{Format, FullRegex, HeaderMatcher, QueryMatcher, RegexSubstitution};
+use crate::{FilterOverrides, Format, FullRegex, HeaderMatcher, Metadata, QueryMatcher, RegexSubstitution};
 
 /// `config.route.v3.RouteConfiguration`.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +17,8 @@ pub struct RouteConfiguration {
     pub ignore_port: bool,
     /// `most_specific_header_mutations_wins`
     pub most_specific_wins: bool,
+    /// `typed_per_filter_config`
+    pub filters: FilterOverrides,
     /// `vhds.config_source`: further virtual hosts come from there.
     pub vhds: Option<crate::ConfigSource>,
 }
@@ -34,6 +36,8 @@ pub struct VirtualHost {
     pub headers: HeaderMutations,
     /// `require_tls`
     pub require_tls: RequireTls,
+    /// `typed_per_filter_config`
+    pub filters: FilterOverrides,
     /// `include_request_attempt_count`
     pub include_request_attempt_count: bool,
     /// `include_attempt_count_in_response`
@@ -57,12 +61,16 @@ pub enum RequireTls {
 pub struct Route {
     /// `name`, for access logs.
     pub name: String,
+    /// `metadata`, for access rules.
+    pub metadata: Option<Metadata>,
     /// When it applies.
     pub matcher: RouteMatch,
     /// What it does.
     pub action: Action,
     /// Header changes.
     pub headers: HeaderMutations,
+    /// `typed_per_filter_config`
+    pub filters: FilterOverrides,
 }
 
 /// `config.route.v3.RouteMatch`: all parts have to match.
@@ -242,6 +250,8 @@ pub struct WeightedCluster {
     pub host_rewrite: Option<String>,
     /// Header changes.
     pub headers: HeaderMutations,
+    /// `typed_per_filter_config`
+    pub filters: FilterOverrides,
 }
 
 /// Request and response header changes of one level.

@@ -31,7 +31,7 @@ pub(super) fn additions(at: &At<'_>, options: &[pb::HeaderValueOption]) -> Optio
     converted.into_iter().collect()
 }
 
-fn addition(at: &At<'_>, option: &pb::HeaderValueOption) -> Option<HeaderValueOption> {
+pub(super) fn addition(at: &At<'_>, option: &pb::HeaderValueOption) -> Option<HeaderValueOption> {
     let header = option.header.as_ref()?;
     let at_header = at.field("header");
     let name = header.key.to_ascii_lowercase();
@@ -70,11 +70,16 @@ fn addition(at: &At<'_>, option: &pb::HeaderValueOption) -> Option<HeaderValueOp
 pub(super) fn removals(at: &At<'_>, names: &[String]) -> Option<Vec<String>> {
     let mut lower = Vec::with_capacity(names.len());
     for (index, name) in names.iter().enumerate() {
-        let name = name.to_ascii_lowercase();
-        if name.starts_with(':') || name == "host" {
-            return at.index(index).error(":-prefixed or host headers may not be removed");
-        }
-        lower.push(name);
+        lower.push(removal(&at.index(index), name)?);
     }
     Some(lower)
+}
+
+/// The name of a header to remove, in lower case.
+pub(super) fn removal(at: &At<'_>, name: &str) -> Option<String> {
+    let name = name.to_ascii_lowercase();
+    if name.starts_with(':') || name == "host" {
+        return at.error(":-prefixed or host headers may not be removed");
+    }
+    Some(name)
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use culvert_model::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HeaderCase, Http1Options, Http2Options,
-    HttpConnectionManager, HttpFilter, RouteSource, ServerHeader, StripPort, UnderscoresAction,
+    HttpConnectionManager, RouteSource, ServerHeader, StripPort, UnderscoresAction,
 };
 use envoy_types::pb::{
     envoy::{
@@ -13,15 +13,11 @@ use envoy_types::pb::{
             http1_protocol_options::header_key_format::HeaderFormat,
         },
         extensions::{
-            filters::{
-                http::router::v3::Router,
-                network::http_connection_manager::v3::{
-                    self as pb,
-                    http_connection_manager::{
-                        CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
-                        ServerHeaderTransformation, StripPortMode, UpgradeConfig,
-                    },
-                    http_filter,
+            filters::network::http_connection_manager::v3::{
+                self as pb,
+                http_connection_manager::{
+                    CodecType, ForwardClientCertDetails, PathWithEscapedSlashesAction, RouteSpecifier,
+                    ServerHeaderTransformation, StripPortMode, UpgradeConfig,
                 },
             },
             http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig,
@@ -31,7 +27,7 @@ use envoy_types::pb::{
     google::protobuf::{BoolValue, UInt32Value},
 };
 
-use super::{Clusters, access_log, core, extension_name, http2, route, unpack};
+use super::{Clusters, access_log, core, extension_name, http_filter, http2, route, unpack};
 use crate::at::At;
 
 /// Seconds of `common_http_protocol_options.idle_timeout` when it is not given, on both sides.
@@ -45,7 +41,7 @@ pub(super) fn connection_manager(
 ) -> Option<HttpConnectionManager> {
     let codec = codec(&at.field("codec_type"), manager.codec_type());
     let routes = routes(at, manager, clusters);
-    let router = filters(&at.field("http_filters"), &manager.http_filters);
+    let filters = http_filter::filters(&at.field("http_filters"), &manager.http_filters);
     let request_id = request_id(at, manager);
     let strip_port = strip_port(at, manager);
     let upgrades = upgrades(&at.field("upgrade_configs"), &manager.upgrade_configs);
@@ -59,11 +55,11 @@ pub(super) fn connection_manager(
         None => Some(Http2Options::default()),
     };
     request_id?;
-    let (router, common, timeouts) = (router?, common?, timeouts?);
+    let ((filters, router), common, timeouts) = (filters?, common?, timeouts?);
     Some(HttpConnectionManager {
         stat_prefix: manager.stat_prefix.clone(),
         routes: routes?,
-        filters: vec![HttpFilter::Router],
+        filters,
         idle_timeout: common.idle_timeout,
         stream_idle_timeout: timeouts.stream_idle_timeout,
         request_timeout: timeouts.request_timeout,
@@ -180,45 +176,6 @@ fn routes(at: &At<'_>, manager: &pb::HttpConnectionManager, clusters: &Clusters<
             Some(RouteSource::Scoped(scoped))
         }
     }
-}
-
-/// The router, which has to come last. Filters that the walk passed over are left out.
-fn filters(at: &At<'_>, filters: &[pb::HttpFilter]) -> Option<Router> {
-    let mut router = None;
-    let mut last = None;
-    for (index, filter) in filters.iter().enumerate() {
-        let Some(http_filter::ConfigType::TypedConfig(any)) = filter.config_type.as_ref() else {
-            return at.index(index).field("typed_config").error("value is required");
-        };
-        last = Some((index, &filter.name));
-        let Some(config) = unpack::<Router>(any) else {
-            if filter.disabled || filter.is_optional {
-                continue;
-            }
-            let name = extension_name(Some(any));
-            return at
-                .index(index)
-                .field("typed_config")
-                .unsupported(format!("{name} is not a supported HTTP filter"));
-        };
-        if filter.disabled {
-            return at.index(index).field("disabled").error("the router cannot be disabled");
-        }
-        if router.is_some() || index + 1 != filters.len() {
-            let name = &filter.name;
-            return at.index(index).error(format!("terminal filter {name:?} must be the last HTTP filter"));
-        }
-        router = Some(config);
-    }
-    if router.is_none() {
-        return match last {
-            Some((index, name)) => {
-                at.index(index).error(format!("non-terminal filter {name:?} is the last HTTP filter"))
-            }
-            None => at.unsupported("a connection manager without the router filter is not supported"),
-        };
-    }
-    router
 }
 
 fn request_id(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<()> {

@@ -20,6 +20,7 @@ mod header;
 mod health_check;
 mod http;
 mod http2;
+mod http_filter;
 mod listener;
 mod listener_filter;
 mod matcher;

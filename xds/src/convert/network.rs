@@ -33,7 +33,7 @@ use super::{
 use crate::at::At;
 
 /// What Envoy calls too short for `token_bucket.fill_interval`.
-const FILL_INTERVAL_MIN: Duration = Duration::from_millis(50);
+pub(super) const FILL_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
 /// The filters of a chain. A chain without any closes its connections.
 pub(super) fn filters(

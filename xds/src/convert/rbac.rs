@@ -23,7 +23,6 @@ use crate::at::At;
 
 /// What there is to look at.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(dead_code, reason = "the HTTP filter of the same name reads its rules here too")]
 pub(super) enum Subject {
     Connection,
     Request,

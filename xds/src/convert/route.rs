@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::{
     r#type::v3::fractional_percent::DenominatorType,
 };
 
-use super::{core, header, matcher, route_action};
+use super::{core, header, http_filter, matcher, metadata, route_action};
 use crate::at::At;
 
 /// Bytes of a direct response's body when `max_direct_response_body_size_bytes` is not given.
@@ -54,6 +54,7 @@ pub(crate) fn route_configuration(
         &routes.response_headers_to_add,
         &routes.response_headers_to_remove,
     );
+    let filters = http_filter::overrides(at, &routes.typed_per_filter_config);
     let at_hosts = at.field("virtual_hosts");
     let hosts = routes.virtual_hosts.iter().enumerate();
     let virtual_hosts: Vec<_> =
@@ -70,6 +71,7 @@ pub(crate) fn route_configuration(
         name: routes.name.clone(),
         virtual_hosts: virtual_hosts.into_iter().collect::<Option<_>>()?,
         headers: headers?,
+        filters: filters?,
         ignore_port: routes.ignore_port_in_host_matching,
         most_specific_wins: routes.most_specific_header_mutations_wins,
         vhds,
@@ -99,6 +101,7 @@ pub(super) fn virtual_host(at: &At<'_>, host: &pb::VirtualHost, scope: &Scope<'_
         &host.response_headers_to_add,
         &host.response_headers_to_remove,
     );
+    let filters = http_filter::overrides(at, &host.typed_per_filter_config);
     let at_routes = at.field("routes");
     let routes: Vec<_> = host
         .routes
@@ -111,6 +114,7 @@ pub(super) fn virtual_host(at: &At<'_>, host: &pb::VirtualHost, scope: &Scope<'_
         domains: host.domains.iter().map(|domain| domain.to_ascii_lowercase()).collect(),
         routes: routes.into_iter().collect::<Option<_>>()?,
         headers: headers?,
+        filters: filters?,
         require_tls: match host.require_tls() {
             TlsRequirementType::None => RequireTls::No,
             TlsRequirementType::ExternalOnly => RequireTls::ExternalOnly,
@@ -129,9 +133,17 @@ fn route(at: &At<'_>, route: &pb::Route, scope: &Scope<'_>) -> Option<Route> {
         &route.response_headers_to_add,
         &route.response_headers_to_remove,
     );
+    let filters = http_filter::overrides(at, &route.typed_per_filter_config);
     let matcher = route_match(&at.field("match"), route.r#match.as_ref()?);
     let action = route_action::action(at, route, scope);
-    Some(Route { name: route.name.clone(), matcher: matcher?, action: action?, headers: headers? })
+    Some(Route {
+        name: route.name.clone(),
+        metadata: metadata::metadata(route.metadata.as_ref()),
+        matcher: matcher?,
+        action: action?,
+        headers: headers?,
+        filters: filters?,
+    })
 }
 
 fn route_match(at: &At<'_>, rule: &pb::RouteMatch) -> Option<RouteMatch> {
@@ -172,7 +184,7 @@ fn path(at: &At<'_>, rule: &pb::RouteMatch) -> Option<PathMatch> {
     })
 }
 
-fn parts_per_million(fraction: &RuntimeFractionalPercent) -> u32 {
+pub(super) fn parts_per_million(fraction: &RuntimeFractionalPercent) -> u32 {
     let Some(value) = fraction.default_value.as_ref() else { return 0 };
     let scale = match value.denominator() {
         DenominatorType::Hundred => 10_000,

@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::config::route::v3::{
     weighted_cluster::cluster_weight,
 };
 
-use super::{core, header, matcher, route::Scope};
+use super::{core, header, http_filter, matcher, route::Scope};
 use crate::at::At;
 
 /// `RouteAction.timeout` when it is not given.
@@ -205,6 +205,7 @@ fn weighted_cluster(
         &entry.response_headers_to_add,
         &entry.response_headers_to_remove,
     );
+    let filters = http_filter::overrides(at, &entry.typed_per_filter_config);
     known(&at.field("name"), &entry.name, scope)?;
     let Some(weight) = entry.weight.as_ref() else { return at.field("weight").error("value is required") };
     let host_rewrite = entry.host_rewrite_specifier.as_ref().and_then(|specifier| match specifier {
@@ -217,6 +218,7 @@ fn weighted_cluster(
         weight: weight.value,
         host_rewrite,
         headers: headers?,
+        filters: filters?,
     })
 }
 

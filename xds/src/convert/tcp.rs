@@ -39,6 +39,7 @@ pub(super) fn tcp_proxy(at: &At<'_>, proxy: &pb::TcpProxy) -> Option<TcpProxy> {
                     weight: cluster.weight,
                     host_rewrite: None,
                     headers: HeaderMutations::default(),
+                    filters: Vec::new(),
                 })
                 .collect();
             let total = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();

@@ -171,7 +171,7 @@ fn manager_needs(manager: &culvert_model::HttpConnectionManager, need: &mut impl
         },
     }
     for filter in &manager.filters {
-        if let HttpFilter::Discovered(filter) = filter {
+        if let HttpFilter::Discovered(filter) = &filter.filter {
             let prefix = format!("extension_config_discovery.http_filter.{}", filter.name);
             let (kind, source, name) = (Kind::ExtensionConfig, &filter.source, Some(filter.name.as_str()));
             need(Need { kind, source, name, prefix, localities });

@@ -33,8 +33,8 @@ const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 
 /// Fields that have an effect no change of them can show.
 const EXEMPT: [(Place, &str); 17] = [
-    (("envoy.config.rbac.v3.Permission", "header"), REQUESTS),
-    (("envoy.config.rbac.v3.Principal", "header"), REQUESTS),
+    (("envoy.config.route.v3.FilterConfig", "is_optional"), "without it what is not supported is refused"),
+    (("envoy.extensions.filters.http.health_check.v3.HealthCheck", "pass_through_mode"), ONE_VALUE),
     (("envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue", "factory_key"), ONE_VALUE),
     (("envoy.config.bootstrap.v3.Bootstrap", "default_regex_engine"), ONE_VALUE),
     (("envoy.config.core.v3.ApiConfigSource", "transport_api_version"), ONE_VALUE),
@@ -65,7 +65,6 @@ const EXEMPT: [(Place, &str); 17] = [
 ];
 
 const ONE_VALUE: &str = "any other value is refused";
-const REQUESTS: &str = "refused where there are no requests";
 const LABEL: &str = "the type of the extension says which one it is";
 const NAME: &str = "by it the resource is found; the model keeps it outside";
 

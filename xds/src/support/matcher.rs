@@ -57,6 +57,7 @@ pub(super) const TABLES: &[Table] = &[
         refused: &[("field", "objects have no fields")],
         ..Table::of("envoy.extensions.matching.common_inputs.network.v3.FilterStateInput")
     },
+    Table { used: &["header_name"], ..Table::of("envoy.type.matcher.v3.HttpRequestHeaderMatchInput") },
     Table::of("envoy.extensions.matching.common_inputs.ssl.v3.DnsSanInput"),
     Table::of("envoy.extensions.matching.common_inputs.ssl.v3.SubjectInput"),
     Table::of("envoy.extensions.matching.common_inputs.ssl.v3.UriSanInput"),

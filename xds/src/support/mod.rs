@@ -11,6 +11,7 @@ mod core;
 mod endpoint;
 mod health;
 mod http;
+mod http_filter;
 mod listener;
 mod matcher;
 mod network;
@@ -134,6 +135,7 @@ fn families() -> impl Iterator<Item = &'static Table> {
         endpoint::TABLES,
         health::TABLES,
         http::TABLES,
+        http_filter::TABLES,
         listener::TABLES,
         matcher::TABLES,
         network::TABLES,

@@ -3,7 +3,6 @@
 use super::Table;
 
 const NO_READER: &str = "nothing reads it";
-const NO_PER_FILTER: &str = "no supported HTTP filter has settings per route";
 const NO_RETRIES: &str = "retries are not supported";
 const NO_RATE_LIMIT: &str = "rate limits are not supported";
 const NO_MIRROR: &str = "mirroring is not supported";
@@ -34,10 +33,11 @@ pub(super) const TABLES: &[Table] = &[
             "validate_clusters",
             "max_direct_response_body_size_bytes",
             "ignore_port_in_host_matching",
+            "typed_per_filter_config",
         ],
         no_effect: &[("metadata", NO_READER)],
         only_off: &["ignore_path_parameters_in_path_matching"],
-        refused: &[("request_mirror_policies", NO_MIRROR), ("typed_per_filter_config", NO_PER_FILTER)],
+        refused: &[("request_mirror_policies", NO_MIRROR)],
         ..Table::of("envoy.config.route.v3.RouteConfiguration")
     },
     Table {
@@ -52,6 +52,7 @@ pub(super) const TABLES: &[Table] = &[
             "response_headers_to_remove",
             "include_request_attempt_count",
             "include_attempt_count_in_response",
+            "typed_per_filter_config",
         ],
         no_effect: &[
             ("metadata", NO_READER),
@@ -66,9 +67,8 @@ pub(super) const TABLES: &[Table] = &[
             ("retry_policy_typed_config", NO_RETRIES),
             ("hedge_policy", NO_RETRIES),
             ("rate_limits", NO_RATE_LIMIT),
-            ("cors", "the CORS filter is not supported"),
+            ("cors", "the policy has to be in typed_per_filter_config"),
             ("request_mirror_policies", NO_MIRROR),
-            ("typed_per_filter_config", NO_PER_FILTER),
         ],
         ..Table::of("envoy.config.route.v3.VirtualHost")
     },
@@ -79,20 +79,20 @@ pub(super) const TABLES: &[Table] = &[
             "route",
             "redirect",
             "direct_response",
+            "metadata",
             "request_headers_to_add",
             "request_headers_to_remove",
             "response_headers_to_add",
             "response_headers_to_remove",
+            "typed_per_filter_config",
         ],
         no_effect: &[
-            ("metadata", NO_READER),
             ("decorator", "requests are not traced"),
             ("tracing", "requests are not traced"),
             ("stat_prefix", "requests are counted by cluster and by connection manager"),
             ("per_request_buffer_limit_bytes", NO_BUFFERING),
             ("request_body_buffer_limit", NO_BUFFERING),
         ],
-        refused: &[("typed_per_filter_config", NO_PER_FILTER)],
         ..Table::of("envoy.config.route.v3.Route")
     },
     Table {
@@ -169,7 +169,7 @@ pub(super) const TABLES: &[Table] = &[
             ("request_mirror_policies", NO_MIRROR),
             ("rate_limits", NO_RATE_LIMIT),
             ("hash_policy", "hash policies are not supported"),
-            ("cors", "the CORS filter is not supported"),
+            ("cors", "the policy has to be in typed_per_filter_config"),
             ("internal_redirect_policy", "internal redirects are not supported"),
         ],
         ..Table::of("envoy.config.route.v3.RouteAction")
@@ -202,11 +202,11 @@ pub(super) const TABLES: &[Table] = &[
             "response_headers_to_add",
             "response_headers_to_remove",
             "host_rewrite_literal",
+            "typed_per_filter_config",
         ],
         refused: &[
             ("cluster_header", "a weighted cluster has to be named"),
             ("metadata_match", "subset load balancing is not supported"),
-            ("typed_per_filter_config", NO_PER_FILTER),
         ],
         ..Table::of("envoy.config.route.v3.WeightedCluster.ClusterWeight")
     },

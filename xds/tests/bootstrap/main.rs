@@ -2,6 +2,7 @@
 
 mod chains;
 mod clusters;
+mod filters;
 mod http;
 mod listeners;
 mod network;

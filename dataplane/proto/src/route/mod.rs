@@ -7,6 +7,7 @@ mod candidates;
 mod domains;
 mod matcher;
 mod mutate;
+mod overrides;
 mod rewrite;
 mod scope;
 mod table;
@@ -14,7 +15,8 @@ mod trie;
 mod weighted;
 
 pub use matcher::{header_matches, string_matches};
-pub use mutate::{Formatter, Mutations};
+pub use mutate::{Formatter, Mutations, change_header};
+pub use overrides::{Override, Place};
 pub use rewrite::{redirect_location, rewrite_host, rewrite_path, tls_location};
 pub use scope::Scopes;
 pub use table::{Match, NoRoute, Table};

@@ -70,6 +70,16 @@ impl<'a> Mutations<'a> {
     }
 }
 
+/// Makes one change. `scratch` is cleared and used.
+pub fn change_header(
+    option: &HeaderValueOption,
+    headers: &mut Headers,
+    formatter: &impl Formatter,
+    scratch: &mut Vec<u8>,
+) {
+    apply(&[], std::slice::from_ref(option), headers, formatter, scratch);
+}
+
 /// One change that is to be made, with its value's place in the scratch memory.
 struct Change<'a> {
     option: &'a HeaderValueOption,

@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use culvert_model::{RequireTls, Route, RouteConfiguration, VirtualHost};
 
-use crate::route::{RequestView, candidates::Candidates, domains::Domains};
+use crate::route::{
+    RequestView,
+    candidates::Candidates,
+    domains::Domains,
+    overrides::{Override, Overrides, Place},
+};
 
 /// A compiled route configuration. Immutable; share it between workers.
 ///
@@ -18,6 +23,7 @@ pub struct Table {
     domains: Domains,
     /// By index of the virtual host.
     candidates: Vec<Candidates>,
+    overrides: Overrides,
 }
 
 /// What [`Table::route`] found.
@@ -27,6 +33,8 @@ pub struct Match<'t> {
     pub vhost: &'t VirtualHost,
     /// Its first route that matches.
     pub route: &'t Arc<Route>,
+    /// For [`Table::overrides`].
+    pub place: Place,
 }
 
 /// Why there is no route.
@@ -50,6 +58,7 @@ impl Table {
         Self {
             domains: Domains::compile(config),
             candidates: config.virtual_hosts.iter().map(|vhost| Candidates::compile(&vhost.routes)).collect(),
+            overrides: Overrides::compile(config),
             config: config.clone(),
         }
     }
@@ -58,6 +67,17 @@ impl Table {
     #[must_use]
     pub fn config(&self) -> &RouteConfiguration {
         &self.config
+    }
+
+    /// The number that the HTTP filter of that name has in this table; `None` when no level says anything about it.
+    #[must_use]
+    pub fn filter_number(&self, name: &str) -> Option<u32> {
+        self.overrides.number(name)
+    }
+
+    /// What the levels that apply at `place` say about a filter, the most specific first.
+    pub fn overrides(&self, filter: u32, place: Place) -> impl DoubleEndedIterator<Item = &Override> {
+        self.overrides.levels(filter, place)
     }
 
     /// Finds the route. `random` decides fractions: draw one number per request and use it for
@@ -73,7 +93,8 @@ impl Table {
         }
         let first =
             self.candidates[index].first_match(&vhost.routes, request, random).ok_or(NoRoute::Route)?;
-        Ok(Match { vhost, route: &vhost.routes[first] })
+        let place = Place { host: index as u32, route: first as u32, cluster: None };
+        Ok(Match { vhost, route: &vhost.routes[first], place })
     }
 }
 

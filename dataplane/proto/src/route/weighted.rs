@@ -28,6 +28,7 @@ mod tests {
             weight,
             host_rewrite: None,
             headers: HeaderMutations::default(),
+            filters: Vec::new(),
         };
         let total = weights.iter().copied().map(u64::from).sum();
         WeightedClusters { clusters: weights.iter().enumerate().map(cluster).collect(), total }

@@ -7,6 +7,8 @@ mod local_ratelimit;
 mod rbac;
 mod set_filter_state;
 
+pub(crate) use rbac::with_view;
+
 use std::{rc::Rc, time::Duration};
 
 use culvert_model::RuntimeFlag;

@@ -60,7 +60,7 @@ impl AccessControl {
 }
 
 /// Calls `look` with what rules may look at.
-fn with_view<R>(who: &Downstream, look: impl FnOnce(&View<'_>) -> R) -> R {
+pub(crate) fn with_view<R>(who: &Downstream, look: impl FnOnce(&View<'_>) -> R) -> R {
     let name = who.server_name();
     let opening = match who.opening.as_deref() {
         Some(opening) if opening.server_name == name => Cow::Borrowed(opening),

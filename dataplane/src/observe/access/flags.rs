@@ -23,6 +23,7 @@ macro_rules! flags {
 }
 
 flags! {
+    FAILED_LOCAL_HEALTH_CHECK = 1, "LH", "FailedLocalHealthCheck";
     NO_HEALTHY_UPSTREAM = 2, "UH", "NoHealthyUpstream";
     UPSTREAM_REQUEST_TIMEOUT = 3, "UT", "UpstreamRequestTimeout";
     LOCAL_RESET = 4, "LR", "LocalReset";
@@ -31,6 +32,9 @@ flags! {
     UPSTREAM_CONNECTION_TERMINATION = 7, "UC", "UpstreamConnectionTermination";
     UPSTREAM_OVERFLOW = 8, "UO", "UpstreamOverflow";
     NO_ROUTE = 9, "NR", "NoRouteFound";
+    DELAY_INJECTED = 10, "DI", "DelayInjected";
+    FAULT_INJECTED = 11, "FI", "FaultInjected";
+    RATE_LIMITED = 12, "RL", "RateLimited";
     DOWNSTREAM_TERMINATION = 15, "DC", "DownstreamConnectionTermination";
     UPSTREAM_RETRY_LIMIT = 16, "URX", "UpstreamRetryLimitExceeded";
     STREAM_IDLE_TIMEOUT = 17, "SI", "StreamIdleTimeout";

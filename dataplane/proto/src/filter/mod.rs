@@ -1,0 +1,106 @@
+//! HTTP filters as all workers share them, and what they decide about a request.
+//!
+//! [`cors`] and [`fault`] are pure functions of a policy and a request; [`AccessControl`] and [`RateLimit`] are compiled
+//! once for all workers.
+
+pub mod cors;
+pub mod fault;
+
+use std::sync::Arc;
+
+use culvert_model::{
+    CorsPolicy, FilterSettings, HeaderChange, HeaderChanges, HttpFault, HttpRateLimit, HttpRbac,
+};
+
+use crate::{
+    Headers,
+    bucket::Bucket,
+    rbac::Engine,
+    route::{Formatter, change_header, string_matches},
+};
+
+/// Rules of access, compiled.
+#[derive(Debug, Default)]
+pub struct AccessControl {
+    /// What is enforced; nothing is denied without.
+    pub rules: Option<Engine>,
+    /// What is only counted.
+    pub shadow_rules: Option<Engine>,
+}
+
+impl AccessControl {
+    /// Compiles rules.
+    pub fn compile(rbac: &HttpRbac) -> Self {
+        Self {
+            rules: rbac.rules.as_ref().map(Engine::compile),
+            shadow_rules: rbac.shadow_rules.as_ref().map(Engine::compile),
+        }
+    }
+}
+
+/// A limit of requests, with the tokens that all workers take from.
+#[derive(Debug)]
+pub struct RateLimit {
+    /// As configured.
+    pub config: Arc<HttpRateLimit>,
+    /// Its tokens, on a clock in nanoseconds.
+    pub bucket: Bucket,
+}
+
+impl RateLimit {
+    /// A full bucket.
+    #[must_use]
+    pub fn new(config: Arc<HttpRateLimit>) -> Self {
+        let interval = u64::try_from(config.fill_interval.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = Bucket::new(config.max_tokens, config.tokens_per_fill, interval, 0);
+        Self { config, bucket }
+    }
+}
+
+/// Settings of a filter on a level of routes, compiled.
+#[derive(Debug)]
+pub enum Settings {
+    /// `cors`
+    Cors(Arc<CorsPolicy>),
+    /// `fault`
+    Fault(Arc<HttpFault>),
+    /// `header_mutation`
+    HeaderMutation(Arc<HeaderChanges>),
+    /// `local_ratelimit`
+    LocalRateLimit(RateLimit),
+    /// `rbac`
+    Rbac(AccessControl),
+}
+
+impl Settings {
+    /// Compiles settings.
+    pub(crate) fn compile(settings: &FilterSettings) -> Self {
+        match settings {
+            FilterSettings::Cors(policy) => Self::Cors(policy.clone()),
+            FilterSettings::Fault(fault) => Self::Fault(fault.clone()),
+            FilterSettings::HeaderMutation(changes) => Self::HeaderMutation(changes.clone()),
+            FilterSettings::LocalRateLimit(limit) => Self::LocalRateLimit(RateLimit::new(limit.clone())),
+            FilterSettings::Rbac(rbac) => Self::Rbac(AccessControl::compile(rbac)),
+        }
+    }
+}
+
+/// Makes changes one after the other, so that each sees what those before have done. `scratch` is cleared and used.
+pub fn change_headers(
+    changes: &[HeaderChange],
+    headers: &mut Headers,
+    formatter: &impl Formatter,
+    scratch: &mut Vec<u8>,
+) {
+    for change in changes {
+        match change {
+            HeaderChange::Add(option) => change_header(option, headers, formatter, scratch),
+            HeaderChange::Remove(name) => {
+                headers.remove(name);
+            }
+            HeaderChange::RemoveMatching(matcher) => {
+                headers.retain(|name, _| !string_matches(matcher, name));
+            }
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! `envoy.filters.http.health_check`: questions about the health of this server, answered here.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use culvert_model::HeaderMatcher;
+use culvert_proto::route::header_matches;
+
+use super::{Response, State, Verdict};
+use crate::http::{exchange::Exchange, log::Flags, reply::Reply};
+
+/// The filter: what a question looks like.
+pub(super) struct HealthCheck(pub(super) Arc<Vec<HeaderMatcher>>);
+
+impl HealthCheck {
+    pub(super) fn decode(&self, exchange: &Exchange<'_>, state: &mut State) -> Verdict {
+        let view = exchange.head.view();
+        if !self.0.iter().all(|matcher| header_matches(matcher, &view)) {
+            return Verdict::Continue;
+        }
+        *state = State::HealthCheck;
+        Verdict::Reply(if is_failing(exchange) {
+            Reply::new(503, "").flag(Flags::FAILED_LOCAL_HEALTH_CHECK).details("health_check_failed")
+        } else {
+            Reply::new(200, "").details("health_check_ok")
+        })
+    }
+}
+
+pub(super) fn encode(exchange: &Exchange<'_>, state: &State, response: &mut Response<'_>) {
+    if matches!(state, State::HealthCheck) {
+        let cluster = &exchange.conn.worker.process.service_cluster;
+        response.headers.set("x-envoy-upstream-healthchecked-cluster", cluster);
+    }
+    if is_failing(exchange) {
+        response.headers.set("x-envoy-immediate-health-check-fail", "true");
+    }
+}
+
+fn is_failing(exchange: &Exchange<'_>) -> bool {
+    exchange.conn.worker.process.fails_health_checks.load(Ordering::Relaxed)
+}

@@ -1,0 +1,114 @@
+//! `envoy.filters.http.local_ratelimit`: so many requests in a time, over all workers.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    sync::{Arc, LazyLock},
+    time::Instant,
+};
+
+use culvert_model::Fraction;
+use culvert_proto::{
+    filter::{RateLimit, Settings},
+    route::change_header,
+};
+use culvert_ring::time;
+
+use super::{Response, Scope, State, Verdict};
+use crate::{
+    http::{exchange::Exchange, format::Values, log::Flags, reply::Reply},
+    observe::stats::HttpRateLimitStats,
+};
+
+/// Where the clock of all buckets begins.
+static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// The filter on one worker.
+pub(super) struct RateLimiter {
+    limit: Arc<RateLimit>,
+    /// By `stat_prefix`: levels of routes have their own.
+    stats: RefCell<HashMap<String, Arc<HttpRateLimitStats>>>,
+}
+
+impl RateLimiter {
+    pub(super) fn new(limit: Arc<RateLimit>) -> Self {
+        LazyLock::force(&BEGINNING);
+        Self { limit, stats: RefCell::default() }
+    }
+
+    pub(super) fn decode(
+        &self,
+        exchange: &mut Exchange<'_>,
+        scope: &Scope<'_>,
+        state: &mut State,
+    ) -> Verdict {
+        let limit = self.limit(scope);
+        let config = &limit.config;
+        if !draws(exchange, config.enabled) {
+            return Verdict::Continue;
+        }
+        let stats = self.stats(exchange, &config.stat_prefix);
+        stats.enabled.inc();
+        let since = time::now().saturating_duration_since(*BEGINNING);
+        if limit.bucket.take(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)) {
+            stats.ok.inc();
+            return Verdict::Continue;
+        }
+        stats.rate_limited.inc();
+        if !draws(exchange, config.enforced) {
+            let mut headers = std::mem::take(&mut exchange.head.headers);
+            let values = Values::for_filter(exchange);
+            let mut scratch = Vec::new();
+            for option in &config.request_add {
+                change_header(option, &mut headers, &values, &mut scratch);
+            }
+            exchange.head.headers = headers;
+            return Verdict::Continue;
+        }
+        stats.enforced.inc();
+        *state = State::Limited;
+        let reply = Reply::new(config.status, "local_rate_limited").flag(Flags::RATE_LIMITED);
+        let reply = reply.details("local_rate_limited");
+        Verdict::Reply(if config.resource_exhausted { reply.grpc_status("8") } else { reply })
+    }
+
+    pub(super) fn encode(
+        &self,
+        exchange: &Exchange<'_>,
+        scope: &Scope<'_>,
+        state: &State,
+        response: &mut Response<'_>,
+    ) {
+        if matches!(state, State::Limited) {
+            let values = Values::for_response(exchange, None);
+            let mut scratch = Vec::new();
+            for option in &self.limit(scope).config.response_add {
+                change_header(option, response.headers, &values, &mut scratch);
+            }
+        }
+    }
+
+    /// That of the route, if it has one.
+    fn limit<'a>(&'a self, scope: &Scope<'a>) -> &'a RateLimit {
+        match scope.settings() {
+            Some(Settings::LocalRateLimit(limit)) => limit,
+            _ => &self.limit,
+        }
+    }
+
+    fn stats(&self, exchange: &Exchange<'_>, stat_prefix: &str) -> Arc<HttpRateLimitStats> {
+        if let Some(stats) = self.stats.borrow().get(stat_prefix) {
+            return stats.clone();
+        }
+        let stats = Arc::new(HttpRateLimitStats::default());
+        let scope = format!("{stat_prefix}.http_local_rate_limit");
+        exchange.conn.worker.process.registry.register(scope, stats.clone());
+        self.stats.borrow_mut().insert(stat_prefix.to_owned(), stats.clone());
+        stats
+    }
+}
+
+fn draws(exchange: &Exchange<'_>, fraction: Fraction) -> bool {
+    fraction.numerator >= fraction.denominator
+        || fraction.numerator > 0 && fraction.hits(exchange.conn.worker.rng.borrow_mut().u64(..))
+}

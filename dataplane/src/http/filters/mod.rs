@@ -1,0 +1,292 @@
+//! HTTP filters before the router: a list that a request goes through, and its response in reverse. One file each.
+//!
+//! A filter looks at the head of a request once its route is known ([`Filter::decode`]): it lets it go on, perhaps after a
+//! while, or answers it. Every response passes [`Filter::encode`], also those that culvert gives itself. A filter's state
+//! is made when the connection manager is; what routes say about it is found by number.
+
+mod cors;
+mod fault;
+mod header_mutation;
+mod health_check;
+mod local_ratelimit;
+mod rbac;
+
+use std::{cell::RefCell, rc::Rc};
+
+use culvert_model::{ClusterSpecifier, Route, WeightedCluster};
+use culvert_proto::{
+    Headers,
+    filter::Settings,
+    route::{Match, Override, Place, Table},
+};
+use smallvec::SmallVec;
+
+use crate::{
+    http::{exchange::Exchange, reply::Reply},
+    observe::stats::Registry,
+    snapshot::{HttpFilterKind, HttpFilterSpec},
+    upstream::Host,
+    worker::LocalTable,
+};
+
+/// An HTTP filter with this worker's state.
+enum Filter {
+    /// `cors`
+    Cors(cors::Cors),
+    /// `fault`
+    Fault(fault::FaultInjector),
+    /// `header_mutation`
+    HeaderMutation(header_mutation::HeaderMutation),
+    /// `health_check`
+    HealthCheck(health_check::HealthCheck),
+    /// `local_ratelimit`
+    LocalRateLimit(local_ratelimit::RateLimiter),
+    /// `rbac`
+    Rbac(rbac::AccessFilter),
+    /// One that there is not, and that a route may turn on nevertheless.
+    Unsupported,
+}
+
+/// What becomes of a request.
+pub(super) enum Verdict {
+    Continue,
+    /// The client has gone meanwhile.
+    Gone,
+    Reply(Reply),
+}
+
+/// What a filter remembers of a request until its end.
+#[derive(Default)]
+enum State {
+    #[default]
+    Nothing,
+    /// A request across origins, which may be.
+    CrossOrigin,
+    /// A fault, which counts for as long as the request lasts.
+    Faulty(#[expect(dead_code, reason = "its end counts")] fault::Active),
+    /// A request about the health of this server.
+    HealthCheck,
+    /// Above the limit.
+    Limited,
+    /// An answered preflight; whether the origin is allowed.
+    Preflight(bool),
+}
+
+impl Filter {
+    fn new(kind: &HttpFilterKind, stat_prefix: &str, registry: &Registry) -> Self {
+        match kind {
+            HttpFilterKind::Cors => Self::Cors(cors::Cors::new(stat_prefix, registry)),
+            HttpFilterKind::Fault(spec) => {
+                Self::Fault(fault::FaultInjector::new(spec.clone(), stat_prefix, registry))
+            }
+            HttpFilterKind::HeaderMutation { changes, most_specific_wins } => {
+                Self::HeaderMutation(header_mutation::HeaderMutation {
+                    changes: changes.clone(),
+                    most_specific_wins: *most_specific_wins,
+                })
+            }
+            HttpFilterKind::HealthCheck(matchers) => {
+                Self::HealthCheck(health_check::HealthCheck(matchers.clone()))
+            }
+            HttpFilterKind::LocalRateLimit(limit) => {
+                Self::LocalRateLimit(local_ratelimit::RateLimiter::new(limit.clone()))
+            }
+            HttpFilterKind::Rbac(spec) => {
+                Self::Rbac(rbac::AccessFilter::new(spec.clone(), stat_prefix, registry))
+            }
+            HttpFilterKind::Unsupported => Self::Unsupported,
+        }
+    }
+
+    /// Looks at the head of a request.
+    async fn decode(&self, exchange: &mut Exchange<'_>, scope: &Scope<'_>, state: &mut State) -> Verdict {
+        match self {
+            Self::Cors(filter) => filter.decode(exchange, scope, state),
+            Self::Fault(filter) => filter.decode(exchange, scope, state).await,
+            Self::HeaderMutation(filter) => filter.decode(exchange, scope),
+            Self::HealthCheck(filter) => filter.decode(exchange, state),
+            Self::LocalRateLimit(filter) => filter.decode(exchange, scope, state),
+            Self::Rbac(filter) => filter.decode(exchange, scope),
+            Self::Unsupported => Verdict::Reply(Reply::new(500, "").details("filter_not_supported")),
+        }
+    }
+
+    /// Looks at the head of a response.
+    fn encode(&self, exchange: &Exchange<'_>, scope: &Scope<'_>, state: &State, response: &mut Response<'_>) {
+        match self {
+            Self::Cors(filter) => filter.encode(exchange, scope, state, response),
+            Self::HeaderMutation(filter) => filter.encode(exchange, scope, response),
+            Self::HealthCheck(_) => health_check::encode(exchange, state, response),
+            Self::LocalRateLimit(filter) => filter.encode(exchange, scope, state, response),
+            Self::Fault(_) | Self::Rbac(_) | Self::Unsupported => {}
+        }
+    }
+}
+
+/// The head of a response on its way to the client.
+struct Response<'r> {
+    headers: &'r mut Headers,
+    /// Where it comes from, if not from here.
+    host: Option<&'r Rc<Host>>,
+}
+
+/// The filters of a connection manager, without the router.
+pub(super) struct Chain {
+    entries: Vec<Entry>,
+    /// Of the table that was asked last.
+    numbers: RefCell<Numbers>,
+}
+
+struct Entry {
+    name: String,
+    disabled: bool,
+    filter: Filter,
+}
+
+/// What numbers the filters have in a table.
+#[derive(Default)]
+struct Numbers {
+    table: Option<Rc<LocalTable>>,
+    by_entry: Vec<Option<u32>>,
+}
+
+/// What the filters of a chain know of one request.
+#[derive(Default)]
+pub(super) struct Run {
+    table: Option<Rc<LocalTable>>,
+    place: Option<Place>,
+    states: SmallVec<[State; 4]>,
+    numbers: SmallVec<[Option<u32>; 4]>,
+}
+
+/// What a filter may know of the route of a request.
+pub(super) struct Scope<'t> {
+    table: Option<&'t Table>,
+    place: Place,
+    /// The filter's number in the table.
+    number: Option<u32>,
+    route: Option<&'t Route>,
+    weighted: Option<&'t WeightedCluster>,
+}
+
+impl<'t> Scope<'t> {
+    /// What the levels of routes say about the filter, the most specific first.
+    fn overrides(&self) -> impl DoubleEndedIterator<Item = &'t Override> {
+        let found = self.table.zip(self.number);
+        found.into_iter().flat_map(|(table, number)| table.overrides(number, self.place))
+    }
+
+    /// Settings of the most specific level that has some.
+    fn settings(&self) -> Option<&'t Settings> {
+        self.overrides().find_map(|level| level.settings.as_ref())
+    }
+
+    fn is_off(&self, entry: &Entry) -> bool {
+        self.overrides().next().map_or(entry.disabled, |level| level.disabled)
+    }
+
+    /// The cluster that the request goes to.
+    fn cluster<'a>(&'a self, headers: &'a Headers) -> Option<&'a [u8]> {
+        let culvert_model::Action::Forward(action) = &self.route?.action else { return None };
+        match &action.cluster {
+            ClusterSpecifier::Header(name) => headers.get(name),
+            ClusterSpecifier::Name(name) => Some(name.as_bytes()),
+            ClusterSpecifier::Weighted(_) => self.weighted.map(|cluster| cluster.name.as_bytes()),
+        }
+    }
+}
+
+impl Chain {
+    /// The filters that a connection manager with this `stat_prefix` has.
+    pub(super) fn new(specs: &[HttpFilterSpec], stat_prefix: &str, registry: &Registry) -> Self {
+        let entry = |spec: &HttpFilterSpec| Entry {
+            name: spec.name.clone(),
+            disabled: spec.disabled,
+            filter: Filter::new(&spec.kind, stat_prefix, registry),
+        };
+        Self { entries: specs.iter().map(entry).collect(), numbers: RefCell::default() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Begins with a request whose routes these are, if it has any.
+    fn begin(&self, table: Option<&Rc<LocalTable>>, place: Option<Place>) -> Run {
+        let mut states = SmallVec::new();
+        states.resize_with(self.entries.len(), State::default);
+        let mut numbers = SmallVec::new();
+        if let Some(table) = table {
+            let mut known = self.numbers.borrow_mut();
+            if !known.table.as_ref().is_some_and(|known| Rc::ptr_eq(known, table)) {
+                known.by_entry.clear();
+                known.by_entry.extend(self.entries.iter().map(|entry| table.0.filter_number(&entry.name)));
+                known.table = Some(table.clone());
+            }
+            numbers.extend_from_slice(&known.by_entry);
+        }
+        Run { table: table.cloned(), place, states, numbers }
+    }
+}
+
+impl Run {
+    /// What filter `index` may know.
+    fn scope(&self, index: usize) -> Scope<'_> {
+        let number = self.numbers.get(index).copied().flatten();
+        let table = self.table.as_ref().filter(|_| self.place.is_some()).map(|table| &*table.0);
+        Scope { table, place: self.place.unwrap_or_default(), number, route: None, weighted: None }
+    }
+}
+
+/// Takes the head of a request through the filters. `matched` is its route, if it has one, and the cluster that was chosen
+/// among weighted ones.
+pub(super) async fn decode(
+    exchange: &mut Exchange<'_>,
+    table: Option<&Rc<LocalTable>>,
+    matched: Option<(&Match<'_>, Option<&WeightedCluster>)>,
+) -> Verdict {
+    let conn = exchange.conn;
+    let chain = &conn.manager.filters;
+    let place = matched.map(|(matched, chosen)| matched.place.with_cluster(matched.route, chosen));
+    exchange.filters = chain.begin(table, place);
+    for (index, entry) in chain.entries.iter().enumerate() {
+        let scope = Scope {
+            table: table.filter(|_| place.is_some()).map(|table| &*table.0),
+            route: matched.map(|(matched, _)| &**matched.route),
+            weighted: matched.and_then(|(_, chosen)| chosen),
+            ..exchange.filters.scope(index).detached()
+        };
+        if scope.is_off(entry) {
+            continue;
+        }
+        let mut state = State::default();
+        let verdict = entry.filter.decode(exchange, &scope, &mut state).await;
+        exchange.filters.states[index] = state;
+        if !matches!(verdict, Verdict::Continue) {
+            return verdict;
+        }
+    }
+    Verdict::Continue
+}
+
+impl Scope<'_> {
+    /// Without what it borrows.
+    fn detached<'t>(&self) -> Scope<'t> {
+        Scope { table: None, place: self.place, number: self.number, route: None, weighted: None }
+    }
+}
+
+/// Takes the head of a response through the filters, from the last to the first. `host`: where it comes from, if not from
+/// here.
+pub(super) fn encode(exchange: &Exchange<'_>, headers: &mut Headers, host: Option<&Rc<Host>>) {
+    let chain = &exchange.conn.manager.filters;
+    let run = &exchange.filters;
+    let mut response = Response { headers, host };
+    for (index, entry) in chain.entries.iter().enumerate().rev() {
+        let scope = run.scope(index);
+        if !scope.is_off(entry) {
+            let state = run.states.get(index).unwrap_or(&State::Nothing);
+            entry.filter.encode(exchange, &scope, state, &mut response);
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! HTTP filters, and what routes say about them.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use culvert_model::{
+    CorsPolicy, FaultAbort, FaultAnswer, FaultDelay, FilterOverride, FilterOverrides, FilterSettings,
+    Fraction, HeaderChange, HeaderChanges, HeaderMatcher, HttpFault, HttpFilter, HttpRateLimit, HttpRbac,
+    NamedFilter,
+};
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            common::mutation_rules::v3::{HeaderMutation, header_mutation::Action as MutationAction},
+            core::v3::RuntimeFractionalPercent,
+            route::v3::{FilterConfig, HeaderMatcher as HeaderMatcherPb},
+        },
+        extensions::filters::{
+            common::fault::v3::{FaultDelay as FaultDelayPb, fault_delay::FaultDelaySecifier},
+            http::{
+                cors::v3 as cors_pb,
+                fault::v3::{self as fault_pb, fault_abort::ErrorType},
+                header_mutation::v3 as mutation_pb,
+                health_check::v3 as health_pb,
+                local_ratelimit::v3 as rate_pb,
+                rbac::v3 as rbac_pb,
+                router::v3::Router,
+            },
+            network::http_connection_manager::v3::{self as pb, http_filter},
+        },
+        r#type::v3::{FractionalPercent, fractional_percent::DenominatorType},
+    },
+    google::protobuf::Any,
+};
+
+use super::{
+    core, extension_name, header, matcher,
+    network::FILL_INTERVAL_MIN,
+    rbac::{self, Subject},
+    unpack,
+};
+use crate::at::At;
+
+/// The filters, of which the router has to come last. Those that the walk passed over are left out, or in the way of a
+/// route that turns them on.
+pub(super) fn filters(at: &At<'_>, filters: &[pb::HttpFilter]) -> Option<(Vec<NamedFilter>, Router)> {
+    let mut router = None;
+    let mut last = None;
+    let mut converted = Vec::new();
+    let mut complete = true;
+    for (index, filter) in filters.iter().enumerate() {
+        let at = at.index(index);
+        let Some(http_filter::ConfigType::TypedConfig(any)) = filter.config_type.as_ref() else {
+            return at.field("typed_config").error("value is required");
+        };
+        last = Some((index, &filter.name));
+        let Some(config) = unpack::<Router>(any) else {
+            match http_filter(&at.field("typed_config"), any) {
+                Some(Known::Yes(it)) => converted.push(named(filter, it)),
+                Some(Known::No) if filter.disabled => converted.push(named(filter, HttpFilter::Unsupported)),
+                Some(Known::No) if filter.is_optional => {}
+                Some(Known::No) => {
+                    let name = extension_name(Some(any));
+                    return at
+                        .field("typed_config")
+                        .unsupported(format!("{name} is not a supported HTTP filter"));
+                }
+                None => complete = false,
+            }
+            continue;
+        };
+        if filter.disabled {
+            return at.field("disabled").error("the router cannot be disabled");
+        }
+        if router.is_some() || index + 1 != filters.len() {
+            let name = &filter.name;
+            return at.error(format!("terminal filter {name:?} must be the last HTTP filter"));
+        }
+        router = Some(config);
+        converted.push(named(filter, HttpFilter::Router));
+    }
+    let Some(router) = router else {
+        return match last {
+            Some((index, name)) => {
+                at.index(index).error(format!("non-terminal filter {name:?} is the last HTTP filter"))
+            }
+            None => at.unsupported("a connection manager without the router filter is not supported"),
+        };
+    };
+    complete.then_some((converted, router))
+}
+
+fn named(filter: &pb::HttpFilter, kind: HttpFilter) -> NamedFilter {
+    NamedFilter { name: filter.name.clone(), disabled: filter.disabled, filter: kind }
+}
+
+/// Whether a filter is one that there is.
+enum Known {
+    No,
+    Yes(HttpFilter),
+}
+
+fn http_filter(at: &At<'_>, any: &Any) -> Option<Known> {
+    Some(Known::Yes(if let Some(rbac) = unpack::<rbac_pb::Rbac>(any) {
+        HttpFilter::Rbac(access(at, &rbac)?)
+    } else if let Some(mutation) = unpack::<mutation_pb::HeaderMutation>(any) {
+        HttpFilter::HeaderMutation {
+            changes: changes(&at.field("mutations"), mutation.mutations.as_ref())?,
+            most_specific_wins: mutation.most_specific_header_mutations_wins,
+        }
+    } else if unpack::<cors_pb::Cors>(any).is_some() {
+        HttpFilter::Cors
+    } else if let Some(fault) = unpack::<fault_pb::HttpFault>(any) {
+        HttpFilter::Fault(self::fault(at, &fault)?)
+    } else if let Some(limit) = unpack::<rate_pb::LocalRateLimit>(any) {
+        HttpFilter::LocalRateLimit(rate_limit(at, &limit)?)
+    } else if let Some(health) = unpack::<health_pb::HealthCheck>(any) {
+        if health.pass_through_mode.as_ref().is_some_and(|pass| pass.value) {
+            return at.field("pass_through_mode").unsupported("health checks are answered, not passed on");
+        }
+        HttpFilter::HealthCheck(Arc::new(header_matchers(&at.field("headers"), &health.headers)?))
+    } else {
+        return Some(Known::No);
+    }))
+}
+
+/// `typed_per_filter_config` of a level of routes. `at` is the message it is in.
+pub(super) fn overrides(at: &At<'_>, configs: &HashMap<String, Any>) -> Option<FilterOverrides> {
+    let at = at.field("typed_per_filter_config");
+    let mut names: Vec<_> = configs.iter().collect();
+    names.sort_unstable_by_key(|(name, _)| *name);
+    let converted: Vec<_> = names
+        .into_iter()
+        .map(|(name, any)| Some((name.clone(), filter_override(&at.key(name), any)?)))
+        .collect();
+    converted.into_iter().collect()
+}
+
+fn filter_override(at: &At<'_>, any: &Any) -> Option<FilterOverride> {
+    let Some(config) = unpack::<FilterConfig>(any) else {
+        return Some(FilterOverride { disabled: false, settings: Some(settings(at, any)?) });
+    };
+    if config.disabled {
+        return Some(FilterOverride { disabled: true, settings: None });
+    }
+    let at = at.field("config");
+    match &config.config {
+        None => at.error("value is required unless the filter is disabled"),
+        Some(any) if any.type_url.is_empty() => Some(FilterOverride { disabled: false, settings: None }),
+        Some(any) if config.is_optional && !is_settings(any) => {
+            Some(FilterOverride { disabled: false, settings: None })
+        }
+        Some(any) => Some(FilterOverride { disabled: false, settings: Some(settings(&at, any)?) }),
+    }
+}
+
+fn is_settings(any: &Any) -> bool {
+    unpack::<rbac_pb::RbacPerRoute>(any).is_some()
+        || unpack::<mutation_pb::HeaderMutationPerRoute>(any).is_some()
+        || unpack::<cors_pb::CorsPolicy>(any).is_some()
+        || unpack::<fault_pb::HttpFault>(any).is_some()
+        || unpack::<rate_pb::LocalRateLimit>(any).is_some()
+}
+
+fn settings(at: &At<'_>, any: &Any) -> Option<FilterSettings> {
+    Some(if let Some(rbac) = unpack::<rbac_pb::RbacPerRoute>(any) {
+        FilterSettings::Rbac(match &rbac.rbac {
+            Some(rbac) => access(&at.field("rbac"), rbac)?,
+            None => Arc::default(),
+        })
+    } else if let Some(mutation) = unpack::<mutation_pb::HeaderMutationPerRoute>(any) {
+        FilterSettings::HeaderMutation(changes(&at.field("mutations"), mutation.mutations.as_ref())?)
+    } else if let Some(policy) = unpack::<cors_pb::CorsPolicy>(any) {
+        FilterSettings::Cors(cors(at, &policy)?)
+    } else if let Some(fault) = unpack::<fault_pb::HttpFault>(any) {
+        FilterSettings::Fault(self::fault(at, &fault)?)
+    } else if let Some(limit) = unpack::<rate_pb::LocalRateLimit>(any) {
+        if limit.token_bucket.is_none() {
+            return at
+                .field("token_bucket")
+                .error("local rate limit token bucket must be set for per filter configs");
+        }
+        FilterSettings::LocalRateLimit(rate_limit(at, &limit)?)
+    } else {
+        return at
+            .unsupported(format!("{} is not what a route says about a filter", extension_name(Some(any))));
+    })
+}
+
+fn access(at: &At<'_>, rbac: &rbac_pb::Rbac) -> Option<Arc<HttpRbac>> {
+    let subject = Subject::Request;
+    let rules = rbac::rules(at, subject, ("rules", rbac.rules.as_ref()), ("matcher", rbac.matcher.as_ref()));
+    let shadow_rules = rbac::rules(
+        at,
+        subject,
+        ("shadow_rules", rbac.shadow_rules.as_ref()),
+        ("shadow_matcher", rbac.shadow_matcher.as_ref()),
+    );
+    Some(Arc::new(HttpRbac {
+        rules: rules?,
+        stat_prefix: rbac.rules_stat_prefix.clone(),
+        shadow_rules: shadow_rules?,
+        shadow_stat_prefix: rbac.shadow_rules_stat_prefix.clone(),
+    }))
+}
+
+fn changes(at: &At<'_>, mutations: Option<&mutation_pb::Mutations>) -> Option<Arc<HeaderChanges>> {
+    let Some(mutations) = mutations else { return Some(Arc::default()) };
+    let list = |name: &str, list: &[HeaderMutation]| {
+        let at = at.field(name);
+        let list: Vec<_> = list.iter().enumerate().map(|(i, it)| change(&at.index(i), it)).collect();
+        list.into_iter().collect::<Option<Vec<_>>>()
+    };
+    let request = list("request_mutations", &mutations.request_mutations);
+    let response = list("response_mutations", &mutations.response_mutations);
+    Some(Arc::new(HeaderChanges { request: request?, response: response? }))
+}
+
+fn change(at: &At<'_>, mutation: &HeaderMutation) -> Option<HeaderChange> {
+    Some(match mutation.action.as_ref()? {
+        MutationAction::Append(option) => HeaderChange::Add(header::addition(&at.field("append"), option)?),
+        MutationAction::Remove(name) => HeaderChange::Remove(header::removal(&at.field("remove"), name)?),
+        MutationAction::RemoveOnMatch(by) => {
+            let at = at.field("remove_on_match");
+            HeaderChange::RemoveMatching(matcher::string(&at.field("key_matcher"), by.key_matcher.as_ref()?)?)
+        }
+    })
+}
+
+fn cors(at: &At<'_>, policy: &cors_pb::CorsPolicy) -> Option<Arc<CorsPolicy>> {
+    let at = at.field("allow_origin_string_match");
+    let origins = policy.allow_origin_string_match.iter().enumerate();
+    let origins: Vec<_> = origins.map(|(i, it)| matcher::string(&at.index(i), it)).collect();
+    let is = |value: &Option<envoy_types::pb::google::protobuf::BoolValue>, default| {
+        value.as_ref().map_or(default, |value| value.value)
+    };
+    let ppm = |fraction: &Option<RuntimeFractionalPercent>, default| {
+        fraction.as_ref().map_or(default, super::route::parts_per_million)
+    };
+    Some(Arc::new(CorsPolicy {
+        allow_origins: origins.into_iter().collect::<Option<_>>()?,
+        allow_methods: policy.allow_methods.clone(),
+        allow_headers: policy.allow_headers.clone(),
+        expose_headers: policy.expose_headers.clone(),
+        max_age: policy.max_age.clone(),
+        allow_credentials: is(&policy.allow_credentials, false),
+        allow_private_network_access: is(&policy.allow_private_network_access, false),
+        forward_not_matching_preflights: is(&policy.forward_not_matching_preflights, true),
+        enabled_ppm: ppm(&policy.filter_enabled, 1_000_000),
+        shadow_ppm: ppm(&policy.shadow_enabled, 0),
+    }))
+}
+
+fn fault(at: &At<'_>, fault: &fault_pb::HttpFault) -> Option<Arc<HttpFault>> {
+    let delay = match &fault.delay {
+        Some(delay) => self::delay(&at.field("delay"), delay).map(Some),
+        None => Some(None),
+    };
+    let abort = match &fault.abort {
+        Some(abort) => self::abort(&at.field("abort"), abort).map(Some),
+        None => Some(None),
+    };
+    let headers = header_matchers(&at.field("headers"), &fault.headers);
+    Some(Arc::new(HttpFault {
+        delay: delay?,
+        abort: abort?,
+        upstream_cluster: fault.upstream_cluster.clone(),
+        headers: headers?,
+        downstream_nodes: fault.downstream_nodes.clone(),
+        max_active: fault.max_active_faults.as_ref().map(|max| max.value),
+    }))
+}
+
+fn delay(at: &At<'_>, delay: &FaultDelayPb) -> Option<FaultDelay> {
+    let fixed = match delay.fault_delay_secifier.as_ref()? {
+        FaultDelaySecifier::FixedDelay(fixed) => Some(core::duration(&at.field("fixed_delay"), fixed)?),
+        FaultDelaySecifier::HeaderDelay(_) => None,
+    };
+    Some(FaultDelay { fraction: fraction(delay.percentage.as_ref()), fixed })
+}
+
+fn abort(at: &At<'_>, abort: &fault_pb::FaultAbort) -> Option<FaultAbort> {
+    let answer = match abort.error_type.as_ref()? {
+        ErrorType::HttpStatus(status) => match u16::try_from(*status) {
+            Ok(status @ 200..600) => FaultAnswer::Http(status),
+            _ => return at.field("http_status").error("value must be inside range [200, 600)"),
+        },
+        ErrorType::GrpcStatus(status) => FaultAnswer::Grpc(*status),
+        ErrorType::HeaderAbort(_) => FaultAnswer::Header,
+    };
+    let body = match abort.response_body.as_str() {
+        "" => "fault filter abort",
+        body => body,
+    };
+    Some(FaultAbort { fraction: fraction(abort.percentage.as_ref()), answer, body: body.as_bytes().into() })
+}
+
+fn rate_limit(at: &At<'_>, limit: &rate_pb::LocalRateLimit) -> Option<Arc<HttpRateLimit>> {
+    let (max_tokens, tokens_per_fill, fill_interval) = match &limit.token_bucket {
+        None if limit.filter_enabled.is_some() => {
+            return at
+                .field("token_bucket")
+                .error("local rate limit token bucket must be set for per filter configs");
+        }
+        None => (0, 1, FILL_INTERVAL_MIN),
+        Some(bucket) => {
+            let at = at.field("token_bucket");
+            let at = at.field("fill_interval");
+            let interval = core::duration_or(&at, bucket.fill_interval.as_ref(), Duration::ZERO)?;
+            if interval < FILL_INTERVAL_MIN {
+                return at.error("local rate limit token bucket fill timer must be >= 50ms");
+            }
+            (bucket.max_tokens, bucket.tokens_per_fill.as_ref().map_or(1, |tokens| tokens.value), interval)
+        }
+    };
+    let status = limit.status.as_ref().map_or(429, |status| status.code);
+    let of = |percent: &Option<RuntimeFractionalPercent>| {
+        fraction(percent.as_ref().and_then(|percent| percent.default_value.as_ref()))
+    };
+    let add = "request_headers_to_add_when_not_enforced";
+    let request_add = header::additions(&at.field(add), &limit.request_headers_to_add_when_not_enforced);
+    let response_add =
+        header::additions(&at.field("response_headers_to_add"), &limit.response_headers_to_add);
+    Some(Arc::new(HttpRateLimit {
+        stat_prefix: limit.stat_prefix.clone(),
+        status: u16::try_from(status).ok().filter(|status| *status >= 400).unwrap_or(429),
+        max_tokens,
+        tokens_per_fill,
+        fill_interval,
+        enabled: of(&limit.filter_enabled),
+        enforced: of(&limit.filter_enforced),
+        request_add: request_add?,
+        response_add: response_add?,
+        resource_exhausted: limit.rate_limited_as_resource_exhausted,
+    }))
+}
+
+fn header_matchers(at: &At<'_>, headers: &[HeaderMatcherPb]) -> Option<Vec<HeaderMatcher>> {
+    let headers: Vec<_> =
+        headers.iter().enumerate().map(|(i, it)| matcher::header(&at.index(i), it)).collect();
+    headers.into_iter().collect()
+}
+
+/// None of all when it is not given.
+fn fraction(percent: Option<&FractionalPercent>) -> Fraction {
+    let Some(percent) = percent else { return Fraction::NONE };
+    let denominator = match percent.denominator() {
+        DenominatorType::Hundred => 100,
+        DenominatorType::TenThousand => 10_000,
+        DenominatorType::Million => 1_000_000,
+    };
+    Fraction { numerator: percent.numerator.min(denominator), denominator }
+}
