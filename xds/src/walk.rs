@@ -176,8 +176,8 @@ fn unsupported(at: &At<'_>, message: &DynamicMessage) {
     at.unsupported::<()>(format!("{} is not supported", message.descriptor().full_name()));
 }
 
-/// An HTTP filter that is not supported is passed over where its absence was allowed for: it is optional, or disabled
-/// and could be enabled by route settings only, which are refused.
+/// An HTTP filter that is not supported is passed over where its absence was allowed for: it is optional, or disabled.
+/// Requests of a route that enables it nevertheless are refused.
 fn is_passed_over(at: &At<'_>, filter: &DynamicMessage, config: &Value) -> bool {
     let flag = |name| filter.get_field_by_name(name).is_some_and(|value| value.as_bool() == Some(true));
     let Value::Message(any) = config else { return false };

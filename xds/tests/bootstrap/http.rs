@@ -232,15 +232,15 @@ fn extensions_may_come_as_typed_struct() {
 
 #[test]
 fn filters_that_may_be_missing_are_passed_over() {
-    let fault = "{name: f, FLAG: true, typed_config: {'@type': EXT/filters.http.fault.v3.HTTPFault}}";
+    let buffer = "{name: f, FLAG: true, typed_config: {'@type': EXT/filters.http.buffer.v3.Buffer, max_request_bytes: 1}}";
     for flag in ["is_optional", "disabled"] {
         let text = http(&[]).replacen(
             "- name: router",
-            &format!("- {}\n          - name: router", fault.replace("FLAG", flag)),
+            &format!("- {}\n          - name: router", buffer.replace("FLAG", flag)),
             1,
         );
         let loaded = good(&text);
         let note = loaded.notes[0].to_string();
-        assert!(note.contains("envoy.extensions.filters.http.fault.v3.HTTPFault is not supported"), "{note}");
+        assert!(note.contains("envoy.extensions.filters.http.buffer.v3.Buffer is not supported"), "{note}");
     }
 }

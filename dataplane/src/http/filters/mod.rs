@@ -155,8 +155,8 @@ struct Numbers {
 pub(super) struct Run {
     table: Option<Rc<LocalTable>>,
     place: Option<Place>,
-    states: SmallVec<[State; 4]>,
-    numbers: SmallVec<[Option<u32>; 4]>,
+    states: SmallVec<[State; 8]>,
+    numbers: SmallVec<[Option<u32>; 8]>,
 }
 
 /// What a filter may know of the route of a request.
