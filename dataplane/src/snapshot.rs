@@ -30,6 +30,7 @@ use culvert_proto::{
 use crate::{
     stat_set,
     tls::{ClientContext, Slot},
+    upstream::Monitor,
 };
 
 /// One generation of the configuration. Maps that did not change are shared with the generation before.
@@ -246,6 +247,8 @@ pub struct HostSpec {
     pub tls: Option<Arc<Slot<ClientContext>>>,
     /// What was found out about it; shared with later versions of the same address.
     pub health: Arc<HealthWord>,
+    /// What is known of its requests, in clusters with outlier detection; shared with later versions of the same address.
+    pub outlier: Option<Arc<Monitor>>,
 }
 
 impl HostSpec {

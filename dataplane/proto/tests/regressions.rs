@@ -8,9 +8,10 @@ type Check = fn(&[u8]);
 
 #[test]
 fn the_checks_hold_for_all_seeds() {
-    let targets: [(&str, Check); 6] = [
+    let targets: [(&str, Check); 7] = [
         ("body", checks::body),
         ("frames", checks::frames),
+        ("health", checks::health),
         ("path", checks::path),
         ("request", checks::request),
         ("response", checks::response),

@@ -138,7 +138,11 @@ fn cluster_view(spec: &ClusterSpec) -> ClusterView {
 
 fn host_view(host: &HostSpec) -> HostView {
     let endpoint = &host.endpoint;
+    let [success_rate, local_origin_success_rate] =
+        host.outlier.as_ref().map_or([-1.0; 2], |monitor| monitor.shown());
     let mut view = HostView {
+        success_rate,
+        local_origin_success_rate,
         hostname: endpoint.hostname.clone(),
         weight: endpoint.weight,
         priority: endpoint.priority,

@@ -7,6 +7,7 @@ mod dialer;
 mod dns;
 mod health;
 mod options;
+mod outlier;
 mod port;
 mod snapshot;
 mod sockets;
@@ -47,6 +48,7 @@ use crate::{
         dialer::ClusterDialer,
         dns::{Dns, Resolution},
         health::{HealthChecks, HealthEvent},
+        outlier::Outliers,
         snapshot::{Builder, Resolved},
         sockets::Sockets,
         sources::Sources,
@@ -60,6 +62,7 @@ use crate::{
     },
     snapshot::Snapshot,
     tls::Contexts,
+    upstream::Tripped,
     worker::{self, Command, Process, StartError, WorkerConfig, Workers},
 };
 
@@ -160,6 +163,9 @@ struct Control {
     unresolved: HashSet<Arc<str>>,
     health: HealthChecks,
     health_events: mpsc::UnboundedReceiver<HealthEvent>,
+    outliers: Outliers,
+    tripped: mpsc::UnboundedReceiver<Tripped>,
+    sweeps: mpsc::UnboundedReceiver<Arc<str>>,
     manager: Option<CaptureManager>,
     calls: mpsc::Receiver<Call>,
     listener_stats: Arc<ListenerManagerStats>,
@@ -236,12 +242,17 @@ impl Control {
         let (manager, calls) = start_capture(loaded, &options, &shared)?;
         let (sender, resolutions) = mpsc::channel(64);
         let (health, health_events) = HealthChecks::new(contexts.clone(), registry.clone(), marked);
+        let (outliers, sweeps) = Outliers::new(registry.clone());
+        let (trips, tripped) = mpsc::unbounded_channel();
         Ok(Self {
             health,
             health_events,
+            outliers,
+            tripped,
+            sweeps,
             dialer,
             tls,
-            builder: Builder::new(options.concurrency, registry, contexts),
+            builder: Builder::new(options.concurrency, registry, contexts, trips),
             sockets: Sockets::default(),
             dns: Dns::new(sender, loaded.bootstrap.resolver.clone()),
             resolutions,
@@ -292,6 +303,14 @@ impl Control {
                 }
                 Some(resolution) = self.resolutions.recv() => self.resolve(resolution),
                 Some(event) = self.health_events.recv() => self.take_health(event),
+                Some(tripped) = self.tripped.recv() => {
+                    let changed = self.outliers.take(&tripped);
+                    self.refresh(tripped.cluster, changed);
+                }
+                Some(cluster) = self.sweeps.recv() => {
+                    let changed = self.outliers.sweep(&cluster);
+                    self.refresh(cluster, changed);
+                }
                 Some(call) = self.calls.recv() => self.answer(call),
                 Some(ask) = inbox.recv() => match ask {
                     Ask::Drain(request) => self.drain(request),
@@ -465,6 +484,7 @@ impl Control {
     fn publish(&mut self, snapshot: Arc<Snapshot>) {
         log::debug!(target: "config", "generation {}", snapshot.generation);
         self.health.follow(&snapshot);
+        self.outliers.follow(&snapshot);
         self.shared.workers.tell_all(|| Command::Publish(snapshot.clone()));
         *self.shared.snapshot.borrow_mut() = snapshot;
     }
@@ -499,12 +519,21 @@ impl Control {
         self.publish(snapshot);
     }
 
+    /// Publishes a cluster whose hosts' health changed.
+    fn refresh(&mut self, cluster: Arc<str>, changed: bool) {
+        if changed {
+            let snapshot = self.builder.refresh(vec![cluster]);
+            self.publish(snapshot);
+        }
+    }
+
     /// Publishes what checks found out, as far as it is known by now.
     fn take_health(&mut self, event: HealthEvent) {
         let mut changed = Vec::new();
         let mut next = Some(event);
         while let Some(event) = next {
-            if event.changed && !changed.contains(&event.cluster) {
+            let back = event.passed.as_ref().is_some_and(|host| self.outliers.passed(&event.cluster, host));
+            if (event.changed || back) && !changed.contains(&event.cluster) {
                 changed.push(event.cluster);
             }
             next = self.health_events.try_recv().ok();

@@ -22,6 +22,7 @@ use culvert_proto::{
     route::{Scopes, Table},
 };
 use culvert_xds::Changes;
+use tokio::sync::mpsc::UnboundedSender;
 
 pub(super) use socket::tls_for;
 use socket::{Sockets, socket_match};
@@ -34,6 +35,7 @@ use crate::{
         HttpSpec, Limits, ListenerSpec, RateLimitSpec, RbacSpec, RouteSpec, Snapshot, TerminalSpec,
     },
     tls::{Contexts, Slot},
+    upstream::{Monitor, Tripped},
 };
 
 /// Endpoints of DNS clusters, by cluster name.
@@ -45,6 +47,7 @@ pub(super) struct Builder {
     registry: Registry,
     contexts: Arc<Contexts>,
     manager_stats: Arc<ClusterManagerStats>,
+    tripped: UnboundedSender<Tripped>,
     last: Snapshot,
     clusters: HashMap<Arc<str>, Known>,
     /// Names of EDS clusters by their load assignment.
@@ -64,7 +67,13 @@ struct Known {
 
 impl Builder {
     /// A builder for this many workers; membership counters of clusters appear in `registry`.
-    pub(super) fn new(workers: usize, registry: Registry, contexts: Arc<Contexts>) -> Self {
+    /// Hosts that fail too often in a row are sent to `tripped`.
+    pub(super) fn new(
+        workers: usize,
+        registry: Registry,
+        contexts: Arc<Contexts>,
+        tripped: UnboundedSender<Tripped>,
+    ) -> Self {
         let manager_stats = Arc::new(ClusterManagerStats::default());
         registry.register("cluster_manager", manager_stats.clone());
         Self {
@@ -72,6 +81,7 @@ impl Builder {
             registry,
             contexts,
             manager_stats,
+            tripped,
             last: Snapshot::default(),
             clusters: HashMap::new(),
             users: HashMap::new(),
@@ -366,6 +376,21 @@ impl Builder {
                 Arc::new(word)
             }
         };
+        let outlier = config.outlier_detection.as_ref().map(|watched| {
+            match known.as_ref().and_then(|known| known.outlier.as_ref()) {
+                Some(monitor) if *monitor.config == **watched => monitor.clone(),
+                _ => {
+                    let (name, tripped) = (config.name.clone(), self.tripped.clone());
+                    Arc::new(Monitor::new(watched.clone(), name, self.workers, tripped))
+                }
+            }
+        });
+        let known_outlier = known.as_ref().and_then(|known| known.outlier.as_ref());
+        let same_outlier = outlier.as_ref().map(Arc::as_ptr) == known_outlier.map(Arc::as_ptr);
+        if !same_outlier {
+            // Nobody would take it back.
+            health.set(HealthFlag::FailedOutlier, false);
+        }
         health.set(HealthFlag::PendingRemoval, false);
         if !checked {
             for flag in [
@@ -382,6 +407,7 @@ impl Builder {
             && known.endpoint == *endpoint
             && Slot::is_same(known.tls.as_ref(), tls.as_ref())
             && known.limits.is_some() == limited
+            && same_outlier
         {
             return known.clone();
         }
@@ -392,7 +418,7 @@ impl Builder {
         };
         let limits = known.and_then(|known| known.limits.clone()).unwrap_or_default();
         let limits = limited.then_some(limits);
-        Arc::new(HostSpec { endpoint: endpoint.clone(), stats, limits, tls: tls.clone(), health })
+        Arc::new(HostSpec { endpoint: endpoint.clone(), stats, limits, tls: tls.clone(), health, outlier })
     }
 
     /// Decides which share of an aggregate cluster's requests goes to which of the clusters it stands for.

@@ -25,7 +25,7 @@ use crate::{
         server_name::server_names,
         shared::millis,
     },
-    upstream::{AcquireError, Choice, Cluster, Credit, Host, Lent, Limit, Via},
+    upstream::{AcquireError, Choice, Cluster, Credit, Host, Lent, Limit, LocalFailure, Via},
 };
 
 /// How a response ended.
@@ -125,6 +125,7 @@ impl Exchange<'_> {
                 return self.reply(Reply::new(403, "").details("upgrade_failed"));
             }
             Ok(mut lent) => {
+                lent.host.reached(false);
                 lent.begin_request();
                 lent.conn.send_head(&self.head, framing);
                 self.upstream_begun(&lent, framing.is_empty());
@@ -439,6 +440,7 @@ impl Exchange<'_> {
 
     fn upstream_answered(&self, cluster: &Cluster, lent: &Lent, head: &ResponseHead) {
         cluster.codes.record(head.status);
+        lent.host.answered(outlier_status(head));
         lent.host
             .stats(|stats| if head.status < 500 { stats.rq_success.inc() } else { stats.rq_error.inc() });
     }
@@ -506,11 +508,16 @@ impl Exchange<'_> {
                 cluster.stats.upstream_cx_protocol_error.inc();
                 cluster.stats.upstream_rq_rx_reset.inc();
                 host.stats(|stats| stats.rq_error.inc());
+                host.failed(LocalFailure::Connection);
                 self.reply(protocol_error())
             }
             Outcome::NotAcquired(error) => {
                 cluster.codes.record(503);
                 host.stats(|stats| stats.rq_error.inc());
+                // What the limits of the cluster refuse is not the host's fault.
+                if error != AcquireError::Overflow {
+                    host.failed(LocalFailure::Connection);
+                }
                 self.reply(acquire_failed(&error))
             }
             Outcome::Expired(expired) => self.expired(expired, cluster, host, progress),
@@ -524,6 +531,7 @@ impl Exchange<'_> {
         }
         cluster.stats.upstream_rq_rx_reset.inc();
         host.stats(|stats| stats.rq_error.inc());
+        host.failed(LocalFailure::Connection);
         if matches!(error, ReceiveError::Broken | ReceiveError::Fault(_)) {
             cluster.stats.upstream_cx_protocol_error.inc();
         }
@@ -570,6 +578,7 @@ impl Exchange<'_> {
                     stats.rq_error.inc();
                     stats.rq_timeout.inc();
                 });
+                host.failed(LocalFailure::Timeout);
                 (
                     Flags::UPSTREAM_REQUEST_TIMEOUT,
                     Reply::new(504, "upstream request timeout").details("response_timeout"),
@@ -649,6 +658,25 @@ fn overflow() -> Reply {
         .flag(Flags::UPSTREAM_OVERFLOW)
         .details("upstream_reset_before_response_started{overflow}")
         .overloaded()
+}
+
+/// The status that an answer has for outlier detection: of a gRPC answer without a body, what its status corresponds to.
+fn outlier_status(head: &ResponseHead) -> u16 {
+    let status = head.headers.get("grpc-status").filter(|_| head.status == 200);
+    match status.and_then(|status| std::str::from_utf8(status).ok()?.parse::<u8>().ok()) {
+        None | Some(0) => head.status,
+        Some(3 | 9 | 11) => 400,
+        Some(16) => 401,
+        Some(7) => 403,
+        Some(5) => 404,
+        Some(6 | 10) => 409,
+        Some(8) => 429,
+        Some(1) => 499,
+        Some(12) => 501,
+        Some(14) => 503,
+        Some(4) => 504,
+        Some(_) => 500,
+    }
 }
 
 fn acquire_failed(error: &AcquireError) -> Reply {

@@ -3,6 +3,8 @@
 //! A name is here only if the data plane feeds it. Histograms and times are in milliseconds, sizes in bytes. Unless a
 //! set says otherwise each worker makes its own and registers it under the scope given.
 
+use culvert_proto::outlier::Cause;
+
 use crate::stat_set;
 
 stat_set! {
@@ -241,14 +243,86 @@ stat_set! {
 }
 
 stat_set! {
+    /// Scope `cluster.<alt_stat_name or name>.outlier_detection`; one set, owned by the control thread.
+    pub struct OutlierStats {
+        gauge ejections_active,
+        /// Detected ones of 5xx in a row, enforced or not; Envoy's older name.
+        counter ejections_consecutive_5xx,
+        counter ejections_detected_consecutive_5xx,
+        counter ejections_detected_consecutive_gateway_failure,
+        counter ejections_detected_consecutive_local_origin_failure,
+        counter ejections_detected_failure_percentage,
+        counter ejections_detected_local_origin_failure_percentage,
+        counter ejections_detected_local_origin_success_rate,
+        counter ejections_detected_success_rate,
+        counter ejections_enforced_consecutive_5xx,
+        counter ejections_enforced_consecutive_gateway_failure,
+        counter ejections_enforced_consecutive_local_origin_failure,
+        counter ejections_enforced_failure_percentage,
+        counter ejections_enforced_local_origin_failure_percentage,
+        counter ejections_enforced_local_origin_success_rate,
+        counter ejections_enforced_success_rate,
+        counter ejections_enforced_total,
+        /// Those that `max_ejection_percent` forbade.
+        counter ejections_overflow,
+        /// Detected ones of success rates, enforced or not; Envoy's older name.
+        counter ejections_success_rate,
+        /// Those of 5xx in a row and of success rates that were allowed; Envoy's older name.
+        counter ejections_total,
+    }
+}
+
+impl OutlierStats {
+    /// An outlier was detected.
+    pub fn detected(&self, cause: Cause) {
+        match cause {
+            Cause::Consecutive5xx => {
+                self.ejections_consecutive_5xx.inc();
+                &self.ejections_detected_consecutive_5xx
+            }
+            Cause::ConsecutiveGateway => &self.ejections_detected_consecutive_gateway_failure,
+            Cause::ConsecutiveLocal => &self.ejections_detected_consecutive_local_origin_failure,
+            Cause::SuccessRate => {
+                self.ejections_success_rate.inc();
+                &self.ejections_detected_success_rate
+            }
+            Cause::LocalSuccessRate => &self.ejections_detected_local_origin_success_rate,
+            Cause::FailurePercentage => &self.ejections_detected_failure_percentage,
+            Cause::LocalFailurePercentage => &self.ejections_detected_local_origin_failure_percentage,
+        }
+        .inc();
+    }
+
+    /// So many are ejected that one more may be.
+    pub fn admitted(&self, cause: Cause) {
+        if matches!(cause, Cause::Consecutive5xx | Cause::SuccessRate) {
+            self.ejections_total.inc();
+        }
+    }
+
+    /// A host was ejected.
+    pub fn enforced(&self, cause: Cause) {
+        self.ejections_enforced_total.inc();
+        match cause {
+            Cause::Consecutive5xx => &self.ejections_enforced_consecutive_5xx,
+            Cause::ConsecutiveGateway => &self.ejections_enforced_consecutive_gateway_failure,
+            Cause::ConsecutiveLocal => &self.ejections_enforced_consecutive_local_origin_failure,
+            Cause::SuccessRate => &self.ejections_enforced_success_rate,
+            Cause::LocalSuccessRate => &self.ejections_enforced_local_origin_success_rate,
+            Cause::FailurePercentage => &self.ejections_enforced_failure_percentage,
+            Cause::LocalFailurePercentage => &self.ejections_enforced_local_origin_failure_percentage,
+        }
+        .inc();
+    }
+}
+
+stat_set! {
     /// Scope `cluster.<alt_stat_name or name>.health_check`; one set, owned by the control thread.
     pub struct HealthCheckStats {
         counter attempt,
         counter failure,
         /// Failures without an answer.
         counter network_failure,
-        /// Failures that the data path saw; there are none, checks alone decide.
-        counter passive_failure,
         counter success,
         /// Answers whose service name was looked at.
         counter verify_cluster,

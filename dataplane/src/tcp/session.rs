@@ -21,7 +21,7 @@ use crate::{
     listener::{Downstream, Notes, OpenConnection},
     observe::access::{Flags, LogType},
     tls::Transport,
-    upstream::{AcquireError, Choice, Cluster, Host, ServerNames, TcpConn, Via},
+    upstream::{AcquireError, Choice, Cluster, Host, LocalFailure, ServerNames, TcpConn, Via},
     worker::Worker,
 };
 
@@ -114,6 +114,7 @@ impl Session {
             cluster.stats.upstream_rq_pending_total.inc();
             let reason = match cluster.open_tcp(&host, &via).await {
                 Ok(upstream) => {
+                    host.reached(true);
                     cluster.stats.upstream_rq_total.inc();
                     self.notes(|notes| {
                         notes.attempts.set(attempt);
@@ -129,6 +130,7 @@ impl Session {
                 Err(AcquireError::Timeout) => "connection timeout".to_owned(),
                 Err(AcquireError::Connect(reason)) => failure(&reason),
             };
+            host.failed(LocalFailure::Connection);
             log::debug!(target: "tcp", "{}: {reason}", cluster.config().name);
             cluster.stats.upstream_rq_pending_failure_eject.inc();
             self.flag(Flags::UPSTREAM_CONNECTION_FAILURE);

@@ -12,7 +12,7 @@ use crate::{
     http::codec::h2::STREAMS_UNTIL_SETTINGS,
     snapshot::{HostSpec, HostStats},
     upstream::{
-        ServerNames, Via,
+        LocalFailure, ServerNames, Via,
         pool::{Parked, Waiter},
         shared::SharedConn,
     },
@@ -116,6 +116,27 @@ impl Host {
     /// Calls `f` with this worker's counters.
     pub fn stats<R>(&self, f: impl FnOnce(&HostStats) -> R) -> R {
         f(&self.spec.borrow().stats[self.worker])
+    }
+
+    /// Tells outlier detection that it answered with this status.
+    pub fn answered(&self, status: u16) {
+        if let Some(monitor) = &self.spec.borrow().outlier {
+            monitor.answered(self.worker, status);
+        }
+    }
+
+    /// Tells outlier detection that there was no answer.
+    pub fn failed(&self, failure: LocalFailure) {
+        if let Some(monitor) = &self.spec.borrow().outlier {
+            monitor.failed(self.worker, failure);
+        }
+    }
+
+    /// Tells outlier detection that there is a connection. `last`: no more will be heard of what it carries.
+    pub fn reached(&self, last: bool) {
+        if let Some(monitor) = &self.spec.borrow().outlier {
+            monitor.reached(self.worker, last);
+        }
     }
 
     /// Whether it is no longer part of its cluster.

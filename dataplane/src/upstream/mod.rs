@@ -5,6 +5,7 @@ mod connect;
 mod host;
 mod limit;
 mod original_dst;
+mod outlier;
 mod pool;
 mod shared;
 
@@ -20,6 +21,7 @@ use culvert_model::{self as model, Discovery};
 pub(crate) use connect::socket_for;
 pub use host::{ActiveRequest, Host, PoolKey};
 pub use limit::{Credit, Limit};
+pub use outlier::{LocalFailure, Monitor, Tripped};
 pub use pool::{AcquireError, IdleSet, Lent, TcpConn, TunnelConn, discard_where, janitor};
 
 use crate::{

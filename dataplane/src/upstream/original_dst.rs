@@ -80,5 +80,5 @@ fn spec(address: SocketAddr, tls: Option<Arc<Slot<ClientContext>>>, worker: usiz
     };
     // Nobody but this worker knows the host: the counters of the others stay 0.
     let stats = (0..=worker).map(|_| HostStats::default()).collect();
-    Arc::new(HostSpec { endpoint, stats, limits: None, tls, health: Arc::default() })
+    Arc::new(HostSpec { endpoint, stats, limits: None, tls, health: Arc::default(), outlier: None })
 }

@@ -1,9 +1,10 @@
 //! Active health checks and outlier detection, with servers whose answers can be switched, on both drivers.
-#![allow(dead_code, unreachable_pub)]
+#![allow(unreachable_pub)]
 
 mod eds;
 mod grpc;
 mod http;
+mod outlier;
 #[path = "../support/mod.rs"]
 mod support;
 mod switch;

@@ -11,6 +11,7 @@ mod support;
 
 #[path = "../http2/peer.rs"]
 mod h2_peer;
+mod health;
 mod http2;
 mod names;
 mod rotation;

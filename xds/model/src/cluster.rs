@@ -58,6 +58,8 @@ pub struct Cluster {
     pub http2: Option<Http2Options>,
     /// `health_checks`: endpoints are what EDS says.
     pub health_check: Option<Arc<crate::HealthCheck>>,
+    /// `outlier_detection`: none.
+    pub outlier_detection: Option<Arc<crate::OutlierDetection>>,
     /// `common_lb_config.ignore_new_hosts_until_first_hc`: false. Endpoints that wait for their first check do not count
     /// when it is asked how many are healthy.
     pub ignore_new_until_checked: bool,

@@ -29,7 +29,7 @@ use envoy_types::pb::envoy::{
 
 use super::{
     Localities, cluster_balance, cluster_dns, cluster_options, core, endpoint, extension_name, health_check,
-    http, http2, tls, unpack,
+    http, http2, outlier, tls, unpack,
 };
 use crate::{NoteKind, at::At};
 
@@ -69,11 +69,26 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
     let socket_matches =
         tls::socket_matches(&at.field("transport_socket_matches"), &message.transport_socket_matches);
     let health_check = health_check::health_check(at, &message.health_checks);
+    let outlier_detection = match message.outlier_detection.as_ref() {
+        Some(message) => outlier::outlier_detection(&at.field("outlier_detection"), message)
+            .map(|config| Some(Arc::new(config))),
+        None => Some(None),
+    };
     let tls = socket?;
     let discovery = discovery?;
     let lb_policy = policy_for(at, &discovery, balancing?.policy)?;
     let protocol = protocol?;
     let health_check = health_check?;
+    let outlier_detection = outlier_detection?;
+    if matches!(discovery, Discovery::OriginalDst(_) | Discovery::Aggregate(_)) {
+        let reason = "not for clusters without endpoints of their own";
+        if health_check.is_some() {
+            return at.field("health_checks").unsupported(reason);
+        }
+        if outlier_detection.is_some() {
+            return at.field("outlier_detection").unsupported(reason);
+        }
+    }
     if let Some(check) = health_check.as_deref()
         && matches!(check.checker, HealthChecker::Grpc(_))
         && protocol.http2.is_none()
@@ -119,6 +134,7 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         protocol: protocol.protocol,
         http2: protocol.http2,
         health_check,
+        outlier_detection,
         ignore_new_until_checked: common.is_some_and(|config| config.ignore_new_hosts_until_first_hc),
         ignore_health_on_removal: message.ignore_health_on_host_removal,
     };

@@ -27,6 +27,7 @@ mod matcher;
 mod material;
 mod metadata;
 mod network;
+mod outlier;
 mod rbac;
 mod route;
 mod route_action;

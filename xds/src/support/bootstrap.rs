@@ -72,7 +72,7 @@ pub(super) const TABLES: &[Table] = &[
     Table {
         no_effect: &[
             ("local_cluster_name", "zone-aware routing is not done: endpoints of all localities are used"),
-            ("outlier_detection", "there is no outlier detection to log"),
+            ("outlier_detection", "ejections are written to the log of the process"),
             ("load_stats_config", "load is not reported"),
             ("enable_deferred_cluster_creation", "clusters cost little before they are used"),
         ],

@@ -50,6 +50,7 @@ pub(super) const TABLES: &[Table] = &[
             "http2_protocol_options",
             "protocol_selection",
             "health_checks",
+            "outlier_detection",
             "ignore_health_on_host_removal",
         ],
         used_as: &[
@@ -65,7 +66,6 @@ pub(super) const TABLES: &[Table] = &[
         ],
         only_off: &["connection_pool_per_downstream_connection", "close_connections_on_host_health_failure"],
         refused: &[
-            ("outlier_detection", "outlier detection is not supported"),
             ("lb_subset_config", "subset load balancing is not supported"),
             ("transport_socket_matcher", "transport_socket_matches choose transport sockets"),
             ("filters", "filters on connections to upstreams are not supported"),
@@ -73,6 +73,36 @@ pub(super) const TABLES: &[Table] = &[
             ("preconnect_policy", "connections are opened when they are needed"),
         ],
         ..Table::of("envoy.config.cluster.v3.Cluster")
+    },
+    Table {
+        used: &[
+            "consecutive_5xx",
+            "interval",
+            "base_ejection_time",
+            "max_ejection_percent",
+            "enforcing_consecutive_5xx",
+            "enforcing_success_rate",
+            "success_rate_minimum_hosts",
+            "success_rate_request_volume",
+            "success_rate_stdev_factor",
+            "consecutive_gateway_failure",
+            "enforcing_consecutive_gateway_failure",
+            "split_external_local_origin_errors",
+            "consecutive_local_origin_failure",
+            "enforcing_consecutive_local_origin_failure",
+            "enforcing_local_origin_success_rate",
+            "failure_percentage_threshold",
+            "enforcing_failure_percentage",
+            "enforcing_failure_percentage_local_origin",
+            "failure_percentage_minimum_hosts",
+            "failure_percentage_request_volume",
+            "max_ejection_time",
+            "max_ejection_time_jitter",
+            "successful_active_health_check_uneject_host",
+            "always_eject_one_host",
+        ],
+        only_off: &["detect_degraded_hosts"],
+        ..Table::of("envoy.config.cluster.v3.OutlierDetection")
     },
     Table {
         used: &["name", "match", "transport_socket"],

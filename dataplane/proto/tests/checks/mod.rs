@@ -74,6 +74,24 @@ pub(crate) fn frames(input: &[u8]) {
     assert!(rest.is_empty(), "all bytes are looked at");
 }
 
+/// Answers to gRPC health checks: a cut one is none, and the last status counts.
+pub(crate) fn health(input: &[u8]) {
+    let whole = culvert_proto::health::grpc_serving(input);
+    if whole.is_some() {
+        assert_eq!(input[0], 0);
+        assert_eq!(input.len() - 5, u32::from_be_bytes(input[1..5].try_into().unwrap()) as usize);
+        for end in 0..input.len() {
+            assert_eq!(culvert_proto::health::grpc_serving(&input[..end]), None, "cut at {end}");
+        }
+        // The last status counts, as in every protobuf message.
+        let mut more = input.to_vec();
+        more.extend([8, 1]);
+        let length = (more.len() - 5) as u32;
+        more[1..5].copy_from_slice(&length.to_be_bytes());
+        assert_eq!(culvert_proto::health::grpc_serving(&more), Some(true));
+    }
+}
+
 /// Request heads: the result does not depend on how the bytes were cut, and what is sent on says the same.
 pub(crate) fn request(input: &[u8]) {
     let (flags, cuts, bytes) = controls(input);

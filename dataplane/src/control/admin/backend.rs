@@ -264,6 +264,10 @@ pub struct HostView {
     pub locality: LocalityView,
     /// Whether and why not it is used.
     pub health: HealthFlags,
+    /// Percent of its requests that succeeded in the last interval of outlier detection; -1 when it is not known.
+    pub success_rate: f64,
+    /// The same of attempts to reach it.
+    pub local_origin_success_rate: f64,
     /// Open connections.
     pub cx_active: u64,
     /// Connections that failed.
@@ -294,6 +298,8 @@ impl HostView {
             priority: 0,
             locality: LocalityView::default(),
             health: HealthFlags::default(),
+            success_rate: -1.0,
+            local_origin_success_rate: -1.0,
             cx_active: 0,
             cx_connect_fail: 0,
             cx_total: 0,

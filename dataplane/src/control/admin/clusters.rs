@@ -57,9 +57,8 @@ fn write_cluster(out: &mut String, cluster: &ClusterView) {
         line(format!("{address}::sub_zone::{}", host.locality.sub_zone));
         line(format!("{address}::canary::false"));
         line(format!("{address}::priority::{}", host.priority));
-        // What Envoy says when there is no outlier detection to compute a rate.
-        line(format!("{address}::success_rate::-1"));
-        line(format!("{address}::local_origin_success_rate::-1"));
+        line(format!("{address}::success_rate::{}", host.success_rate));
+        line(format!("{address}::local_origin_success_rate::{}", host.local_origin_success_rate));
     }
 }
 
@@ -93,6 +92,11 @@ fn host_json(host: &HostView) -> Value {
         ("health_status".to_owned(), health_json(host.health)),
         ("weight".to_owned(), json!(host.weight)),
     ]);
+    let rates =
+        [("success_rate", host.success_rate), ("local_origin_success_rate", host.local_origin_success_rate)];
+    for (name, rate) in rates.into_iter().filter(|(_, rate)| *rate >= 0.0) {
+        status.insert(name.to_owned(), json!({ "value": rate }));
+    }
     if !host.hostname.is_empty() {
         status.insert("hostname".to_owned(), json!(host.hostname));
     }

@@ -1,6 +1,6 @@
 //! Active health checks: one task on the control thread for each endpoint that is checked.
 //!
-//! A task writes what it finds out into the host's [`HealthWord`](crate::snapshot::HealthWord) and tells the control loop,
+//! A task writes what it finds out into the host's [`HealthWord`] and tells the control loop,
 //! which publishes a snapshot whose hosts are arranged anew. Checks are made from the network namespace that Culvert runs
 //! in, also those of clusters that pods use.
 
@@ -24,7 +24,7 @@ use self::session::Session;
 use super::snapshot::is_checked;
 use crate::{
     observe::stats::{HealthCheckStats, Registry},
-    snapshot::{ClusterSpec, HealthFlag, HostSpec, Snapshot},
+    snapshot::{ClusterSpec, HealthFlag, HealthWord, HostSpec, Snapshot},
     tls::Contexts,
 };
 
@@ -34,6 +34,8 @@ pub(super) struct HealthEvent {
     pub(super) cluster: Arc<str>,
     /// Whether its health is not what it was.
     pub(super) changed: bool,
+    /// A host that passed although it was ejected as an outlier.
+    pub(super) passed: Option<Arc<HealthWord>>,
 }
 
 /// The checks of all clusters.

@@ -80,10 +80,12 @@ impl Session {
                 self.log(&state, &report);
             }
             let first = !self.checked.replace(true);
-            if changed || first {
+            let ejected = !state.is_failed() && word.has(HealthFlag::FailedOutlier);
+            let passed = (ejected && matches!(report.outcome, Outcome::Success { .. })).then(|| word.clone());
+            if changed || first || passed.is_some() {
                 // The loop only ends with the process.
                 let cluster = self.config.name.clone();
-                let _ = self.context.events.send(HealthEvent { cluster, changed });
+                let _ = self.context.events.send(HealthEvent { cluster, changed, passed });
             }
             let wait = next_check(&check, report.outcome, transition, self.traffic.is_seen(), &mut rng);
             tokio::time::sleep(wait).await;

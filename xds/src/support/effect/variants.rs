@@ -137,7 +137,7 @@ fn singular(kind: &Kind, now: Option<&Value>) -> Vec<Value> {
 
 fn texts(now: Option<&str>) -> Vec<Value> {
     let mut texts: Vec<_> =
-        ["some", "/some", "some.example", "127.0.0.7", "::7", "HOME"].map(str::to_owned).into();
+        ["some", "/some", "some.example", "127.0.0.7", "::7", "HOME", "f00d"].map(str::to_owned).into();
     texts.extend(now.map(|now| format!("{now}x")));
     texts.into_iter().map(Value::String).collect()
 }
