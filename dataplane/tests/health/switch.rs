@@ -14,13 +14,16 @@ use crate::support::upstream::{Upstream, ok, read_request};
 /// The path that checks ask for.
 pub const PATH: &str = "/healthz";
 
+/// Head and body of a request.
+pub type Check = (String, Vec<u8>);
+
 pub struct Switch {
     pub upstream: Upstream,
     answer: Arc<Mutex<Vec<u8>>>,
     /// Whether requests are answered with 500.
     failing: Arc<AtomicBool>,
     /// Heads and bodies of the checks it has got.
-    pub checks: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    pub checks: Arc<Mutex<Vec<Check>>>,
 }
 
 impl Switch {
