@@ -69,7 +69,7 @@ pub enum Settings {
     /// `local_ratelimit`
     LocalRateLimit(RateLimit),
     /// `rbac`
-    Rbac(AccessControl),
+    Rbac(Box<AccessControl>),
 }
 
 impl Settings {
@@ -80,7 +80,7 @@ impl Settings {
             FilterSettings::Fault(fault) => Self::Fault(fault.clone()),
             FilterSettings::HeaderMutation(changes) => Self::HeaderMutation(changes.clone()),
             FilterSettings::LocalRateLimit(limit) => Self::LocalRateLimit(RateLimit::new(limit.clone())),
-            FilterSettings::Rbac(rbac) => Self::Rbac(AccessControl::compile(rbac)),
+            FilterSettings::Rbac(rbac) => Self::Rbac(Box::new(AccessControl::compile(rbac))),
         }
     }
 }

@@ -50,7 +50,7 @@ impl FaultInjector {
 
     pub(super) async fn decode(
         &self,
-        exchange: &mut Exchange<'_>,
+        exchange: &Exchange<'_>,
         scope: &Scope<'_>,
         state: &mut State,
     ) -> Verdict {

@@ -17,7 +17,7 @@ use culvert_ring::time;
 use super::{Response, Scope, State, Verdict};
 use crate::{
     http::{exchange::Exchange, format::Values, log::Flags, reply::Reply},
-    observe::stats::HttpRateLimitStats,
+    observe::stats::{HttpRateLimitStats, Registry},
 };
 
 /// Where the clock of all buckets begins.
@@ -31,9 +31,11 @@ pub(super) struct RateLimiter {
 }
 
 impl RateLimiter {
-    pub(super) fn new(limit: Arc<RateLimit>) -> Self {
+    pub(super) fn new(limit: Arc<RateLimit>, registry: &Registry) -> Self {
         LazyLock::force(&BEGINNING);
-        Self { limit, stats: RefCell::default() }
+        let filter = Self { limit, stats: RefCell::default() };
+        filter.stats(registry, &filter.limit.config.stat_prefix);
+        filter
     }
 
     pub(super) fn decode(
@@ -47,7 +49,7 @@ impl RateLimiter {
         if !draws(exchange, config.enabled) {
             return Verdict::Continue;
         }
-        let stats = self.stats(exchange, &config.stat_prefix);
+        let stats = self.stats(&exchange.conn.worker.process.registry, &config.stat_prefix);
         stats.enabled.inc();
         let since = time::now().saturating_duration_since(*BEGINNING);
         if limit.bucket.take(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)) {
@@ -96,13 +98,13 @@ impl RateLimiter {
         }
     }
 
-    fn stats(&self, exchange: &Exchange<'_>, stat_prefix: &str) -> Arc<HttpRateLimitStats> {
+    fn stats(&self, registry: &Registry, stat_prefix: &str) -> Arc<HttpRateLimitStats> {
         if let Some(stats) = self.stats.borrow().get(stat_prefix) {
             return stats.clone();
         }
         let stats = Arc::new(HttpRateLimitStats::default());
         let scope = format!("{stat_prefix}.http_local_rate_limit");
-        exchange.conn.worker.process.registry.register(scope, stats.clone());
+        registry.register(scope, stats.clone());
         self.stats.borrow_mut().insert(stat_prefix.to_owned(), stats.clone());
         stats
     }

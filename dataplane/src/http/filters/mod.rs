@@ -89,7 +89,7 @@ impl Filter {
                 Self::HealthCheck(health_check::HealthCheck(matchers.clone()))
             }
             HttpFilterKind::LocalRateLimit(limit) => {
-                Self::LocalRateLimit(local_ratelimit::RateLimiter::new(limit.clone()))
+                Self::LocalRateLimit(local_ratelimit::RateLimiter::new(limit.clone(), registry))
             }
             HttpFilterKind::Rbac(spec) => {
                 Self::Rbac(rbac::AccessFilter::new(spec.clone(), stat_prefix, registry))
