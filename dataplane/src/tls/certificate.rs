@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
+use webpki::KeyUsage;
 use x509_parser::{
     extensions::{GeneralName, ParsedExtension},
-    prelude::{FromDer as _, X509Certificate, X509Name},
+    prelude::{FromDer as _, X509Certificate, X509Name, X509Version},
 };
 
 /// The parts of an end entity's certificate that matching, headers and logs speak of.
@@ -82,6 +83,26 @@ impl CertificateInfo {
         let Ok((_, certificate)) = X509Certificate::from_der(der) else { return true };
         let usage = certificate.key_usage().ok().flatten();
         certificate.is_ca() || usage.is_some_and(|it| it.value.key_cert_sign() || it.value.crl_sign())
+    }
+
+    /// Whether it is that of a CA. Version 1 cannot say so: there, one that names itself as its issuer is.
+    pub(super) fn may_issue(der: &CertificateDer<'_>) -> bool {
+        let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
+        if certificate.version() == X509Version::V1 {
+            return certificate.subject().as_raw() == certificate.issuer().as_raw();
+        }
+        let may_sign = certificate.key_usage().is_ok_and(|it| it.is_none_or(|it| it.value.key_cert_sign()));
+        certificate.is_ca() && may_sign
+    }
+
+    /// Whether its extended key usage, if it has one, allows for this.
+    pub(super) fn is_meant_for(der: &CertificateDer<'_>, usage: KeyUsage) -> bool {
+        let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
+        let Ok(purposes) = certificate.extended_key_usage() else { return false };
+        purposes.is_none_or(|it| {
+            (it.value.server_auth && usage == KeyUsage::server_auth())
+                || (it.value.client_auth && usage == KeyUsage::client_auth())
+        })
     }
 }
 

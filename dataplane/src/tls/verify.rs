@@ -11,17 +11,19 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptions,
-    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RequiredEkuNotFoundContext,
+    RevocationCheckDepth, RevocationOptions, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
 };
 
 use super::{certificate::CertificateInfo, san};
 
-/// Certificates that are trusted to sign others.
+/// Certificates that are trusted: those of CAs to sign others, and each as that of a peer.
 #[derive(Default)]
 pub(super) struct Roots {
     anchors: Vec<TrustAnchor<'static>>,
-    /// The same, to recognise a peer that presents one of them as its own.
+    /// When each of the anchors is valid.
+    validity: Vec<Validity>,
+    /// All of them, to recognise a peer that presents one as its own.
     certificates: Vec<CertificateDer<'static>>,
 }
 
@@ -29,11 +31,48 @@ impl Roots {
     /// # Errors
     /// One of them is not a certificate.
     pub(super) fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, webpki::Error> {
-        let anchors: Result<Vec<_>, _> = certificates
-            .iter()
-            .map(|der| webpki::anchor_from_trusted_cert(der).map(|anchor| anchor.to_owned()))
-            .collect();
-        Ok(Self { anchors: anchors?, certificates })
+        let (mut anchors, mut validity) = (Vec::new(), Vec::new());
+        for der in &certificates {
+            let anchor = webpki::anchor_from_trusted_cert(der)?.to_owned();
+            // To webpki every anchor is a CA, whatever its certificate says.
+            if let Some(info) = CertificateInfo::parse(der).filter(|_| CertificateInfo::may_issue(der)) {
+                anchors.push(anchor);
+                validity.push(Validity::of(&info));
+            }
+        }
+        Ok(Self { anchors, validity, certificates })
+    }
+
+    /// Checks the time of an anchor, which webpki does not. A CA that was renewed with its key is there more than once:
+    /// one that is valid is enough.
+    fn check_time(&self, anchor: &TrustAnchor<'_>, now: UnixTime) -> Result<(), webpki::Error> {
+        let same = self.anchors.iter().zip(&self.validity).filter(|(it, _)| *it == anchor);
+        same.fold(Err(webpki::Error::UnknownIssuer), |before, (_, validity)| before.or(validity.check(now)))
+    }
+}
+
+/// From when until when a certificate is valid, in seconds since 1970.
+#[derive(Clone, Copy)]
+struct Validity {
+    not_before: i64,
+    not_after: i64,
+}
+
+impl Validity {
+    fn of(info: &CertificateInfo) -> Self {
+        Self { not_before: info.not_before, not_after: info.not_after }
+    }
+
+    fn check(self, time: UnixTime) -> Result<(), webpki::Error> {
+        let Self { not_before, not_after } = self;
+        let at = |seconds: i64| UnixTime::since_unix_epoch(Duration::from_secs(seconds.max(0) as u64));
+        match time.as_secs() as i64 {
+            now if now < not_before => {
+                Err(webpki::Error::CertNotValidYet { time, not_before: at(not_before) })
+            }
+            now if now > not_after => Err(webpki::Error::CertExpired { time, not_after: at(not_after) }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -240,29 +279,25 @@ impl Trust {
         usage: KeyUsage,
         now: UnixTime,
     ) -> Result<(), webpki::Error> {
-        if roots.certificates.iter().any(|trusted| trusted == leaf) {
-            // It is trusted as it is; only its time can be over.
-            let now = now.as_secs() as i64;
-            let time = UnixTime::since_unix_epoch(Duration::from_secs(now.max(0) as u64));
-            let at = |seconds: i64| UnixTime::since_unix_epoch(Duration::from_secs(seconds.max(0) as u64));
-            return match now {
-                now if now < info.not_before => {
-                    Err(webpki::Error::CertNotValidYet { time, not_before: at(info.not_before) })
-                }
-                now if now > info.not_after => {
-                    Err(webpki::Error::CertExpired { time, not_after: at(info.not_after) })
-                }
-                _ => Ok(()),
-            };
+        // Whether it is revoked only its issuer can say: with lists, its chain is looked at like any other.
+        if self.policy.crls.is_empty() && roots.certificates.iter().any(|trusted| trusted == leaf) {
+            // It is trusted as it is, in its time and for what it is meant.
+            Validity::of(info).check(now)?;
+            if !CertificateInfo::is_meant_for(leaf, usage) {
+                let context = RequiredEkuNotFoundContext { required: usage, present: Vec::new() };
+                return Err(webpki::Error::RequiredEkuNotFoundContext(context));
+            }
+            return Ok(());
         }
         let crls: Vec<&CertRevocationList<'_>> = self.policy.crls.iter().collect();
         let revocation = revocation(&crls, self.policy.only_leaf_crl);
         let max_depth = self.policy.max_depth;
-        let short_enough = |path: &VerifiedPath<'_>| match max_depth {
+        let acceptable = |path: &VerifiedPath<'_>| match max_depth {
             Some(max) if path.intermediate_certificates().count() as u64 > u64::from(max) => {
                 Err(webpki::Error::UnknownIssuer)
             }
-            _ => Ok(()),
+            _ if self.policy.allow_expired => Ok(()),
+            _ => roots.check_time(path.anchor(), now),
         };
         EndEntityCert::try_from(leaf)?.verify_for_usage(
             self.provider.signature_verification_algorithms.all,
@@ -271,7 +306,7 @@ impl Trust {
             now,
             usage,
             revocation,
-            Some(&short_enough),
+            Some(&acceptable),
         )?;
         Ok(())
     }
@@ -432,4 +467,167 @@ impl ServerCertVerifier for ServerVerifier {
     }
 
     signatures!();
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+        ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+        SerialNumber, date_time_ymd,
+    };
+    use rustls::{crypto::aws_lc_rs::default_provider, pki_types::pem::PemObject as _};
+    use webpki::OwnedCertRevocationList;
+
+    use super::*;
+
+    type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+    /// A root of version 1: `/CN=v1`.
+    const V1: &str = "\
+        -----BEGIN CERTIFICATE-----\n\
+        MIIBFjCBvQIUWPAurfZNEErIJiC4SMxFeIeKeJYwCgYIKoZIzj0EAwIwDTELMAkG\n\
+        A1UEAwwCdjEwIBcNMjYxMTIxMTgwMjEwWhgPMjEyNjEwMjgxODAyMTBaMA0xCzAJ\n\
+        BgNVBAMMAnYxMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAELZAaJ1xn8DEiAeRS\n\
+        RFxXUjFIb6vdnKJdcoQ3NSbOnw1xkQ4EtOoV+F5xu3ZOIORUBC+6humANnD0W/QD\n\
+        m3E18TAKBggqhkjOPQQDAgNIADBFAiARMAl97SbWkbsxHXUzmydPDqZG1C19FmNe\n\
+        83odGmWb4QIhAJJzhTpiFFZVha/1g8Io21DItPeVwNhl8WJgpCcfpzNF\n\
+        -----END CERTIFICATE-----";
+
+    fn ca(name: &str) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params
+    }
+
+    fn leaf(name: &str, serial: u64) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.serial_number = Some(SerialNumber::from(serial));
+        params
+    }
+
+    fn with(mut params: CertificateParams, change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
+        change(&mut params);
+        params
+    }
+
+    fn self_signed(params: CertificateParams) -> Issuer {
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn issued(params: CertificateParams, issuer: &Issuer) -> Issuer {
+        CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), issuer).unwrap()
+    }
+
+    fn trusting(bundle: &[&Issuer]) -> Policy {
+        Policy {
+            roots: Some(Roots::new(bundle.iter().map(|it| it.der().clone()).collect()).unwrap()),
+            spiffe: HashMap::new(),
+            crls: Vec::new(),
+            only_leaf_crl: false,
+            sans: Vec::new(),
+            certificate_hashes: Vec::new(),
+            spki_hashes: Vec::new(),
+            allow_expired: false,
+            accept_untrusted: false,
+            max_depth: None,
+        }
+    }
+
+    fn clients(policy: Policy) -> ClientVerifier {
+        ClientVerifier::new(policy, true, Arc::new(default_provider()))
+    }
+
+    fn is_trusted(verifier: &ClientVerifier, peer: &Issuer) -> bool {
+        verifier.verify_client_cert(peer.der(), &[], UnixTime::now()).is_ok()
+    }
+
+    #[test]
+    fn only_authorities_sign_others() {
+        let root = self_signed(ca("root"));
+        let pinned = [
+            issued(leaf("pinned", 1), &root),
+            self_signed(with(leaf("self-signed", 2), |it| it.is_ca = IsCa::ExplicitNoCa)),
+            self_signed(with(ca("crls"), |it| it.key_usages = vec![KeyUsagePurpose::CrlSign])),
+        ];
+        let verifier = clients(trusting(&[&root, &pinned[0], &pinned[1], &pinned[2]]));
+        for peer in &pinned {
+            assert!(is_trusted(&verifier, peer));
+            assert!(!is_trusted(&verifier, &issued(leaf("forged", 3), peer)));
+        }
+        assert!(is_trusted(&verifier, &issued(leaf("good", 4), &root)));
+        assert_eq!(verifier.hints.len(), 1, "clients are told of authorities only");
+        let v1 = CertificateDer::from_pem_slice(V1.as_bytes()).unwrap();
+        assert_eq!(Roots::new(vec![v1]).unwrap().anchors.len(), 1);
+    }
+
+    #[test]
+    fn a_root_is_trusted_in_its_time_only() {
+        let key = KeyPair::generate().unwrap().serialize_pem();
+        let valid = |from, to| {
+            let params = with(ca("root"), |it| {
+                (it.not_before, it.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+            });
+            CertifiedIssuer::self_signed(params, KeyPair::from_pem(&key).unwrap()).unwrap()
+        };
+        let (expired, early, renewed) = (valid(2020, 2021), valid(2090, 2091), valid(2020, 2090));
+        let peer = issued(leaf("peer", 1), &expired);
+        for root in [&expired, &early] {
+            assert!(!is_trusted(&clients(trusting(&[root])), &peer));
+            assert!(is_trusted(&clients(Policy { allow_expired: true, ..trusting(&[root]) }), &peer));
+            assert!(is_trusted(&clients(trusting(&[root, &renewed])), &peer), "the other has the same key");
+            assert!(is_trusted(&clients(trusting(&[&renewed, root])), &peer), "the other has the same key");
+        }
+    }
+
+    #[test]
+    fn a_pinned_certificate_can_be_revoked() {
+        let root = self_signed(ca("root"));
+        let (good, revoked) = (issued(leaf("good", 1), &root), issued(leaf("revoked", 2), &root));
+        let stranger = self_signed(leaf("stranger", 2));
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2090, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: vec![RevokedCertParams {
+                serial_number: SerialNumber::from(2),
+                revocation_time: date_time_ymd(2024, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            }],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&root).unwrap();
+        let bundle = [&root, &good, &revoked, &stranger];
+        let verifier = clients(trusting(&bundle));
+        assert!(bundle[1..].iter().all(|peer| is_trusted(&verifier, peer)));
+        let crls = vec![OwnedCertRevocationList::from_der(list.der()).unwrap().into()];
+        let verifier = clients(Policy { crls, ..trusting(&bundle) });
+        assert!(is_trusted(&verifier, &good));
+        assert!(!is_trusted(&verifier, &revoked));
+        assert!(!is_trusted(&verifier, &stranger), "no list speaks of it");
+    }
+
+    #[test]
+    fn a_pinned_certificate_is_good_for_what_it_is_meant() {
+        let pinned = |purposes: &[ExtendedKeyUsagePurpose]| {
+            self_signed(with(leaf("pinned", 1), |it| it.extended_key_usages = purposes.to_vec()))
+        };
+        let is_server = |peer: &Issuer| {
+            let verifier = ServerVerifier::new(trusting(&[peer]), false, Arc::new(default_provider()));
+            let name = ServerName::try_from("a.test").unwrap();
+            verifier.verify_server_cert(peer.der(), &[], &name, &[], UnixTime::now()).is_ok()
+        };
+        let is_both = |peer: &Issuer| (is_trusted(&clients(trusting(&[peer])), peer), is_server(peer));
+        let (client, server) = (ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth);
+        assert_eq!(is_both(&pinned(&[])), (true, true));
+        assert_eq!(is_both(&pinned(&[client.clone()])), (true, false));
+        assert_eq!(is_both(&pinned(&[server.clone()])), (false, true));
+        assert_eq!(is_both(&pinned(&[client, server])), (true, true));
+        assert_eq!(is_both(&pinned(&[ExtendedKeyUsagePurpose::CodeSigning])), (false, false));
+    }
 }
