@@ -349,12 +349,17 @@ impl Exchange<'_> {
         progress: &Progress,
     ) -> Result<Ended, Failed> {
         let mut head = self.conn.worker.response_head();
+        let mut informed = 0;
         let framing = loop {
             let received = poll_fn(|cx| lent.conn.poll_head(&self.head.method, &mut head, cx)).await;
             let framing = received.map_err(Failed::Upstream)?;
             progress.activity.touch();
             if head.status >= 200 || head.status == 101 {
                 break framing;
+            }
+            informed += 1;
+            if informed > INFORMED_MAX {
+                return Err(Failed::Upstream(ReceiveError::Truncated));
             }
             self.inform(&mut head);
             // An upstream that sends nothing but these must not fill memory.
@@ -652,6 +657,9 @@ impl Exchange<'_> {
         if self.record.framing.get() == Framing::UntilClose { After::Abort } else { After::Close }
     }
 }
+
+/// Most informational responses to one request: HTTP/2 holds nobody back who sends them without end.
+const INFORMED_MAX: u32 = 100;
 
 fn overflow() -> Reply {
     Reply::new(503, "upstream connect error or disconnect/reset before headers. reset reason: overflow")

@@ -184,7 +184,7 @@ async fn run(streams: &Rc<Streams>, mut conn: ServerConn, timer: &mut Timer) -> 
             }
             Draining::Since(since) => {
                 // A client that does not answer the ping between the two GOAWAYs is not waited for.
-                if streams.active.get() == 0 && time::now() >= since + config.drain_timeout {
+                if streams.active.get() == 0 && time::now() >= streams.drained_by(since) {
                     conn.close(Reason::NO_ERROR);
                     draining = Draining::Closed(close_by());
                 }
@@ -281,12 +281,16 @@ impl Streams {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             },
-            Draining::Since(since) if self.active.get() == 0 => {
-                Some(since + self.shared.manager.spec.config.drain_timeout)
-            }
+            Draining::Since(since) if self.active.get() == 0 => Some(self.drained_by(since)),
             Draining::Since(_) => None,
             Draining::Closed(until) => Some(until),
         }
+    }
+
+    /// When a connection that drains ends without the client's consent. What the last stream brought is still on its way
+    /// when that stream is over.
+    fn drained_by(&self, since: Instant) -> Instant {
+        since.max(self.idle_since.get()) + self.shared.manager.spec.config.drain_timeout
     }
 
     fn idle_until(&self) -> Option<Instant> {

@@ -102,6 +102,13 @@ impl Cluster {
             }
             let conn = match self.joinable(host, &key) {
                 Some(conn) => conn,
+                // A server that takes no streams for now would take none on another connection either.
+                None if host.max_streams.get() == 0 && has_shared(host, &key) => {
+                    if let Given::Connection(lent) = wait_turn(host, &key, false).await {
+                        return Ok(*lent);
+                    }
+                    continue;
+                }
                 None => match Credits::take(self, host) {
                     Some(credits) => self.connect_shared(worker, host, via, credits),
                     None if host.open.get() == 0 => {
@@ -195,6 +202,10 @@ fn lend(host: &Rc<Host>, key: &PoolKey, cx: &mut Context<'_>) -> Option<Lent> {
     }
 }
 
+fn has_shared(host: &Host, key: &PoolKey) -> bool {
+    host.shared.borrow().iter().any(|conn| conn.key == *key)
+}
+
 /// Lets connections go that nobody uses: their place is needed.
 fn retire_idle(host: &Host) {
     let idle = host.shared.borrow().iter().find(|conn| conn.is_idle()).cloned();
@@ -254,9 +265,12 @@ async fn drive(conn: Rc<SharedConn>, via: Via, guard: Guard) {
 }
 
 impl SharedConn {
+    /// Whether another stream can be opened. Changes nothing in the list, which is being looked through.
     fn has_room(&self) -> bool {
-        self.notice_goaway();
         let State::Open(opener) = &*self.state.borrow() else { return false };
+        if opener.is_going() {
+            return false;
+        }
         if let Some(max) = opener.max_streams() {
             self.host.max_streams.set(max);
         }

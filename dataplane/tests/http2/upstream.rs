@@ -98,6 +98,27 @@ fn a_server_that_goes_away_is_connected_to_anew() {
     });
 }
 
+#[test]
+fn a_server_that_goes_away_may_have_a_stream_open() {
+    let upstream = Server::start(resetting);
+    on_each(upstream.address, "", &http2(""), |culvert, port| {
+        block_on(async {
+            let conn = Conn::open(port).await;
+            let slow = conn.start(peer::get("/slow"), true).await;
+            eventually(culvert, "it is sent on", |it| it.stat("cluster.up.upstream_rq_active") == 1).await;
+            assert_eq!(
+                peer::answer(conn.start(peer::get("/goaway"), true).await.0).await.unwrap().status,
+                200
+            );
+            for _ in 0..3 {
+                assert_eq!(peer::answer(conn.start(peer::get("/"), true).await.0).await.unwrap().status, 200);
+            }
+            drop(slow);
+        });
+        assert_eq!(culvert.stat("cluster.up.upstream_cx_http2_total"), 2);
+    });
+}
+
 /// Sends so many requests at a time, and waits for all of them.
 fn at_once(port: u16, count: usize) -> Vec<u16> {
     block_on(async {

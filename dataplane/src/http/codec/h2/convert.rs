@@ -4,6 +4,7 @@ use culvert_model::UnderscoresAction;
 use culvert_proto::{
     Headers, Method, RequestHead, ResponseHead, Version,
     h1::{Fault, Framing, RequestOptions, push_decimal},
+    host,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header, uri};
 
@@ -42,7 +43,11 @@ pub(super) fn request_from(
     match uri.authority() {
         Some(authority) => head.set_authority(authority.as_str()),
         None => {
-            let host = request.headers.get(header::HOST).ok_or(Fault::HostMissing)?;
+            let mut hosts = request.headers.get_all(header::HOST).iter();
+            let host = hosts.next().ok_or(Fault::HostMissing)?;
+            if hosts.next().is_some() {
+                return Err(Fault::Host);
+            }
             head.set_authority(host.as_bytes());
         }
     }
@@ -51,7 +56,7 @@ pub(super) fn request_from(
         return Err(Fault::HostMissing);
     }
     // RFC 9113 section 8.3.1: without userinfo.
-    if head.authority().contains(&b'@') {
+    if head.authority().contains(&b'@') || !host::is_valid(head.authority()) {
         return Err(Fault::Host);
     }
     Ok((framing(&request.headers, end)?, dropped))
@@ -191,7 +196,8 @@ fn framing(fields: &HeaderMap, end: bool) -> Result<Framing, Fault> {
             .ok()
             .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
             .and_then(|text| text.parse().ok())
-            .map(Framing::Length)
+            // Without the end of the stream, trailers may follow even nothing.
+            .map(|length| if length == 0 { Framing::Chunked } else { Framing::Length(length) })
             .ok_or(Fault::ContentLength),
     }
 }

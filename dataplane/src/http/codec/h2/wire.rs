@@ -30,6 +30,8 @@ pub struct Wire {
     received: RefCell<Lease>,
     guard: RefCell<FrameGuard>,
     sent: RefCell<FrameScanner>,
+    /// How many bytes the kernel has taken in all once what was queued a while ago has left.
+    read_by_then: Cell<u64>,
     /// How much may wait to be sent before the codec is held back, in bytes.
     queue_max: usize,
     /// Whether an invalid message ends the connection.
@@ -95,6 +97,7 @@ impl Wire {
             received: RefCell::default(),
             guard: RefCell::new(FrameGuard::new(limits, is_server)),
             sent: RefCell::new(FrameScanner::new(!is_server)),
+            read_by_then: Cell::new(0),
             queue_max: buffer_limit_bytes.min(QUEUE_MAX),
             strict: !options.stream_error_on_invalid,
             misconduct: Cell::new(None),
@@ -217,8 +220,11 @@ impl Wire {
 
     fn look(&self, lease: &Lease) -> Result<(), (usize, Violation)> {
         let mut guard = self.guard.borrow_mut();
-        if self.transport.queued() == 0 {
+        // All that had been written when this was looked at last has left since: the peer reads.
+        let left = self.transport.bytes_sent();
+        if left >= self.read_by_then.get() {
             guard.drained();
+            self.read_by_then.set(left + self.transport.queued() as u64);
         }
         guard.receive(lease, |header| match header.kind {
             FrameKind::GoAway => self.going.set(true),
