@@ -130,6 +130,10 @@ pub(super) fn cidr(at: &At<'_>, prefix: &str, length: u32) -> Option<IpNet> {
     };
     let bits = if ip.is_ipv4() { 32 } else { 128 };
     let length = u8::try_from(length).unwrap_or(u8::MAX).min(bits);
+    // Addresses of connections are compared in their own version, never as mapped ones.
+    if let (IpAddr::V4(v4), true, true) = (ip.to_canonical(), ip.is_ipv6(), length >= 96) {
+        return IpNet::new(v4.into(), length - 96).ok().map(|range| range.trunc());
+    }
     IpNet::new(ip, length).ok().map(|range| range.trunc())
 }
 

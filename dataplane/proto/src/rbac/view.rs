@@ -94,6 +94,10 @@ impl Inputs for View<'_> {
                     Value::Text(Cow::Owned(String::from_utf8_lossy(&value).into_owned()))
                 })
             }
+            // The client, as its address is told: the same as for ranges.
+            ConnectionInput::SourceIp => {
+                self.remote.map_or(Value::Nothing, |ip| Value::Text(Cow::Owned(ip.to_string())))
+            }
             input => self.connection.value(input),
         }
     }

@@ -41,7 +41,8 @@ pub(super) async fn check(
     };
     match result.await {
         Ok(connection) => {
-            if !tcp.receive.is_empty() {
+            // A server that speaks first does so once.
+            if !tcp.receive.is_empty() && !tcp.send.is_empty() {
                 *kept = Kept::Tcp(connection);
             }
             Report::success()

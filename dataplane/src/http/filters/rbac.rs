@@ -80,7 +80,7 @@ fn client(exchange: &Exchange<'_>) -> Option<IpAddr> {
     let entry = exchange.head.headers.joined("x-forwarded-for").and_then(|list| {
         let bytes: &[u8] = &list;
         let nth = bytes.rsplit(|byte| *byte == b',').nth(hops - usize::from(own))?;
-        std::str::from_utf8(nth).ok()?.trim().parse().ok()
+        std::str::from_utf8(nth).ok()?.trim().parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
     });
     entry.or(remote)
 }
