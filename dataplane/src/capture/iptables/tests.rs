@@ -1,8 +1,10 @@
 use std::{
     io::{ErrorKind, Read},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::OwnedFd,
 };
+
+use socket2::SockRef;
 
 use super::*;
 use crate::capture::testing::TestNetns;
@@ -146,7 +148,10 @@ fn connections_are_turned_and_remember_where_they_meant_to_go() {
 
     // Without a proxy: refused, also what would have been served.
     let served = listen(&peer, "10.77.0.2:80");
-    drop((v4, v6, inbound));
+    for listener in [v4, v6, inbound] {
+        // Closing is not enough: a process that another test is just starting may still hold a copy.
+        SockRef::from(&listener).shutdown(Shutdown::Both).unwrap();
+    }
     let error = pod.inside(|| TcpStream::connect("10.77.0.2:80")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     remove(fd(&pod).as_fd(), &plan).unwrap();
