@@ -12,6 +12,8 @@ mod support;
 
 #[path = "xds/apply.rs"]
 mod apply;
+#[path = "xds/churn.rs"]
+mod churn;
 #[path = "xds/discovery.rs"]
 mod discovery;
 #[path = "xds/hostile.rs"]
