@@ -47,7 +47,14 @@ impl Roots {
     /// one that is valid is enough.
     fn check_time(&self, anchor: &TrustAnchor<'_>, now: UnixTime) -> Result<(), webpki::Error> {
         let same = self.anchors.iter().zip(&self.validity).filter(|(it, _)| *it == anchor);
-        same.fold(Err(webpki::Error::UnknownIssuer), |before, (_, validity)| before.or(validity.check(now)))
+        let mut refused = webpki::Error::UnknownIssuer;
+        for (_, validity) in same {
+            match validity.check(now) {
+                Ok(()) => return Ok(()),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
     }
 }
 
@@ -625,8 +632,8 @@ mod tests {
         let is_both = |peer: &Issuer| (is_trusted(&clients(trusting(&[peer])), peer), is_server(peer));
         let (client, server) = (ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth);
         assert_eq!(is_both(&pinned(&[])), (true, true));
-        assert_eq!(is_both(&pinned(&[client.clone()])), (true, false));
-        assert_eq!(is_both(&pinned(&[server.clone()])), (false, true));
+        assert_eq!(is_both(&pinned(std::slice::from_ref(&client))), (true, false));
+        assert_eq!(is_both(&pinned(std::slice::from_ref(&server))), (false, true));
         assert_eq!(is_both(&pinned(&[client, server])), (true, true));
         assert_eq!(is_both(&pinned(&[ExtendedKeyUsagePurpose::CodeSigning])), (false, false));
     }
