@@ -64,7 +64,7 @@ fn endpoints_change_ten_times_a_second_without_a_failed_request() {
             let port = scene.port;
             let load = thread::spawn(move || open_loop(port, lasting));
             while !load.is_finished() {
-                let both = if changes % 2 == 0 { vec![one, two] } else { vec![one] };
+                let both = if changes.is_multiple_of(2) { vec![one, two] } else { vec![one] };
                 scene.plane.put([endpoints("a", &both)]);
                 changes += 1;
                 thread::sleep(PERIOD);
