@@ -11,7 +11,10 @@ use std::{
 use culvert_model::{Address, Config, ListenSocket, Listener, SocketState};
 use culvert_ring::net;
 
-use crate::worker::{BoundListener, Command, Origin, Workers};
+use crate::{
+    upstream::keepalive,
+    worker::{BoundListener, Command, Origin, Workers},
+};
 
 /// A listener could not be bound.
 #[derive(Debug, thiserror::Error)]
@@ -171,11 +174,7 @@ fn tcp(wanted: &Wanted, address: &SocketAddr) -> io::Result<OwnedFd> {
         transparent: wanted.transparent,
         v6only: !wanted.socket.ipv4_compat,
         options: [&prebind, &bound, &listening],
-        keepalive: wanted.socket.keepalive.map(|keepalive| net::Keepalive {
-            time: keepalive.time,
-            interval: keepalive.interval,
-            probes: keepalive.probes,
-        }),
+        keepalive: wanted.socket.keepalive.as_ref().map(keepalive),
         mark: None,
     };
     net::listener(address, &options)

@@ -17,7 +17,7 @@ use std::{
 
 use culvert_model::{Address, BindConfig, Cluster, Endpoint};
 use culvert_ring::{Stream, net, time};
-use socket2::{SockAddr, SockRef, TcpKeepalive};
+use socket2::SockAddr;
 
 use crate::{
     capture,
@@ -139,8 +139,8 @@ pub(crate) fn socket_for(address: &Address, config: &Cluster, via: &Via) -> io::
             if let Some(source) = source {
                 net::bind_source(socket.as_fd(), &source)?;
             }
-            if let Some(keepalive) = &config.keepalive {
-                set_keepalive(&socket, keepalive)?;
+            if let Some(times) = &config.keepalive {
+                net::set_keepalive(socket.as_fd(), keepalive(times))?;
             }
             Ok((socket, (*ip).into()))
         }
@@ -164,20 +164,9 @@ fn set_options(socket: &OwnedFd, bind: &BindConfig, destination: &SocketAddr) ->
     Ok(())
 }
 
-fn set_keepalive(socket: &OwnedFd, keepalive: &culvert_model::TcpKeepalive) -> io::Result<()> {
-    let mut options = TcpKeepalive::new();
-    if let Some(time) = keepalive.time {
-        options = options.with_time(time);
-    }
-    if let Some(interval) = keepalive.interval {
-        options = options.with_interval(interval);
-    }
-    if let Some(probes) = keepalive.probes {
-        options = options.with_retries(probes);
-    }
-    let socket = SockRef::from(socket);
-    socket.set_keepalive(true)?;
-    socket.set_tcp_keepalive(&options)
+/// Times of TCP's keepalive as the sockets take them.
+pub(crate) fn keepalive(model: &culvert_model::TcpKeepalive) -> net::Keepalive {
+    net::Keepalive { time: model.time, interval: model.interval, probes: model.probes }
 }
 
 /// A leading `@` names an abstract socket, as in Envoy's `Pipe.path`.

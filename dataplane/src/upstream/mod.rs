@@ -18,7 +18,7 @@ use std::{
 
 use culvert_model::{self as model, Discovery};
 
-pub(crate) use connect::socket_for;
+pub(crate) use connect::{keepalive, socket_for};
 pub use host::{ActiveRequest, Host, PoolKey};
 pub use limit::{Credit, Limit};
 pub use outlier::{LocalFailure, Monitor, Tripped};

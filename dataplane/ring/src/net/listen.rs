@@ -1,11 +1,17 @@
 //! Listening sockets.
 
 use std::{
-    fs, io, net::SocketAddr, os::fd::AsFd, os::fd::OwnedFd, os::unix::fs::PermissionsExt, path::Path,
+    fs, io,
+    net::SocketAddr,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
+    path::Path,
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use super::options;
 
@@ -87,7 +93,7 @@ pub fn listener(addr: &SocketAddr, listen: &ListenOptions<'_>) -> io::Result<Own
         options::set_mark(socket.as_fd(), mark)?;
     }
     if let Some(keepalive) = listen.keepalive {
-        set_keepalive(&socket, keepalive)?;
+        set_keepalive(socket.as_fd(), keepalive)?;
     }
     let set = |options: &[RawOption<'_>]| {
         options
@@ -103,7 +109,11 @@ pub fn listener(addr: &SocketAddr, listen: &ListenOptions<'_>) -> io::Result<Own
     Ok(socket.into())
 }
 
-fn set_keepalive(socket: &Socket, keepalive: Keepalive) -> io::Result<()> {
+/// Turns SO_KEEPALIVE on, with these times.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn set_keepalive(socket: BorrowedFd<'_>, keepalive: Keepalive) -> io::Result<()> {
     let mut options = TcpKeepalive::new();
     if let Some(time) = keepalive.time {
         options = options.with_time(time);
@@ -114,6 +124,7 @@ fn set_keepalive(socket: &Socket, keepalive: Keepalive) -> io::Result<()> {
     if let Some(probes) = keepalive.probes {
         options = options.with_retries(probes);
     }
+    let socket = SockRef::from(&socket);
     socket.set_keepalive(true)?;
     socket.set_tcp_keepalive(&options)
 }
@@ -151,7 +162,7 @@ mod tests {
     #[test]
     fn two_workers_share_a_port() {
         let first = listener(&"127.0.0.1:0".parse().unwrap(), &ListenOptions::default()).unwrap();
-        let addr = socket2::SockRef::from(&first).local_addr().unwrap().as_socket().unwrap();
+        let addr = SockRef::from(&first).local_addr().unwrap().as_socket().unwrap();
         listener(&addr, &ListenOptions::default()).unwrap();
         let alone = ListenOptions { reuse_port: false, ..ListenOptions::default() };
         assert_eq!(listener(&addr, &alone).unwrap_err().kind(), io::ErrorKind::AddrInUse);
