@@ -38,7 +38,7 @@ use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 
 use crate::support::culvert::PATIENCE;
-use talk::{WorldTalk, delta_stream};
+use talk::{DeltaTalk, WorldTalk, converse};
 
 /// Types of resources, in the order in which changes are sent.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -468,11 +468,11 @@ impl Service<http::Request<Body>> for Services {
                 let mut grpc =
                     Grpc::new(ProstCodec::<DeltaDiscoveryResponse, DeltaDiscoveryRequest>::default())
                         .max_decoding_message_size(usize::MAX);
-                grpc.streaming(service_fn(|r| delta_stream(&shared, &path, r)), request).await
+                grpc.streaming(service_fn(|r| converse::<DeltaTalk>(&shared, &path, r)), request).await
             } else if method.starts_with("Stream") {
                 let mut grpc = Grpc::new(ProstCodec::<DiscoveryResponse, DiscoveryRequest>::default())
                     .max_decoding_message_size(usize::MAX);
-                grpc.streaming(service_fn(|r| world_stream(&shared, &path, r)), request).await
+                grpc.streaming(service_fn(|r| converse::<WorldTalk>(&shared, &path, r)), request).await
             } else {
                 http::Response::builder().status(404).body(Body::empty()).expect("a response")
             })
@@ -521,42 +521,4 @@ fn open(shared: &Shared) -> (usize, mpsc::UnboundedReceiver<Event>) {
     state.open.push(events);
     state.streams += 1;
     (state.streams - 1, receive)
-}
-
-fn world_stream(
-    shared: &Shared,
-    path: &str,
-    request: Request<Streaming<DiscoveryRequest>>,
-) -> Ready<Result<Response<Outgoing<DiscoveryResponse>>, Status>> {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let (stream, mut events) = open(shared);
-    let mut requests = request.into_inner();
-    let mut talk = WorldTalk {
-        shared: shared.clone(),
-        stream,
-        path: path.to_owned(),
-        subjects: BTreeMap::new(),
-        sender,
-    };
-    tokio::spawn(async move {
-        loop {
-            let going = tokio::select! {
-                message = requests.message() => match message {
-                    Ok(Some(request)) => talk.received(&request),
-                    Ok(None) | Err(_) => return,
-                },
-                event = events.recv() => match event {
-                    Some(Event::Changed) => KINDS.into_iter().all(|kind| talk.answer(kind, false)),
-                    Some(Event::End(status)) => { let _ = talk.sender.send(Err(status)); false }
-                    Some(Event::Say(Say::World(response))) => talk.say(response),
-                    Some(Event::Say(Say::Delta(_))) => true,
-                    None => false,
-                },
-            };
-            if !going {
-                return;
-            }
-        }
-    });
-    ready(Ok(Response::new(UnboundedReceiverStream::new(receiver))))
 }

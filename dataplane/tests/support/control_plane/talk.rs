@@ -2,28 +2,102 @@
 
 use super::*;
 
+/// One stream, of either kind. Each of these says whether it goes on.
+pub(super) trait Talk: Send + 'static {
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+
+    fn new(channel: Channel<Self::Response>) -> Self;
+    fn channel(&self) -> &Channel<Self::Response>;
+    /// A request came.
+    fn received(&mut self, request: &Self::Request) -> bool;
+    /// The world has changed.
+    fn changed(&mut self) -> bool;
+    /// A test has something said, which may be meant for streams of the other kind.
+    fn said(&mut self, say: Say) -> bool;
+}
+
+/// Where a stream leads.
+pub(super) struct Channel<R> {
+    shared: Shared,
+    stream: usize,
+    path: String,
+    sender: mpsc::UnboundedSender<Result<R, Status>>,
+}
+
+/// Holds a stream's conversation to its end.
+pub(super) fn converse<T: Talk>(
+    shared: &Shared,
+    path: &str,
+    request: Request<Streaming<T::Request>>,
+) -> Ready<Result<Response<Outgoing<T::Response>>, Status>> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let (stream, mut events) = open(shared);
+    let mut requests = request.into_inner();
+    let mut talk = T::new(Channel { shared: shared.clone(), stream, path: path.to_owned(), sender });
+    tokio::spawn(async move {
+        loop {
+            let going = tokio::select! {
+                message = requests.message() => match message {
+                    Ok(Some(request)) => talk.received(&request),
+                    Ok(None) | Err(_) => return,
+                },
+                event = events.recv() => match event {
+                    Some(Event::Changed) => talk.changed(),
+                    Some(Event::End(status)) => { let _ = talk.channel().sender.send(Err(status)); false }
+                    Some(Event::Say(say)) => talk.said(say),
+                    None => false,
+                },
+            };
+            if !going {
+                return;
+            }
+        }
+    });
+    ready(Ok(Response::new(UnboundedReceiverStream::new(receiver))))
+}
+
 /// State of the world on one stream.
 pub(super) struct WorldTalk {
-    pub(super) shared: Shared,
-    pub(super) stream: usize,
-    pub(super) path: String,
-    pub(super) subjects: BTreeMap<Kind, WorldSubject>,
-    pub(super) sender: mpsc::UnboundedSender<Result<DiscoveryResponse, Status>>,
+    channel: Channel<DiscoveryResponse>,
+    subjects: BTreeMap<Kind, WorldSubject>,
 }
 
 /// One type on one stream.
 #[derive(Default)]
-pub(super) struct WorldSubject {
-    pub(super) names: BTreeSet<String>,
-    pub(super) wildcard: bool,
-    pub(super) nonces: usize,
-    pub(super) nonce: String,
-    pub(super) sent: Option<BTreeMap<String, u64>>,
+struct WorldSubject {
+    names: BTreeSet<String>,
+    wildcard: bool,
+    nonces: usize,
+    nonce: String,
+    sent: Option<BTreeMap<String, u64>>,
 }
 
-impl WorldTalk {
+impl Talk for WorldTalk {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
+
+    fn new(channel: Channel<DiscoveryResponse>) -> Self {
+        Self { channel, subjects: BTreeMap::new() }
+    }
+
+    fn channel(&self) -> &Channel<DiscoveryResponse> {
+        &self.channel
+    }
+
+    fn changed(&mut self) -> bool {
+        KINDS.into_iter().all(|kind| self.answer(kind, false))
+    }
+
+    fn said(&mut self, say: Say) -> bool {
+        match say {
+            Say::World(response) => self.say(response),
+            Say::Delta(_) => true,
+        }
+    }
+
     /// Whether the stream goes on.
-    pub(super) fn received(&mut self, request: &DiscoveryRequest) -> bool {
+    fn received(&mut self, request: &DiscoveryRequest) -> bool {
         let kind = Kind::of(&request.type_url);
         let subject = kind.map(|kind| (kind, self.subjects.contains_key(&kind)));
         let current = request.response_nonce.is_empty()
@@ -31,10 +105,10 @@ impl WorldTalk {
                 .and_then(|kind| self.subjects.get(&kind))
                 .is_some_and(|it| it.nonce == request.response_nonce);
         let manners = {
-            let mut state = lock(&self.shared);
+            let mut state = lock(&self.channel.shared);
             state.seen.push(Seen {
-                stream: self.stream,
-                path: self.path.clone(),
+                stream: self.channel.stream,
+                path: self.channel.path.clone(),
                 delta: false,
                 kind,
                 node: request.node.clone(),
@@ -49,7 +123,7 @@ impl WorldTalk {
             state.manners
         };
         if manners == Manners::ResetOnRequest {
-            let _ = self.sender.send(Err(Status::unavailable("go away")));
+            let _ = self.channel.sender.send(Err(Status::unavailable("go away")));
             return false;
         }
         let Some((kind, known)) = subject else { return true };
@@ -66,7 +140,7 @@ impl WorldTalk {
         // What the other side has from an earlier stream is not sent again. Names may have changed meanwhile, so that they
         // are answered, unless nothing else would ever be.
         if !known && (wildcard || manners == Manners::CloseAfterResponse) {
-            let state = lock(&self.shared);
+            let state = lock(&self.channel.shared);
             if request.version_info == state.world.version(kind).to_string() {
                 let wanted =
                     state.world.of(kind).filter(|(name, _)| wildcard || subject.names.contains(*name));
@@ -76,11 +150,13 @@ impl WorldTalk {
         }
         self.answer(kind, !known || changed)
     }
+}
 
-    pub(super) fn answer(&mut self, kind: Kind, asked: bool) -> bool {
+impl WorldTalk {
+    fn answer(&mut self, kind: Kind, asked: bool) -> bool {
         let Some(subject) = self.subjects.get_mut(&kind) else { return true };
         let (resources, version, manners) = {
-            let state = lock(&self.shared);
+            let state = lock(&self.channel.shared);
             if state.held.contains(&kind) {
                 return true;
             }
@@ -110,30 +186,30 @@ impl WorldTalk {
         self.send(kind, response, manners)
     }
 
-    pub(super) fn say(&mut self, response: DiscoveryResponse) -> bool {
+    fn say(&mut self, response: DiscoveryResponse) -> bool {
         match Kind::of(&response.type_url).filter(|kind| self.subjects.contains_key(kind)) {
             Some(kind) => self.send(kind, response, Manners::Good),
             None => {
-                let _ = self.sender.send(Ok(response));
+                let _ = self.channel.sender.send(Ok(response));
                 true
             }
         }
     }
 
-    pub(super) fn send(&mut self, kind: Kind, mut response: DiscoveryResponse, manners: Manners) -> bool {
+    fn send(&mut self, kind: Kind, mut response: DiscoveryResponse, manners: Manners) -> bool {
         let subject = self.subjects.entry(kind).or_default();
         subject.nonces += 1;
         if response.nonce.is_empty() {
-            response.nonce = format!("{}.{}", self.stream, subject.nonces);
+            response.nonce = format!("{}.{}", self.channel.stream, subject.nonces);
         }
         subject.nonce.clone_from(&response.nonce);
-        let sent = self.sender.send(Ok(response)).is_ok();
+        let sent = self.channel.sender.send(Ok(response)).is_ok();
         sent && manners != Manners::CloseAfterResponse
     }
 }
 
 /// A resource with a TTL travels in a `Resource`.
-pub(super) fn wrapped(resource: Resource) -> Any {
+fn wrapped(resource: Resource) -> Any {
     if resource.ttl.is_none() {
         return resource.any;
     }
@@ -145,79 +221,60 @@ pub(super) fn wrapped(resource: Resource) -> Any {
     })
 }
 
-pub(super) fn delta_stream(
-    shared: &Shared,
-    path: &str,
-    request: Request<Streaming<DeltaDiscoveryRequest>>,
-) -> Ready<Result<Response<Outgoing<DeltaDiscoveryResponse>>, Status>> {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    let (stream, mut events) = open(shared);
-    let mut requests = request.into_inner();
-    let mut talk = DeltaTalk {
-        shared: shared.clone(),
-        stream,
-        path: path.to_owned(),
-        subjects: BTreeMap::new(),
-        sender,
-    };
-    tokio::spawn(async move {
-        loop {
-            let going = tokio::select! {
-                message = requests.message() => match message {
-                    Ok(Some(request)) => talk.received(&request),
-                    Ok(None) | Err(_) => return,
-                },
-                event = events.recv() => match event {
-                    Some(Event::Changed) => KINDS.into_iter().all(|kind| talk.answer(kind)),
-                    Some(Event::End(status)) => { let _ = talk.sender.send(Err(status)); false }
-                    Some(Event::Say(Say::Delta(response))) => talk.say(response),
-                    Some(Event::Say(Say::World(_))) => true,
-                    None => false,
-                },
-            };
-            if !going {
-                return;
-            }
-        }
-    });
-    ready(Ok(Response::new(UnboundedReceiverStream::new(receiver))))
-}
-
 /// Deltas on one stream.
 pub(super) struct DeltaTalk {
-    pub(super) shared: Shared,
-    pub(super) stream: usize,
-    pub(super) path: String,
-    pub(super) subjects: BTreeMap<Kind, DeltaSubject>,
-    pub(super) sender: mpsc::UnboundedSender<Result<DeltaDiscoveryResponse, Status>>,
+    channel: Channel<DeltaDiscoveryResponse>,
+    subjects: BTreeMap<Kind, DeltaSubject>,
 }
 
 /// One type on one stream.
 #[derive(Default)]
-pub(super) struct DeltaSubject {
-    pub(super) names: BTreeSet<String>,
-    pub(super) wildcard: bool,
-    pub(super) nonces: usize,
-    pub(super) nonce: String,
+struct DeltaSubject {
+    names: BTreeSet<String>,
+    wildcard: bool,
+    nonces: usize,
+    nonce: String,
     /// What the other side has, by version.
-    pub(super) sent: BTreeMap<String, String>,
+    sent: BTreeMap<String, String>,
     /// Names that were asked for since the last response.
-    pub(super) asked: BTreeSet<String>,
-    pub(super) answered: bool,
+    asked: BTreeSet<String>,
+    answered: bool,
 }
 
-impl DeltaTalk {
-    pub(super) fn received(&mut self, request: &DeltaDiscoveryRequest) -> bool {
+impl Talk for DeltaTalk {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+
+    fn new(channel: Channel<DeltaDiscoveryResponse>) -> Self {
+        Self { channel, subjects: BTreeMap::new() }
+    }
+
+    fn channel(&self) -> &Channel<DeltaDiscoveryResponse> {
+        &self.channel
+    }
+
+    fn changed(&mut self) -> bool {
+        KINDS.into_iter().all(|kind| self.answer(kind))
+    }
+
+    fn said(&mut self, say: Say) -> bool {
+        match say {
+            Say::Delta(response) => self.say(response),
+            Say::World(_) => true,
+        }
+    }
+
+    fn received(&mut self, request: &DeltaDiscoveryRequest) -> bool {
         let kind = Kind::of(&request.type_url);
         let manners = {
             let current = request.response_nonce.is_empty()
                 || kind
                     .and_then(|kind| self.subjects.get(&kind))
                     .is_some_and(|it| it.nonce == request.response_nonce);
-            let mut state = lock(&self.shared);
+            let mut state = lock(&self.channel.shared);
             state.seen.push(Seen {
-                stream: self.stream,
-                path: self.path.clone(),
+                stream: self.channel.stream,
+                path: self.channel.path.clone(),
                 delta: true,
                 kind,
                 node: request.node.clone(),
@@ -232,7 +289,7 @@ impl DeltaTalk {
             state.manners
         };
         if manners == Manners::ResetOnRequest {
-            let _ = self.sender.send(Err(Status::unavailable("go away")));
+            let _ = self.channel.sender.send(Err(Status::unavailable("go away")));
             return false;
         }
         let Some(kind) = kind else { return true };
@@ -265,11 +322,13 @@ impl DeltaTalk {
         }
         self.answer(kind)
     }
+}
 
-    pub(super) fn answer(&mut self, kind: Kind) -> bool {
+impl DeltaTalk {
+    fn answer(&mut self, kind: Kind) -> bool {
         let Some(subject) = self.subjects.get_mut(&kind) else { return true };
         let (resources, removed, version, manners) = {
-            let state = lock(&self.shared);
+            let state = lock(&self.channel.shared);
             if state.held.contains(&kind) {
                 return true;
             }
@@ -321,29 +380,24 @@ impl DeltaTalk {
         self.send(kind, response, manners)
     }
 
-    pub(super) fn say(&mut self, response: DeltaDiscoveryResponse) -> bool {
+    fn say(&mut self, response: DeltaDiscoveryResponse) -> bool {
         match Kind::of(&response.type_url).filter(|kind| self.subjects.contains_key(kind)) {
             Some(kind) => self.send(kind, response, Manners::Good),
             None => {
-                let _ = self.sender.send(Ok(response));
+                let _ = self.channel.sender.send(Ok(response));
                 true
             }
         }
     }
 
-    pub(super) fn send(
-        &mut self,
-        kind: Kind,
-        mut response: DeltaDiscoveryResponse,
-        manners: Manners,
-    ) -> bool {
+    fn send(&mut self, kind: Kind, mut response: DeltaDiscoveryResponse, manners: Manners) -> bool {
         let subject = self.subjects.entry(kind).or_default();
         subject.nonces += 1;
         if response.nonce.is_empty() {
-            response.nonce = format!("{}.{}", self.stream, subject.nonces);
+            response.nonce = format!("{}.{}", self.channel.stream, subject.nonces);
         }
         subject.nonce.clone_from(&response.nonce);
-        let sent = self.sender.send(Ok(response)).is_ok();
+        let sent = self.channel.sender.send(Ok(response)).is_ok();
         sent && manners != Manners::CloseAfterResponse
     }
 }
