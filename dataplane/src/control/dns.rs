@@ -276,7 +276,8 @@ fn logical(name: &DnsEndpoint, addresses: &[IpAddr]) -> Option<Endpoint> {
     Some(Endpoint { additional, ..endpoint(name, *first) })
 }
 
-fn endpoint(name: &DnsEndpoint, address: IpAddr) -> Endpoint {
+/// The endpoint of a name at one of its addresses.
+pub(super) fn endpoint(name: &DnsEndpoint, address: IpAddr) -> Endpoint {
     Endpoint {
         address: Address::Ip(SocketAddr::new(address, name.port)),
         additional: Vec::new(),

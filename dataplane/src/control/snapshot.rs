@@ -1,41 +1,34 @@
 //! Building snapshots: from the resources in force to what workers run on.
 
+mod aggregate;
+mod hosts;
 mod http_filter;
+mod listener;
 mod route;
 mod socket;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, OnceLock, atomic::AtomicU64},
+    sync::{Arc, OnceLock},
     time::Instant,
 };
 
-use culvert_model::{
-    AssignmentPolicy, Cluster, Config, Discovery, Endpoint, FilterChain, Health, Listener, LoadAssignment,
-    NetworkFilter, ResourceKey, RouteSource, SourceSpecifier, TerminalFilter,
-};
-use culvert_proto::{
-    balance::child_shares,
-    bucket::Bucket,
-    chain::Chains,
-    rbac::Engine,
-    route::{Scopes, Table},
-};
+use culvert_model::{Cluster, Config, Discovery, LoadAssignment, ResourceKey, RouteSource, SourceSpecifier};
+use culvert_proto::route::Scopes;
 use culvert_xds::Changes;
 use tokio::sync::mpsc::UnboundedSender;
 
+use hosts::count_members;
+pub(super) use hosts::is_checked;
+use socket::Sockets;
 pub(super) use socket::tls_for;
-use socket::{Sockets, socket_match};
 
 use crate::{
     control::sources::Breakers,
     observe::stats::{ClusterControlStats, ClusterManagerStats, Registry},
-    snapshot::{
-        ChainSpec, ClusterSpec, ConnectionLimitSpec, FilterSpec, HealthFlag, HealthWord, HostSpec, HostStats,
-        HttpSpec, Limits, ListenerSpec, RateLimitSpec, RbacSpec, RouteSpec, Snapshot, TerminalSpec,
-    },
-    tls::{Contexts, Slot},
-    upstream::{Monitor, Tripped},
+    snapshot::{ClusterSpec, HealthFlag, HostSpec, Limits, RouteSpec, Snapshot},
+    tls::Contexts,
+    upstream::Tripped,
 };
 
 /// Endpoints of DNS clusters, by cluster name.
@@ -180,7 +173,7 @@ impl Builder {
             match by_name.get(name.as_str()) {
                 Some(listener) => {
                     let before = specs.get(name.as_str()).map(AsRef::as_ref);
-                    let spec = compile_listener(listener, before);
+                    let spec = listener::compile(listener, before);
                     specs.insert(name.as_str().into(), Arc::new(spec))
                 }
                 None => specs.remove(name.as_str()),
@@ -323,161 +316,6 @@ impl Builder {
         Known { spec, endpoints: endpoints.clone(), stats, breakers, sockets }
     }
 
-    fn next_hosts(
-        &self,
-        config: &Cluster,
-        endpoints: &LoadAssignment,
-        sockets: &Sockets,
-        known: Option<&Known>,
-    ) -> Arc<[Arc<HostSpec>]> {
-        let before: &[Arc<HostSpec>] = known.map_or(&[], |known| &known.spec.hosts);
-        if is_logical(config) {
-            let same = before.first().cloned();
-            return endpoints
-                .endpoints
-                .iter()
-                .take(1)
-                .map(|e| self.next_host(config, e, sockets, same.clone()))
-                .collect();
-        }
-        let mut by_address: HashMap<_, _> =
-            before.iter().map(|host| (host.endpoint.address.clone(), host.clone())).collect();
-        let next = |endpoint: &Endpoint| {
-            self.next_host(config, endpoint, sockets, by_address.remove(&endpoint.address))
-        };
-        let mut hosts: Vec<_> = endpoints.endpoints.iter().map(next).collect();
-        for gone in before.iter().filter(|host| by_address.contains_key(&host.endpoint.address)) {
-            if outlives_removal(config, gone) {
-                gone.health.set(HealthFlag::PendingRemoval, true);
-                hosts.push(gone.clone());
-            }
-        }
-        hosts.into()
-    }
-
-    fn next_host(
-        &self,
-        config: &Cluster,
-        endpoint: &Endpoint,
-        sockets: &Sockets,
-        known: Option<Arc<HostSpec>>,
-    ) -> Arc<HostSpec> {
-        let chosen = socket_match(config, endpoint);
-        let tls = sockets.get(chosen);
-        let limited = config.max_connections_per_host.is_some();
-        let checked = is_checked(config, endpoint);
-        let health = match &known {
-            // Goes on as it is: its first check will tell.
-            Some(known) => known.health.clone(),
-            None => {
-                let word = HealthWord::default();
-                word.set(HealthFlag::FailedActive, checked);
-                word.set(HealthFlag::PendingActive, checked && config.ignore_new_until_checked);
-                Arc::new(word)
-            }
-        };
-        let outlier = config.outlier_detection.as_ref().map(|watched| {
-            match known.as_ref().and_then(|known| known.outlier.as_ref()) {
-                Some(monitor) if *monitor.config == **watched => monitor.clone(),
-                _ => {
-                    let (name, tripped) = (config.name.clone(), self.tripped.clone());
-                    Arc::new(Monitor::new(watched.clone(), name, self.workers, tripped))
-                }
-            }
-        });
-        let known_outlier = known.as_ref().and_then(|known| known.outlier.as_ref());
-        let same_outlier = outlier.as_ref().map(Arc::as_ptr) == known_outlier.map(Arc::as_ptr);
-        if !same_outlier {
-            // Nobody would take it back.
-            health.set(HealthFlag::FailedOutlier, false);
-        }
-        health.set(HealthFlag::PendingRemoval, false);
-        if !checked {
-            for flag in [
-                HealthFlag::FailedActive,
-                HealthFlag::DegradedActive,
-                HealthFlag::PendingActive,
-                HealthFlag::Excluded,
-                HealthFlag::ActiveTimeout,
-            ] {
-                health.set(flag, false);
-            }
-        }
-        if let Some(known) = &known
-            && known.endpoint == *endpoint
-            && Slot::is_same(known.tls.as_ref(), tls.as_ref())
-            && known.limits.is_some() == limited
-            && same_outlier
-        {
-            return known.clone();
-        }
-        sockets.count(chosen);
-        let stats = match &known {
-            Some(known) => known.stats.clone(),
-            None => (0..self.workers).map(|_| HostStats::default()).collect(),
-        };
-        let limits = known.and_then(|known| known.limits.clone()).unwrap_or_default();
-        let limits = limited.then_some(limits);
-        Arc::new(HostSpec { endpoint: endpoint.clone(), stats, limits, tls: tls.clone(), health, outlier })
-    }
-
-    /// Decides which share of an aggregate cluster's requests goes to which of the clusters it stands for.
-    fn update_aggregates(&mut self, changed: &mut Vec<Arc<str>>) {
-        let aggregates: Vec<Arc<str>> = self.aggregates.iter().cloned().collect();
-        for name in aggregates {
-            let mut leaves = Vec::new();
-            self.leaves(&name, &mut Vec::new(), &mut leaves);
-            let present = leaves.iter().map(|leaf| {
-                let spec = &self.clusters[leaf].spec;
-                let endpoints = spec.hosts.iter().map(|host| host.now().into_owned()).collect();
-                (LoadAssignment { endpoints, policy: spec.policy.clone() }, spec.config.panic_percent)
-            });
-            let present: Vec<_> = present.collect();
-            let assignments: Vec<_> =
-                present.iter().map(|(assignment, panic)| (assignment, *panic)).collect();
-            let shares = child_shares(&assignments);
-            let children: Vec<_> =
-                leaves.into_iter().zip(shares).filter(|(_, percent)| *percent > 0).collect();
-            let Some(known) = self.clusters.get_mut(&name) else { continue };
-            if known.spec.children == children {
-                continue;
-            }
-            known.spec = Arc::new(ClusterSpec {
-                config: known.spec.config.clone(),
-                hosts: known.spec.hosts.clone(),
-                policy: AssignmentPolicy::default(),
-                children,
-                passing_tls: None,
-                limits: known.spec.limits.clone(),
-                arranged: OnceLock::new(),
-            });
-            if !changed.contains(&name) {
-                changed.push(name);
-            }
-        }
-    }
-
-    /// The clusters with endpoints that `name` stands for, in order. Unknown ones are left out, and so is one that
-    /// stands for itself.
-    fn leaves(&self, name: &Arc<str>, above: &mut Vec<Arc<str>>, leaves: &mut Vec<Arc<str>>) {
-        let Some(known) = self.clusters.get(name) else { return };
-        let Discovery::Aggregate(children) = &known.spec.config.discovery else {
-            if !leaves.contains(name) && !matches!(known.spec.config.discovery, Discovery::OriginalDst(_)) {
-                leaves.push(name.clone());
-            }
-            return;
-        };
-        if above.contains(name) {
-            log::warn!(target: "config", "aggregate cluster {name} stands for itself");
-            return;
-        }
-        above.push(name.clone());
-        for child in children {
-            self.leaves(child, above, leaves);
-        }
-        above.pop();
-    }
-
     fn control_stats(&self, config: &Cluster) -> Arc<ClusterControlStats> {
         let stats = Arc::new(ClusterControlStats::default());
         self.registry.register(format!("cluster.{}", config.stat_name), stats.clone());
@@ -504,44 +342,9 @@ fn endpoints(config: &Config, cluster: &Cluster, resolved: &Resolved) -> Arc<Loa
     endpoints.cloned().unwrap_or_default()
 }
 
-/// Whether all addresses of the cluster are one endpoint, whichever of them is used.
-fn is_logical(config: &Cluster) -> bool {
-    matches!(&config.discovery, Discovery::Dns { options, .. } if options.logical)
-}
-
 /// The match for endpoints that no configuration describes.
 fn bare_match(config: &Cluster) -> Option<usize> {
     config.transport_socket_matches.iter().position(|socket| socket.criteria.is_empty())
-}
-
-fn count_members(stats: &ClusterControlStats, hosts: &[Arc<HostSpec>]) {
-    let mut counts = [0; 4];
-    for host in hosts {
-        counts[host.current_health() as usize] += 1;
-    }
-    stats.membership_total.set(hosts.len() as u64);
-    stats.membership_healthy.set(counts[Health::Healthy as usize]);
-    stats.membership_degraded.set(counts[Health::Degraded as usize]);
-    stats.membership_excluded.set(counts[Health::Excluded as usize]);
-}
-
-/// Whether the cluster's health check applies to the endpoint.
-pub(super) fn is_checked(config: &Cluster, endpoint: &Endpoint) -> bool {
-    config.health_check.is_some() && !endpoint.check.as_ref().is_some_and(|check| check.disabled)
-}
-
-/// Whether a host that discovery does not know any more stays, for it passes its checks.
-fn outlives_removal(config: &Cluster, host: &HostSpec) -> bool {
-    let discovered = match &config.discovery {
-        Discovery::Eds { .. } => true,
-        Discovery::Dns { options, .. } => !options.logical,
-        Discovery::Static(_) | Discovery::Aggregate(_) | Discovery::OriginalDst(_) => false,
-    };
-    discovered
-        && !config.ignore_health_on_removal
-        && is_checked(config, &host.endpoint)
-        && host.endpoint.health != Health::Unhealthy
-        && !host.health.has(HealthFlag::FailedActive)
 }
 
 /// What workers call a route configuration: two sources may have different ones of one name.
@@ -549,77 +352,5 @@ fn route_id(key: &ResourceKey) -> Arc<str> {
     match &key.source {
         None | Some(SourceSpecifier::Ads) => key.name.as_str().into(),
         Some(source) => format!("{}\0{source:?}", key.name).into(),
-    }
-}
-
-/// Chains that mean the same as before are taken from the version before, if that differs in its chains alone.
-fn compile_listener(listener: &Arc<Listener>, before: Option<&ListenerSpec>) -> ListenerSpec {
-    let before = before.filter(|before| before.config.fingerprint == listener.fingerprint);
-    let mut known: HashMap<u64, &Arc<ChainSpec>> = before
-        .into_iter()
-        .flat_map(|before| before.chains.iter().chain(&before.default_chain))
-        .map(|chain| (chain.config.fingerprint, chain))
-        .collect();
-    let mut compile = |chain: &Arc<FilterChain>| match known.remove(&chain.fingerprint) {
-        Some(known) => known.clone(),
-        None => Arc::new(compile_chain(chain)),
-    };
-    ListenerSpec {
-        config: listener.clone(),
-        select: Chains::compile(listener),
-        chains: listener.filter_chains.iter().map(&mut compile).collect(),
-        default_chain: listener.default_filter_chain.as_ref().map(&mut compile),
-    }
-}
-
-fn compile_chain(chain: &Arc<FilterChain>) -> ChainSpec {
-    let terminal = chain.terminal.as_ref().map(|terminal| match terminal {
-        TerminalFilter::Http(http) => {
-            let routes = match &http.routes {
-                RouteSource::Inline(config) => RouteSpec::Inline(Arc::new(Table::compile(config))),
-                RouteSource::Rds { source, name } => {
-                    RouteSpec::Rds(route_id(&ResourceKey::new(source, name)))
-                }
-                RouteSource::Scoped(scoped) => RouteSpec::Scoped(route::scopes_id(scoped)),
-            };
-            TerminalSpec::Http(Arc::new(HttpSpec {
-                filters: http_filter::compile(&http.filters),
-                config: http.clone(),
-                routes,
-            }))
-        }
-        TerminalFilter::DirectResponse(response) => TerminalSpec::DirectResponse(response.clone()),
-        TerminalFilter::Echo => TerminalSpec::Echo,
-        TerminalFilter::Tcp(tcp) => TerminalSpec::Tcp(tcp.clone()),
-    });
-    ChainSpec {
-        config: chain.clone(),
-        filters: chain.filters.iter().map(compile_filter).collect(),
-        terminal,
-        reads_opening: chain.filters.iter().any(NetworkFilter::reads_opening),
-    }
-}
-
-fn compile_filter(filter: &NetworkFilter) -> FilterSpec {
-    match filter {
-        NetworkFilter::ConnectionLimit(config) => {
-            FilterSpec::ConnectionLimit(Arc::new(ConnectionLimitSpec {
-                config: config.clone(),
-                open: AtomicU64::new(0),
-            }))
-        }
-        NetworkFilter::LocalRateLimit(config) => {
-            let interval = u64::try_from(config.fill_interval.as_nanos()).unwrap_or(u64::MAX);
-            let bucket = Bucket::new(config.max_tokens, config.tokens_per_fill, interval, 0);
-            let since = Instant::now();
-            FilterSpec::LocalRateLimit(Arc::new(RateLimitSpec { config: config.clone(), bucket, since }))
-        }
-        NetworkFilter::Rbac(config) => FilterSpec::Rbac(Arc::new(RbacSpec {
-            rules: config.rules.as_ref().map(Engine::compile),
-            shadow_rules: config.shadow_rules.as_ref().map(Engine::compile),
-            config: config.clone(),
-        })),
-        NetworkFilter::SetFilterState(values) => FilterSpec::SetFilterState(values.clone()),
-        NetworkFilter::SniCluster => FilterSpec::SniCluster,
     }
 }
