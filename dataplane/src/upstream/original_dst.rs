@@ -35,12 +35,13 @@ impl Passing {
         let port = settings.port.unwrap_or_else(|| destination.port());
         let address = SocketAddr::new(destination.ip(), port);
         let entry = self.hosts.entry(address).or_insert_with(|| {
-            let host = Host::new(spec(address, tls.cloned(), worker), worker);
+            let host = Host::new(spec(address, tls.cloned(), no_stats(worker)), worker);
             (Rc::new(host), time::now())
         });
         let (host, used) = entry;
         if !Slot::is_same(host.spec().tls.as_ref(), tls) {
-            host.update(spec(address, tls.cloned(), worker));
+            let stats = host.spec().stats.clone();
+            host.update(spec(address, tls.cloned(), stats));
         }
         *used = time::now();
         host.clone()
@@ -66,7 +67,16 @@ impl Passing {
     }
 }
 
-fn spec(address: SocketAddr, tls: Option<Arc<Slot<ClientContext>>>, worker: usize) -> Arc<HostSpec> {
+/// Nobody but this worker knows the host: the counters of the others stay 0.
+fn no_stats(worker: usize) -> Arc<[HostStats]> {
+    (0..=worker).map(|_| HostStats::default()).collect()
+}
+
+fn spec(
+    address: SocketAddr,
+    tls: Option<Arc<Slot<ClientContext>>>,
+    stats: Arc<[HostStats]>,
+) -> Arc<HostSpec> {
     let endpoint = Endpoint {
         address: Address::Ip(address),
         additional: Vec::new(),
@@ -78,7 +88,24 @@ fn spec(address: SocketAddr, tls: Option<Arc<Slot<ClientContext>>>, worker: usiz
         health: Health::Healthy,
         check: None,
     };
-    // Nobody but this worker knows the host: the counters of the others stay 0.
-    let stats = (0..=worker).map(|_| HostStats::default()).collect();
     Arc::new(HostSpec { endpoint, stats, limits: None, tls, health: Arc::default(), outlier: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_outlive_a_change_of_the_transport_socket() {
+        let slot = Arc::<Slot<ClientContext>>::default();
+        let (mut passing, settings) = (Passing::default(), OriginalDst::default());
+        let address = "10.0.0.1:80".parse().unwrap();
+        let host = passing.host(&settings, address, None, 1);
+        let request = host.begin();
+        let same = passing.host(&settings, address, Some(&slot), 1);
+        assert!(Rc::ptr_eq(&host, &same) && same.spec().tls.is_some());
+        same.stats(|stats| assert_eq!((stats.rq_active.value(), stats.rq_total.value()), (1, 1)));
+        drop(request);
+        same.stats(|stats| assert_eq!(stats.rq_active.value(), 0));
+    }
 }
