@@ -35,13 +35,12 @@ pub struct Credit {
 }
 
 impl Credit {
-    /// Takes one unit if fewer than `max` are taken.
+    /// Takes one unit if fewer than `max` are taken. Who is refused leaves no trace: a unit that was only tried for
+    /// would keep another worker from one that is free.
     pub fn take(limits: &Arc<Limits>, limit: Limit, max: u32) -> Option<Self> {
         let word = limit.of(limits);
-        if word.fetch_add(1, Ordering::Relaxed) >= max {
-            word.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
+        let more = |taken| if taken < max { Some(taken + 1) } else { None };
+        word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Self { limits: limits.clone(), limit })
     }
 
@@ -76,5 +75,34 @@ mod tests {
         assert_eq!(limits.connections.load(Ordering::Relaxed), 1);
         drop(forced);
         assert_eq!(limits.connections.load(Ordering::Relaxed), 0);
+    }
+
+    /// One thread of two holds a unit less than the limit for good: the other one has to get the last unit whenever it
+    /// asks, whatever a third one, which is always refused, tries meanwhile.
+    #[test]
+    fn a_refusal_takes_nothing_from_others() {
+        for max in 1..=10 {
+            let limits = Arc::new(Limits::default());
+            let held: Vec<_> =
+                (1..max).map(|_| Credit::take(&limits, Limit::Requests, max).unwrap()).collect();
+            let done = AtomicU32::new(0);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while done.load(Ordering::Relaxed) == 0 {
+                        assert!(Credit::take(&limits, Limit::Requests, max - 1).is_none());
+                    }
+                });
+                for turn in 0..20_000 {
+                    let last = Credit::take(&limits, Limit::Requests, max);
+                    if last.is_none() {
+                        done.store(1, Ordering::Relaxed);
+                    }
+                    assert!(last.is_some(), "limit {max}, turn {turn}");
+                }
+                done.store(1, Ordering::Relaxed);
+            });
+            drop(held);
+            assert_eq!(limits.requests.load(Ordering::Relaxed), 0);
+        }
     }
 }
