@@ -10,7 +10,7 @@ use culvert_model::{HttpConnectionManager, RouteAction};
 use culvert_proto::Headers;
 use culvert_ring::{time, time::Timer};
 
-use crate::http::{connection::Timers, grpc, pump::Activity};
+use crate::http::{connection::Timers, grpc, router::body::Activity};
 
 /// Which limits a request has while it is with an upstream, waiting for a connection included.
 pub(super) struct Deadlines {

@@ -2,7 +2,7 @@
 //!
 //! `connection` reads requests off a downstream connection one after the other and decides whether it stays open;
 //! `multiplexed` does so for HTTP/2, where each request is a task of its own. `exchange` is one request and its response;
-//! `forward` is the router; `codec` is the wire.
+//! `router` sends it to its upstream; `codec` is the wire.
 
 mod client_cert;
 pub mod codec;
@@ -12,13 +12,12 @@ mod deadlines;
 mod exchange;
 mod filters;
 mod format;
-mod forward;
 mod grpc;
 mod hygiene;
 mod log;
 mod multiplexed;
-mod pump;
 mod reply;
+mod router;
 mod server_name;
 mod shared;
 

@@ -15,18 +15,18 @@ pub(super) enum PumpError {
 }
 
 /// When something last moved, for the stream idle timeout.
-pub(super) struct Activity(Cell<Instant>);
+pub(in crate::http) struct Activity(Cell<Instant>);
 
 impl Activity {
-    pub(super) fn new() -> Self {
+    pub(in crate::http) fn new() -> Self {
         Self(Cell::new(time::now()))
     }
 
-    pub(super) fn touch(&self) {
+    pub(in crate::http) fn touch(&self) {
         self.0.set(time::now());
     }
 
-    pub(super) fn last(&self) -> Instant {
+    pub(in crate::http) fn last(&self) -> Instant {
         self.0.get()
     }
 }

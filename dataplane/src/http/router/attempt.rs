@@ -1,0 +1,143 @@
+//! One attempt to have a request answered: a connection, and both directions over it.
+
+use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
+
+use culvert_proto::Version;
+use culvert_ring::time;
+
+use super::{
+    Passage,
+    body::{PumpError, request_body},
+};
+use crate::{
+    http::{codec::ReceiveError, connection::Timers, deadlines::Expired, exchange::Exchange},
+    upstream::{AcquireError, ActiveRequest, Cluster, Host, Lent},
+};
+
+/// How a response ended.
+pub(super) enum Ended {
+    /// Completely; the upstream connection may be used again or not.
+    Complete { reusable: bool, close: bool },
+    /// The upstream switched protocols.
+    Switched,
+}
+
+/// Why a response did not reach the client.
+pub(super) enum Failed {
+    Downstream,
+    Upstream(ReceiveError),
+    /// The upstream switched protocols, which nobody had asked for: what follows is no HTTP.
+    UpstreamSwitched,
+}
+
+/// What ended the exchange with the upstream.
+pub(super) enum Outcome {
+    ClientGone,
+    Ended(Result<Ended, Failed>),
+    Expired(Expired),
+    NotAcquired(AcquireError),
+    RequestFailed(ReceiveError),
+}
+
+impl Exchange<'_> {
+    /// A connection for the request, unless something ends the wait for it.
+    pub(super) async fn acquire(
+        &self,
+        passage: &Passage<'_>,
+        host: &Rc<Host>,
+        timers: &mut Timers,
+    ) -> Result<Lent, Outcome> {
+        let complete = passage.request_complete.get();
+        let (worker, version) = (&self.conn.worker, self.downstream_version);
+        let mut acquiring = pin!(passage.cluster.acquire(worker, host, &passage.via, version));
+        poll_fn(|cx| {
+            if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
+                return Poll::Ready(acquired.map_err(Outcome::NotAcquired));
+            }
+            if self.stream.poll_gone(complete, cx).is_ready() {
+                return Poll::Ready(Err(Outcome::ClientGone));
+            }
+            passage
+                .deadlines
+                .poll(complete, &passage.activity, timers, cx)
+                .map(|expired| Err(Outcome::Expired(expired)))
+        })
+        .await
+    }
+
+    /// Records the beginning of the exchange with the upstream.
+    pub(super) fn upstream_begun(&self, lent: &Lent, complete: bool) {
+        self.record.upstream_version.set(Some(lent.conn.version()));
+        let now = Some(time::now());
+        let mut times = self.record.times.borrow_mut();
+        times.upstream_tx_begin = now;
+        if complete {
+            times.upstream_tx_end = now;
+        }
+        if self.conn.manager.logs.wants_upstream_local() {
+            self.record.upstream_local.set(lent.conn.local_addr());
+        }
+    }
+
+    /// Runs both directions until the response is complete or something ends it.
+    pub(super) async fn converse(&self, passage: &Passage<'_>, lent: &Lent, timers: &mut Timers) -> Outcome {
+        let server = self.stream;
+        // HTTP/1 upstreams get them where the cluster says so.
+        let trailers = lent.conn.version() == Version::Http2 || passage.cluster.config().enable_trailers;
+        let mut pump =
+            pin!(request_body(server, &lent.conn, trailers, &self.record.bytes_received, &passage.activity));
+        let mut pumping = !passage.request_complete.get();
+        let mut response = pin!(self.respond(passage, lent));
+        poll_fn(|cx| {
+            if pumping && let Poll::Ready(pumped) = pump.as_mut().poll(cx) {
+                pumping = false;
+                match pumped {
+                    Ok(()) => {
+                        passage.request_complete.set(true);
+                        let mut times = self.record.times.borrow_mut();
+                        times.rx_end = Some(time::now());
+                        times.upstream_tx_end = times.rx_end;
+                        drop(times);
+                        passage.deadlines.request_completed(timers);
+                    }
+                    Err(PumpError::Downstream(error)) => {
+                        return Poll::Ready(Outcome::RequestFailed(error));
+                    }
+                    // The upstream may have answered before it stopped reading.
+                    Err(PumpError::Upstream) => {}
+                }
+            }
+            if server.poll_gone(passage.request_complete.get(), cx).is_ready() {
+                return Poll::Ready(Outcome::ClientGone);
+            }
+            if let Poll::Ready(ended) = response.as_mut().poll(cx) {
+                return Poll::Ready(Outcome::Ended(ended));
+            }
+            passage
+                .deadlines
+                .poll(passage.request_complete.get(), &passage.activity, timers, cx)
+                .map(Outcome::Expired)
+        })
+        .await
+    }
+}
+
+/// Keeps the counters of a request that is with an upstream.
+pub(super) struct ActiveUpstream {
+    cluster: Rc<Cluster>,
+    _host: ActiveRequest,
+}
+
+impl ActiveUpstream {
+    pub(super) fn new(cluster: &Rc<Cluster>, host: &Rc<Host>) -> Self {
+        cluster.stats.upstream_rq_total.inc();
+        cluster.stats.upstream_rq_active.inc();
+        Self { cluster: cluster.clone(), _host: host.begin() }
+    }
+}
+
+impl Drop for ActiveUpstream {
+    fn drop(&mut self) {
+        self.cluster.stats.upstream_rq_active.dec();
+    }
+}

@@ -1,0 +1,176 @@
+//! Relaying a response.
+
+use std::future::poll_fn;
+
+use culvert_proto::{
+    ResponseHead, Version,
+    h1::{self, Framing},
+};
+use culvert_ring::time;
+
+use super::{
+    Passage,
+    attempt::{Ended, Failed},
+};
+use crate::{
+    http::{
+        codec::{Body, ClientStream, ReceiveError},
+        exchange::Exchange,
+        filters,
+        format::Values,
+        hygiene,
+        shared::millis,
+    },
+    upstream::Lent,
+};
+
+/// Most informational responses to one request: HTTP/2 holds nobody back who sends them without end.
+const INFORMED_MAX: u32 = 100;
+
+impl Exchange<'_> {
+    /// Relays the response.
+    pub(super) async fn respond(&self, passage: &Passage<'_>, lent: &Lent) -> Result<Ended, Failed> {
+        let mut head = self.conn.worker.response_head();
+        let mut informed = 0;
+        let framing = loop {
+            let received = poll_fn(|cx| lent.conn.poll_head(&self.head.method, &mut head, cx)).await;
+            let framing = received.map_err(Failed::Upstream)?;
+            passage.activity.touch();
+            if head.status >= 200 || head.status == 101 {
+                break framing;
+            }
+            informed += 1;
+            if informed > INFORMED_MAX {
+                return Err(Failed::Upstream(ReceiveError::Truncated));
+            }
+            self.inform(&mut head);
+            // An upstream that sends nothing but these must not fill memory.
+            poll_fn(|cx| self.stream.poll_ready(cx)).await.map_err(|_| Failed::Downstream)?;
+        };
+        let switched = framing == Framing::Tunnel;
+        if switched && !(passage.upgrade && passage.request_complete.get()) {
+            return Err(Failed::UpstreamSwitched);
+        }
+        let reusable =
+            !switched && framing != Framing::UntilClose && h1::keep_alive(head.version, &head.headers);
+        let downstream_framing = self.downstream_framing(framing);
+        let close = !switched
+            && (!self.keeps_alive()
+                || !passage.request_complete.get()
+                || downstream_framing == Framing::UntilClose);
+        self.record.times.borrow_mut().upstream_rx_begin = Some(time::now());
+        self.upstream_answered(passage, lent, &head);
+        self.record.status.set(head.status);
+        self.record.details.set("via_upstream");
+        self.finish_head(&mut head, passage, lent, switched, close);
+        self.stream.send_head(&head, downstream_framing, downstream_framing.is_empty());
+        self.record.framing.set(downstream_framing);
+        self.record.times.borrow_mut().tx_begin = Some(time::now());
+        passage.response_started.set(true);
+        self.record.response.replace(Some(head));
+        if switched {
+            return Ok(Ended::Switched);
+        }
+        self.relay_body(&lent.conn, passage).await?;
+        Ok(Ended::Complete { reusable, close })
+    }
+
+    async fn relay_body(&self, upstream: &ClientStream, passage: &Passage<'_>) -> Result<(), Failed> {
+        let server = self.stream;
+        loop {
+            match poll_fn(|cx| upstream.poll_body(cx)).await {
+                Ok(Body::Data(chunk)) => {
+                    self.record.bytes_sent.set(self.record.bytes_sent.get() + chunk.len() as u64);
+                    passage.activity.touch();
+                    server.send_data(chunk);
+                }
+                Ok(Body::End) => {
+                    let trailers = upstream.take_trailers();
+                    let enabled =
+                        server.is_multiplexed() || self.conn.manager.spec.config.http1.enable_trailers;
+                    server.finish(trailers.as_ref().filter(|_| enabled));
+                    if trailers.is_some() {
+                        self.record.trailers.replace(trailers);
+                    }
+                    let mut times = self.record.times.borrow_mut();
+                    times.upstream_rx_end = Some(time::now());
+                    times.tx_end = times.upstream_rx_end;
+                    return Ok(());
+                }
+                Err(error) => return Err(Failed::Upstream(error)),
+            }
+            // The client's pace is the upstream's: nothing more is read while too much waits to be sent.
+            poll_fn(|cx| server.poll_ready(cx)).await.map_err(|_| Failed::Downstream)?;
+        }
+    }
+
+    /// Passes an informational response on, `100 Continue` excepted: culvert has sent its own.
+    fn inform(&self, head: &mut ResponseHead) {
+        if head.status == 100 || self.speaks_http_10() {
+            return;
+        }
+        h1::remove_hop_by_hop(&mut head.headers, false);
+        self.stream.send_head(head, Framing::None, false);
+    }
+
+    pub(super) fn speaks_http_10(&self) -> bool {
+        self.downstream_version == Version::Http10
+    }
+
+    fn downstream_framing(&self, upstream: Framing) -> Framing {
+        match upstream {
+            Framing::Chunked | Framing::UntilClose if self.speaks_http_10() => Framing::UntilClose,
+            Framing::Chunked | Framing::UntilClose => Framing::Chunked,
+            other => other,
+        }
+    }
+
+    fn upstream_answered(&self, passage: &Passage<'_>, lent: &Lent, head: &ResponseHead) {
+        passage.cluster.codes.record(head.status);
+        lent.host.answered(outlier_status(head));
+        lent.host
+            .stats(|stats| if head.status < 500 { stats.rq_success.inc() } else { stats.rq_error.inc() });
+    }
+
+    fn finish_head(
+        &self,
+        head: &mut ResponseHead,
+        passage: &Passage<'_>,
+        lent: &Lent,
+        switched: bool,
+        close: bool,
+    ) {
+        h1::remove_hop_by_hop(&mut head.headers, switched);
+        if !self.conn.manager.spec.config.suppress_envoy_headers {
+            let mut text = Vec::with_capacity(8);
+            h1::push_decimal(millis(time::now() - self.record.started), &mut text);
+            head.headers.set("x-envoy-upstream-service-time", text);
+        }
+        let values = Values::for_response(self, Some(&lent.host));
+        if self.tells_attempts.get() {
+            head.headers.set("x-envoy-attempt-count", "1");
+        }
+        passage.mutations.apply_to_response(&mut head.headers, &values, &mut Vec::new());
+        filters::encode(self, &mut head.headers, Some(&lent.host));
+        hygiene::finish_response(self, head, close);
+    }
+}
+
+/// The status that an answer has for outlier detection: of a gRPC answer without a body, what its status corresponds to.
+fn outlier_status(head: &ResponseHead) -> u16 {
+    let status = head.headers.get("grpc-status").filter(|_| head.status == 200);
+    match status.and_then(|status| std::str::from_utf8(status).ok()?.parse::<u8>().ok()) {
+        None | Some(0) => head.status,
+        Some(3 | 9 | 11) => 400,
+        Some(16) => 401,
+        Some(7) => 403,
+        Some(5) => 404,
+        Some(6 | 10) => 409,
+        Some(8) => 429,
+        Some(1) => 499,
+        Some(12) => 501,
+        Some(14) => 503,
+        Some(4) => 504,
+        Some(_) => 500,
+    }
+}
