@@ -388,7 +388,7 @@ impl Store {
         time: SystemTime,
     ) {
         let details = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-        self.entry_mut(id).failure = Some(Failure { resource, version, attempted: time, details });
+        self.entry_mut(id).failure = Some(Box::new(Failure { resource, version, attempted: time, details }));
     }
 
     /// Lets a version wait for what it needs.
@@ -505,7 +505,7 @@ impl Store {
             let others = self.feeds[feed].order.clone();
             match self.accept(id, &failure.resource, None, &others) {
                 Ok(value) => {
-                    let Failure { resource, version, .. } = failure;
+                    let Failure { resource, version, .. } = *failure;
                     self.warm(
                         id,
                         Held { resource, wire: None, value, version, updated: time, needs: Box::default() },

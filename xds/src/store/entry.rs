@@ -32,11 +32,11 @@ pub(crate) struct Entry {
     /// What will serve when what it needs is there.
     pub(crate) warming: Option<Held>,
     /// The last version, when it was refused.
-    pub(crate) failure: Option<Failure>,
+    pub(crate) failure: Option<Box<Failure>>,
     /// Who needs it, and how many times. Sorted.
     pub(super) users: Vec<(EntryId, u32)>,
     /// For what is asked for by name, and for collections.
-    pub(crate) subscription: Option<Subscription>,
+    pub(crate) subscription: Option<Box<Subscription>>,
     /// For EDS: what the weights of localities mean to the clusters that use it.
     pub(super) localities: Localities,
     /// When waiting for it ends.
@@ -104,7 +104,7 @@ impl Entry {
 
     /// Whether nobody has to wait for it any more.
     pub(super) fn is_ready(&self) -> bool {
-        self.subscription.as_ref().is_none_or(Subscription::is_done)
+        self.subscription.as_deref().is_none_or(Subscription::is_done)
     }
 
     pub(super) fn add_user(&mut self, user: EntryId) {

@@ -23,7 +23,7 @@ impl Store {
 
     /// Files of subscriptions that were started and have not been given what is in them.
     pub(crate) fn unread(&self) -> BTreeSet<PathBuf> {
-        let unread = self.pending.iter().filter_map(|id| self.entry(*id).subscription.as_ref());
+        let unread = self.pending.iter().filter_map(|id| self.entry(*id).subscription.as_deref());
         let unread = unread.filter(|subscription| subscription.is_unread());
         unread.filter_map(|subscription| subscription.config.file().map(Path::to_owned)).collect()
     }
@@ -61,7 +61,7 @@ impl Store {
             let feed = &self.feeds[index];
             let wanted = |id: &EntryId| {
                 let wanted = |s: &Subscription| s.is_started() && (!only_unread || s.is_unread());
-                self.entry(*id).subscription.as_ref().is_some_and(wanted)
+                self.entry(*id).subscription.as_deref().is_some_and(wanted)
             };
             let mut concerned: Vec<_> =
                 feed.collection.iter().chain(feed.names.values()).copied().filter(wanted).collect();

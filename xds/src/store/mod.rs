@@ -227,7 +227,8 @@ impl Store {
     fn begin(&mut self, id: EntryId, source: &ConfigSource, prefix: String) {
         let entry = self.entry_mut(id);
         let is_new = entry.subscription.is_none();
-        let subscription = entry.subscription.get_or_insert_with(|| Subscription::new(source.clone()));
+        let subscription =
+            entry.subscription.get_or_insert_with(|| Box::new(Subscription::new(source.clone())));
         // Who asked last says how long to wait.
         subscription.config.initial_fetch_timeout = source.initial_fetch_timeout;
         let is_shown = subscription.prefixes.contains_key(&prefix);
@@ -322,13 +323,13 @@ impl Store {
     /// `version_info` of a collection.
     pub(crate) fn version(&self, kind: Kind) -> Option<&str> {
         let feed = self.feeds.iter().find(|feed| feed.kind == kind && feed.collection.is_some())?;
-        let subscription = self.entry(feed.collection?).subscription.as_ref()?;
+        let subscription = self.entry(feed.collection?).subscription.as_deref()?;
         Some(&*subscription.version).filter(|version| !version.is_empty())
     }
 
     /// All subscriptions.
     pub(crate) fn subscriptions(&self) -> impl Iterator<Item = &Subscription> {
-        self.entries.iter().flatten().filter_map(|entry| entry.subscription.as_ref())
+        self.entries.iter().flatten().filter_map(|entry| entry.subscription.as_deref())
     }
 
     /// Increases whenever what [`Store::subscriptions`] yields has changed.
@@ -380,7 +381,7 @@ impl Store {
     pub(crate) fn files(&self) -> BTreeMap<PathBuf, Option<PathBuf>> {
         let started = |feed: &&Feed| {
             let of =
-                |id: &EntryId| self.entry(*id).subscription.as_ref().is_some_and(Subscription::is_started);
+                |id: &EntryId| self.entry(*id).subscription.as_deref().is_some_and(Subscription::is_started);
             feed.collection.iter().any(of) || (feed.collection.is_none() && feed.names.values().any(of))
         };
         let feeds =

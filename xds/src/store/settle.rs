@@ -268,7 +268,7 @@ impl Store {
         let Some(feed) = self.by_source.get(&(Some(source.clone()), kind)) else { return };
         let feed = &self.feeds[feed.0 as usize];
         let ids = feed.collection.iter().chain(feed.names.values());
-        for subscription in ids.filter_map(|id| self.entry(*id).subscription.as_ref()) {
+        for subscription in ids.filter_map(|id| self.entry(*id).subscription.as_deref()) {
             subscription.disconnected();
         }
     }

@@ -21,8 +21,8 @@ impl Store {
                 continue;
             }
             if feed.stale {
-                let is_started = |subscription: &Option<Subscription>| {
-                    subscription.as_ref().is_some_and(Subscription::is_started)
+                let is_started = |subscription: &Option<Box<Subscription>>| {
+                    subscription.as_deref().is_some_and(Subscription::is_started)
                 };
                 let wildcard = feed.collection.is_some_and(|id| is_started(&self.entry(id).subscription));
                 let names = feed.names.iter().filter(|(_, id)| is_started(&self.entry(**id).subscription));
