@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     // A page of 2 MiB for every few kilobytes would be most of the memory that a start takes. Where the kernel refuses,
     // only memory is lost.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+    culvert_ring::heap::configure();
     let cli = Cli::parse();
     if let Some(text) = cli.early_output() {
         print!("{text}");

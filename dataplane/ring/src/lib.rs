@@ -8,6 +8,7 @@
 //!   queues [`Chunk`]s.
 //! - [`task`], [`time`] and [`mailbox`] are what a task needs besides.
 //! - [`net`] makes sockets and sets their options.
+//! - [`heap`] gives memory back.
 //!
 //! This crate is the only place of the request path with `unsafe` code.
 
@@ -15,6 +16,7 @@ mod buf;
 mod config;
 mod context;
 mod driver;
+pub mod heap;
 mod inner;
 mod io;
 mod listener;
