@@ -105,14 +105,13 @@ impl Builder {
         self.finish(clusters, arrived)
     }
 
-    /// The next snapshot after a name of `cluster` was resolved.
+    /// The next snapshot after names of the clusters `affected` were resolved.
     pub(super) fn resolve(
         &mut self,
         config: &Config,
-        cluster: &Arc<str>,
+        affected: Vec<Arc<str>>,
         resolved: &Resolved,
     ) -> Arc<Snapshot> {
-        let affected = vec![cluster.clone()];
         self.update_endpoints(config, &affected, resolved);
         self.finish(affected, None)
     }

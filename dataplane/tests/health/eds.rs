@@ -31,6 +31,13 @@ fn assignment(endpoints: &[SocketAddr]) -> String {
 
 /// A culvert whose cluster has its endpoints from `eds.yaml` in its directory.
 fn with_eds(driver: &str, endpoints: &[SocketAddr], more: &str) -> (Culvert, u16) {
+    let (mut culvert, port) = launched(driver, endpoints, more);
+    culvert.wait_live();
+    (culvert, port)
+}
+
+/// As [`with_eds`], not waiting for it to serve.
+fn launched(driver: &str, endpoints: &[SocketAddr], more: &str) -> (Culvert, u16) {
     let (admin, port) = (free_port(), free_port());
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("eds.yaml");
@@ -44,7 +51,28 @@ fn with_eds(driver: &str, endpoints: &[SocketAddr], more: &str) -> (Culvert, u16
         path.display()
     );
     let text = bootstrap(admin, port, "", "- {match: {prefix: /}, route: {cluster: up}}", &cluster);
-    (Culvert::start_in(dir, driver, admin, &text, &[]), port)
+    (Culvert::launch_in(dir, driver, admin, &text, &[]), port)
+}
+
+#[test]
+fn a_start_that_waits_for_a_check_hears_of_changes() {
+    for driver in DRIVERS {
+        let (a, silent) = (Switch::new("a"), Switch::new("silent"));
+        silent.say(Vec::new());
+        // Its first check would end in ten minutes.
+        let (mut culvert, port) = launched(driver, &[silent.address()], "");
+        culvert.wait_until("it is checked", |_| silent.checks() > 0);
+        assert!(culvert.get("/ready").is_some_and(|answer| answer.contains("INITIALIZING")));
+        put(&culvert.dir.path().join("eds.yaml"), &assignment(&[a.address()]));
+        culvert.wait_live();
+        culvert.wait_until("all go to a", |_| only(&answers(port, 20), &["a"]));
+        // Nor does the wait keep it from ending.
+        let (culvert, _) = launched(driver, &[silent.address()], "");
+        let checks = silent.checks();
+        culvert.wait_until("it is checked", |_| silent.checks() > checks);
+        culvert.post("/quitquitquit");
+        culvert.wait_until("it ends", |culvert| culvert.get("/ready").is_none());
+    }
 }
 
 #[test]

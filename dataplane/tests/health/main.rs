@@ -19,7 +19,7 @@ use support::{
 };
 
 /// Intervals that tests can wait for, whether there was traffic or not.
-const PACE: &str = "timeout: 20s\ninterval: 0.05s\nno_traffic_interval: 0.05s\n";
+const PACE: &str = "timeout: 600s\ninterval: 0.05s\nno_traffic_interval: 0.05s\n";
 
 /// `health_checks` of a cluster, with these fields besides the intervals.
 fn checked(fields: &str) -> String {

@@ -133,6 +133,19 @@ impl Culvert {
         bootstrap: &str,
         flags: &[&str],
     ) -> Self {
+        let mut culvert = Self::launch_in(dir, driver, admin, bootstrap, flags);
+        culvert.wait_live();
+        culvert
+    }
+
+    /// As [`Culvert::start_in`], not waiting for it to be live.
+    pub fn launch_in(
+        dir: tempfile::TempDir,
+        driver: &str,
+        admin: u16,
+        bootstrap: &str,
+        flags: &[&str],
+    ) -> Self {
         let path = dir.path().join("bootstrap.yaml");
         fs::write(&path, bootstrap).expect("bootstrap written");
         let mut child = command(&path)
@@ -153,12 +166,11 @@ impl Culvert {
                 kept.push('\n');
             }
         });
-        let mut culvert = Self { child, dir, admin: SocketAddr::from(([127, 0, 0, 1], admin)), log };
-        culvert.wait_live();
-        culvert
+        Self { child, dir, admin: SocketAddr::from(([127, 0, 0, 1], admin)), log }
     }
 
-    fn wait_live(&mut self) {
+    /// Waits until it serves.
+    pub fn wait_live(&mut self) {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
             if let Some(status) = self.child.try_wait().expect("its status") {

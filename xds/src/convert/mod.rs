@@ -16,7 +16,6 @@ mod connection_matcher;
 mod core;
 mod endpoint;
 mod filter_chain;
-mod hash_policy;
 mod header;
 mod health_check;
 mod http;

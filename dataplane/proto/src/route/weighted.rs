@@ -31,12 +31,7 @@ mod tests {
             filters: Vec::new(),
         };
         let total = weights.iter().copied().map(u64::from).sum();
-        WeightedClusters {
-            clusters: weights.iter().enumerate().map(cluster).collect(),
-            total,
-            use_hash_policy: false,
-            random_header: None,
-        }
+        WeightedClusters { clusters: weights.iter().enumerate().map(cluster).collect(), total }
     }
 
     #[test]

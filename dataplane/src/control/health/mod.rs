@@ -66,6 +66,8 @@ struct Running {
     host: Arc<HostSpec>,
     /// Whether it has made its first check.
     checked: Rc<Cell<bool>>,
+    /// Whether it is one of the hosts with which its cluster began.
+    first: bool,
     task: AbortHandle,
 }
 
@@ -117,10 +119,11 @@ impl HealthChecks {
         }
     }
 
-    /// Whether a cluster that the start waits for has hosts that were never checked.
+    /// Whether a cluster that the start waits for has hosts that were never checked. Those that came after its first
+    /// ones are not waited for: there may always be another.
     pub(super) fn is_warming(&self) -> bool {
         let mut waiting = self.clusters.values().filter(|checks| checks.config.wait_for_warm);
-        waiting.any(|checks| checks.running.iter().any(|running| !running.checked.get()))
+        waiting.any(|checks| checks.running.iter().any(|host| host.first && !host.checked.get()))
     }
 
     fn follow_cluster(&mut self, spec: &ClusterSpec) {
@@ -131,6 +134,7 @@ impl HealthChecks {
             None => (true, Vec::new(), self.new_stats(config), Rc::default()),
         };
         *traffic.hosts.borrow_mut() = spec.hosts.clone();
+        let first = before.is_empty();
         let mut running = Vec::with_capacity(before.len());
         let mut counts = [0; 2];
         for host in spec.hosts.iter().filter(|host| is_checked(config, &host.endpoint)) {
@@ -144,7 +148,7 @@ impl HealthChecks {
             };
             running.push(match place {
                 Some(place) => before.swap_remove(place),
-                None => self.start(config, host, &stats, &traffic),
+                None => self.start(config, host, &stats, &traffic, first),
             });
         }
         running.reverse();
@@ -166,6 +170,7 @@ impl HealthChecks {
         host: &Arc<HostSpec>,
         stats: &Arc<HealthCheckStats>,
         traffic: &Rc<Traffic>,
+        first: bool,
     ) -> Running {
         let checked = Rc::new(Cell::new(false));
         let session = Session {
@@ -177,7 +182,7 @@ impl HealthChecks {
             checked: checked.clone(),
         };
         let task = tokio::task::spawn_local(session.run()).abort_handle();
-        Running { host: host.clone(), checked, task }
+        Running { host: host.clone(), checked, first, task }
     }
 }
 

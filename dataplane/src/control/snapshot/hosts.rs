@@ -291,12 +291,12 @@ mod tests {
         let before = hosts(&mut builder, &config, &["10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.1"]);
         assert_eq!(before.len(), 4);
         let names = resolved(&config, &["10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.1"]);
-        let after = builder.resolve(&config, &"a".into(), &names).clusters["a"].hosts.clone();
+        let after = builder.resolve(&config, vec!["a".into()], &names).clusters["a"].hosts.clone();
         for (index, (before, after)) in before.iter().zip(after.iter()).enumerate() {
             assert!(Arc::ptr_eq(before, after), "host {index}");
         }
         let names = resolved(&config, &["10.0.0.2", "10.0.0.1"]);
-        let fewer = builder.resolve(&config, &"a".into(), &names).clusters["a"].hosts.clone();
+        let fewer = builder.resolve(&config, vec!["a".into()], &names).clusters["a"].hosts.clone();
         assert_eq!(fewer.len(), 2);
         assert!(Arc::ptr_eq(&fewer[0], &before[2]) && Arc::ptr_eq(&fewer[1], &before[0]));
     }

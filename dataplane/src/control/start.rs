@@ -1,0 +1,230 @@
+//! Starting: from the bootstrap to the moment listeners are open.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashSet,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
+    time::{Duration, Instant},
+};
+
+use culvert_xds::{ConfigStream, Loaded};
+use tokio::sync::mpsc;
+
+use super::{
+    Ask, Control, ServeError, ServeOptions, Shared,
+    admin::{Admin, Listen, ServerInfo},
+    backend::AdminBackend,
+    collectors::Collectors,
+    dialer::ClusterDialer,
+    dns::Dns,
+    events::Events,
+    health::HealthChecks,
+    outlier::Outliers,
+    port,
+    snapshot::{Builder, Resolved},
+    sockets::Sockets,
+    sources::Sources,
+    tls::TlsControl,
+};
+use crate::{
+    capture::{self, Call, CaptureConfig, CaptureManager, CaptureMode, ControlSocket, pods},
+    observe::{
+        access::pipe::Pipes,
+        access_log::AccessLogs,
+        stats::{ListenerManagerStats, Registry, ServerStats},
+        view::View,
+    },
+    tls::Contexts,
+    worker::{Process, WorkerConfig, Workers},
+};
+
+/// How long start-up waits for the first addresses of DNS clusters before it serves without them.
+const DNS_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Control {
+    pub(super) async fn start(
+        loaded: &Loaded,
+        options: ServeOptions,
+        info: ServerInfo,
+        asks: mpsc::UnboundedSender<Ask>,
+    ) -> Result<Self, ServeError> {
+        let registry = Registry::new();
+        registry.set_view(View::new(loaded.bootstrap.stats.clone()));
+        let probe = culvert_ring::probe(options.io)?;
+        log::info!(target: "worker", "{probe}");
+        let contexts = Arc::new(Contexts::default());
+        let process = Arc::new(Process {
+            tls: contexts.clone(),
+            access_logs: AccessLogs::new(options.access_log, &registry)?,
+            log_pipes: Pipes::new(&registry),
+            registry: registry.clone(),
+            downstream_connections: AtomicU64::new(0),
+            downstream_connections_max: AtomicU64::new(
+                loaded.bootstrap.max_downstream_connections.unwrap_or(u64::MAX),
+            ),
+            connection_ids: AtomicU64::new(0),
+            drain: options.drain,
+            service_cluster: loaded.bootstrap.node_cluster.clone(),
+            fails_health_checks: AtomicBool::new(false),
+            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        });
+        let config = WorkerConfig { count: options.concurrency, driver: probe.driver };
+        let workers = Arc::new(Workers::start(config, &process)?);
+        let server = Arc::new(ServerStats::default());
+        registry.register("server", server.clone());
+        server.concurrency.set(options.concurrency as u64);
+        let listener_stats = Arc::new(ListenerManagerStats::default());
+        registry.register("listener_manager", listener_stats.clone());
+        let marked = options.capture != CaptureMode::None;
+        let mut tls = TlsControl::new(contexts.clone(), registry.clone());
+        // Control planes may be among its clusters.
+        tls.apply(&loaded.bootstrap.config);
+        let config = Arc::new(loaded.bootstrap.config.clone());
+        let dialer =
+            Arc::new(ClusterDialer::new(config, contexts.clone(), loaded.bootstrap.resolver.clone(), marked));
+        let stream =
+            ConfigStream::new(loaded).map_err(|error| ServeError::Io { doing: "watching files", error })?;
+        let stream = stream.with_dialer(loaded, dialer.clone());
+        let pipes = process.log_pipes.clone();
+        tokio::task::spawn_local(Collectors::new(pipes, dialer.clone(), loaded.node(), &registry).run());
+        let shared = Rc::new(Shared {
+            process,
+            config: RefCell::new(Arc::default()),
+            snapshot: RefCell::new(Arc::default()),
+            view: stream.view(),
+            certificates: RefCell::default(),
+            server,
+            info,
+            started: Instant::now(),
+            live: Cell::new(false),
+            failing: Cell::new(false),
+            asks,
+            workers,
+        });
+        if let Some(address) = &loaded.bootstrap.admin {
+            start_admin(address, &options, &shared).await?;
+        }
+        let (manager, calls) = start_capture(loaded, &options, &shared)?;
+        let (sender, resolutions) = mpsc::channel(64);
+        let (health, checks) = HealthChecks::new(contexts.clone(), registry.clone(), marked);
+        let (outliers, sweeps) = Outliers::new(registry.clone());
+        let (trips, tripped) = mpsc::unbounded_channel();
+        Ok(Self {
+            events: Events { stream, resolutions, checks, tripped, sweeps },
+            health,
+            outliers,
+            dialer,
+            tls,
+            builder: Builder::new(options.concurrency, registry, contexts, trips),
+            sockets: Sockets::default(),
+            dns: Dns::new(sender, loaded.bootstrap.resolver.clone()),
+            resolved: Resolved::new(),
+            unresolved: HashSet::new(),
+            manager,
+            calls,
+            listener_stats,
+            sources: Sources::new(&shared.view, &shared.process.registry),
+            unbound: false,
+            parsed: false,
+            flush_interval: loaded.bootstrap.stats.flush_interval,
+            shared,
+            options,
+        })
+    }
+
+    /// Makes ready what the first configuration needs, then opens its listeners; one that cannot be bound now ends the
+    /// start, as in Envoy. What happens meanwhile takes effect: a cluster that never gets warm can be taken back. `false`
+    /// when it was told to end.
+    pub(super) async fn bring_up(
+        &mut self,
+        inbox: &mut mpsc::UnboundedReceiver<Ask>,
+    ) -> Result<bool, ServeError> {
+        let update = self.events.stream.next().await;
+        self.take_over(update);
+        let patience = tokio::time::sleep(DNS_PATIENCE);
+        tokio::pin!(patience);
+        // Listeners come when names are resolved and the first round of checks is through.
+        while !self.unresolved.is_empty() || self.health.is_warming() {
+            tokio::select! {
+                happened = self.events.next() => self.take(happened),
+                Some(ask) = inbox.recv() => match ask {
+                    Ask::Drain(request) => self.drain(request),
+                    Ask::Quit => return Ok(false),
+                },
+                () = &mut patience, if !self.unresolved.is_empty() => {
+                    let names: Vec<_> = self.unresolved.drain().collect();
+                    log::warn!(target: "dns", "no address yet for: {}", names.join(", "));
+                }
+            }
+        }
+        if let Some(error) = self.bind(None).into_iter().next() {
+            return Err(error.into());
+        }
+        self.start_pods()?;
+        self.listener_stats.workers_started.set(1);
+        self.shared.live.set(true);
+        self.shared.server.live.set(1);
+        self.shared.server.initialization_time_ms.record(elapsed_ms(self.shared.started));
+        culvert_xds::release();
+        culvert_ring::heap::give_back();
+        log::info!(target: "main", "serving with {} worker(s)", self.options.concurrency);
+        Ok(true)
+    }
+
+    fn start_pods(&mut self) -> Result<(), ServeError> {
+        let Some(manager) = &mut self.manager else { return Ok(()) };
+        let pods = match &self.options.pods {
+            Some(path) => pods::load(path)?,
+            None => Vec::new(),
+        };
+        manager.start(pods)?;
+        Ok(())
+    }
+}
+
+async fn start_admin(
+    address: &culvert_model::Address,
+    options: &ServeOptions,
+    shared: &Rc<Shared>,
+) -> Result<(), ServeError> {
+    let listen = match address {
+        culvert_model::Address::Ip(address) => Listen::Ip(*address),
+        culvert_model::Address::Pipe { path, mode } => Listen::Pipe { path: path.clone(), mode: *mode },
+    };
+    let admin = Admin::bind(&listen).await?;
+    if let Some(path) = &options.admin_address_path {
+        admin.write_address(path)?;
+    }
+    tokio::task::spawn_local(admin.run(Rc::new(AdminBackend(shared.clone()))));
+    Ok(())
+}
+
+type Capture = (Option<CaptureManager>, mpsc::Receiver<Call>);
+
+fn start_capture(loaded: &Loaded, options: &ServeOptions, shared: &Shared) -> Result<Capture, ServeError> {
+    let (sender, calls) = mpsc::channel(16);
+    if options.capture == CaptureMode::None {
+        capture::clear_leftovers(&options.control_socket);
+        return Ok((None, calls));
+    }
+    let socket = ControlSocket::bind(&options.control_socket)?;
+    let config = CaptureConfig {
+        mode: options.capture,
+        state_dir: capture::state_dir(&options.control_socket),
+        pin_dir: options.bpf_dir.clone(),
+        cgroup_root: options.cgroup.clone(),
+        settings: loaded.bootstrap.capture.clone(),
+        ..CaptureConfig::default()
+    };
+    let manager = CaptureManager::new(config, Box::new(port::Port(shared.workers.clone())))?;
+    tokio::task::spawn_local(socket.serve(sender));
+    Ok((Some(manager), calls))
+}
+
+fn elapsed_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
