@@ -1,0 +1,112 @@
+"""What must differ between two proxies is made equal here; the rest is compared."""
+import re
+
+# Each of these must differ between two runs of the same proxy. Everything else is compared as it is.
+VARIABLE_HEADERS = {
+    # the time of day
+    "date": re.compile(r"^\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT$"),
+    # random
+    "x-request-id": re.compile(r"^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"),
+    # measured
+    "x-envoy-upstream-service-time": re.compile(r"^\d+$"),
+}
+# The proxies listen on the same ports of different addresses.
+ADDRESSES = re.compile(r"127\.0\.0\.[23]\b")
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+# Statistics that are not compared, and why.
+# Process-wide ones (`http1.`, `http2.`, `server.`, `runtime.`, `listener_manager.`, ...) are none of a scene's: the scenes
+# play side by side. Gauges and histograms are states and times, not what a request touched.
+NOT_COMPARED = [
+    (r"\.(downstream|upstream)_cx_(rx|tx)_bytes_(total|buffered)$", "bytes of HTTP/2 framing depend on the codec"),
+    (r"\.http[12]\.", "events inside the codec: oghttp2 and Balsa count other ones than h2 and Culvert's parser"),
+    (r"\.default\.total_match_count$", "how often a transport socket was looked for, a matter of the implementation"),
+    (r"\.tracing\.", "requests are not traced in these scenes"),
+    (r"\.downstream_cx_delayed_close_timeout$",
+     "Culvert half-closes after its last response, so a client that waits for the end needs no timeout to see it"),
+]
+
+
+def headers(fields):
+    """By name, the values in their order; which of two different names comes first means nothing."""
+    result = {}
+    for name, value in fields:
+        pattern = VARIABLE_HEADERS.get(name.lower())
+        if pattern and pattern.match(value):
+            value = f"<{name.lower()}>"
+        result.setdefault(name, []).append(ADDRESSES.sub("<proxy>", value))
+    return dict(sorted(result.items()))
+
+
+def exchange(result):
+    result = dict(result)
+    for key in ("headers", "trailers"):
+        if key in result:
+            result[key] = headers(result[key])
+    if "informational" in result:
+        result["informational"] = [one | {"headers": headers(one["headers"])} for one in result["informational"]]
+    for key in ("body", "bytes"):
+        if key in result:
+            result[key] = ADDRESSES.sub("<proxy>", result[key])
+    return result
+
+
+class Names:
+    """Endpoints and connections of a scene, by the rule of the scene."""
+
+    def __init__(self, scene):
+        self.scene, self.hosts, self.conns = scene, {}, {}
+
+    def host(self, label):
+        if self.scene.hosts == "any":
+            return "<any>"
+        if self.scene.hosts == "order":
+            return self.hosts.setdefault(label, f"host-{len(self.hosts)}")
+        return label
+
+    def connection(self, ident):
+        return self.conns.setdefault(ident, f"connection-{len(self.conns)}")
+
+
+def received(record, names):
+    result = {key: value for key, value in record.items() if key not in ("answer", "open")}
+    result["host"] = names.host(record["host"])
+    if names.scene.hosts == "any" or names.scene.without_pools:
+        result.pop("conn")
+    else:
+        result["conn"] = names.connection(record["conn"])
+    for key in ("headers", "trailers"):
+        if key in result:
+            result[key] = headers(result[key])
+    return result
+
+
+def log_line(text, names):
+    fields = dict(field.partition("=")[::2] for field in text.split("\t"))
+    for name, value in fields.items():
+        value = ADDRESSES.sub("<proxy>", value)
+        if name == "host":
+            ports = {str(port): label for label, port in names.scene.endpoints.items()}
+            port = value.rpartition(":")[2]
+            value = names.host(ports[port]) if port in ports else value
+        fields[name] = UUID.sub("<uuid>", value)
+    return fields
+
+
+def excluded(name, scene):
+    return any(re.search(pattern, name) for pattern, _ in NOT_COMPARED) or any(p.search(name) for p in scene.ignore_stats)
+
+
+def differences(expected, got, path=""):
+    """Where two results differ: (path, expected, got)."""
+    if expected == got:
+        return
+    if isinstance(expected, dict) and isinstance(got, dict):
+        for key in sorted(set(expected) | set(got), key=str):
+            yield from differences(expected.get(key), got.get(key), f"{path}/{key}")
+    elif isinstance(expected, list) and isinstance(got, list) and any(isinstance(x, dict) for x in expected + got):
+        for index in range(max(len(expected), len(got))):
+            one = [side[index] if index < len(side) else None for side in (expected, got)]
+            yield from differences(*one, f"{path}/{index}")
+    else:
+        yield path, expected, got
