@@ -14,9 +14,9 @@ use std::{
 };
 
 use culvert_model::{
-    AssignmentPolicy, Cluster, ConnectionLimit, ConnectionRateLimit, Endpoint, FilterChain, FilterStateValue,
-    HeaderChanges, HeaderMatcher, Health, HttpConnectionManager, HttpFault, HttpRbac, Listener, NetworkRbac,
-    TcpProxy,
+    AssignmentPolicy, Cluster, ConnectionLimit, ConnectionRateLimit, Endpoint, ExtAuthz, FilterChain,
+    FilterStateValue, HeaderChanges, HeaderMatcher, Health, HttpConnectionManager, HttpFault, HttpRbac,
+    Listener, NetworkRbac, TcpProxy,
 };
 use culvert_proto::{
     balance::HostSet,
@@ -158,6 +158,8 @@ pub struct HttpFilterSpec {
 pub enum HttpFilterKind {
     /// `cors`
     Cors,
+    /// `ext_authz`
+    ExtAuthz(Arc<ExtAuthz>),
     /// `fault`
     Fault(Arc<FaultSpec>),
     /// `header_mutation`

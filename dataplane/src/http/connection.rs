@@ -16,7 +16,7 @@ use crate::{
     http::{
         HttpManager,
         codec::{
-            ReceiveError, ServerStream,
+            Detour, ReceiveError, ServerStream,
             h1::{RequestStart, ServerConn},
         },
         exchange::{After, Exchange},
@@ -219,9 +219,9 @@ impl Connection {
         if last {
             self.shared.manager.stats.downstream_cx_max_requests_reached.inc();
         }
-        Exchange::new(&self.shared, ServerStream::H1(&self.codec), head, framing, started, last)
-            .run(timers)
-            .await
+        let detour = Detour::default();
+        let stream = ServerStream::of_connection(&self.codec, &detour);
+        Exchange::new(&self.shared, stream, head, framing, started, last).run(timers).await
     }
 
     /// Answers bytes that are not a request.

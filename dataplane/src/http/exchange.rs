@@ -7,11 +7,11 @@ use std::{
     time::Instant,
 };
 
-use culvert_model::{Action, ClusterSpecifier, WeightedCluster};
+use culvert_model::Action;
 use culvert_proto::{
     Headers, RequestHead, ResponseHead, Version,
     h1::{self, Framing},
-    route::{Match, Mutations, NoRoute, Table, pick_cluster, redirect_location, tls_location},
+    route::{Match, Mutations, NoRoute, Table, redirect_location, tls_location},
 };
 use culvert_ring::{Chunk, time};
 
@@ -136,9 +136,9 @@ impl<'c> Exchange<'c> {
     pub(super) async fn run(mut self, timers: &mut Timers) -> After {
         let stats = &self.conn.manager.stats;
         stats.downstream_rq_total.inc();
-        match self.stream {
-            ServerStream::H1(_) => stats.downstream_rq_http1_total.inc(),
-            ServerStream::H2(_) => stats.downstream_rq_http2_total.inc(),
+        match self.stream.is_multiplexed() {
+            false => stats.downstream_rq_http1_total.inc(),
+            true => stats.downstream_rq_http2_total.inc(),
         }
         stats.downstream_rq_active.inc();
         let active = Active(self.conn);
@@ -175,14 +175,14 @@ impl<'c> Exchange<'c> {
         }
         let local = self.conn.manager.table(&self.conn.worker, &self.head.view());
         let random = self.conn.worker.rng.borrow_mut().u64(..);
-        let found = match &local {
+        let mut found = match &local {
             Some(table) => table.0.route(&self.head.view(), random),
             None => Err(NoRoute::Route),
         };
         if !self.conn.manager.filters.is_empty() {
-            let matched = found.as_ref().ok().map(|found| (found, chosen_cluster(found, random)));
-            match filters::decode(self, local.as_ref(), matched).await {
+            match filters::decode(self, local.as_ref(), &mut found, random).await {
                 Verdict::Continue => {}
+                Verdict::Failed(error) => return self.request_failed(&error, false),
                 Verdict::Gone => {
                     self.downstream_lost();
                     return After::Abort;
@@ -191,6 +191,7 @@ impl<'c> Exchange<'c> {
                     if let Ok(found) = &found {
                         self.record.route_name.borrow_mut().push_str(&found.route.name);
                     }
+                    self.record.bytes_received.set(self.stream.with_kept(<[u8]>::len) as u64);
                     return self.reply(reply);
                 }
             }
@@ -241,7 +242,8 @@ impl<'c> Exchange<'c> {
 
     fn reply_with(&self, reply: Reply, matched: Option<(&Table, &Match<'_>)>) -> After {
         // The rest of the request would have to be read before the next one; nobody wants it.
-        let keep_alive = self.keeps_alive() && self.framing.is_empty();
+        let complete = self.framing.is_empty() || self.stream.has_kept_all();
+        let keep_alive = self.keeps_alive() && complete;
         self.record.status.set(reply.status);
         self.record.flags.set(self.record.flags.get() | reply.flags);
         self.record.details.set(reply.details);
@@ -279,7 +281,7 @@ impl<'c> Exchange<'c> {
         }
         self.record.times.borrow_mut().tx_end = Some(time::now());
         self.record.response.replace(Some(head));
-        if !self.framing.is_empty() {
+        if !complete {
             self.conn.manager.stats.downstream_rq_response_before_rq_complete.inc();
         }
         if keep_alive { After::KeepAlive } else { After::Close }
@@ -296,17 +298,6 @@ impl<'c> Exchange<'c> {
         self.log(LogType::DownstreamEnd);
         let response = self.record.response.take();
         self.conn.worker.recycle(self.head, response);
-    }
-}
-
-/// The cluster of a match that has a choice among several.
-fn chosen_cluster<'t>(found: &Match<'t>, random: u64) -> Option<&'t WeightedCluster> {
-    match &found.route.action {
-        Action::Forward(action) => match &action.cluster {
-            ClusterSpecifier::Weighted(weighted) => pick_cluster(weighted, random),
-            ClusterSpecifier::Header(_) | ClusterSpecifier::Name(_) => None,
-        },
-        Action::Direct(_) | Action::Redirect(_) => None,
     }
 }
 

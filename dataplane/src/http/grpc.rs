@@ -28,6 +28,33 @@ pub(super) fn timeout(headers: &Headers) -> Option<Duration> {
     })
 }
 
+/// `timeout` as `grpc-timeout` has it: in milliseconds while eight digits suffice.
+pub(super) fn timeout_text(timeout: Duration) -> String {
+    match timeout.as_millis() {
+        millis @ ..=99_999_999 => format!("{millis}m"),
+        millis if millis / 1_000 <= 99_999_999 => format!("{}S", millis / 1_000),
+        millis => format!("{}H", (millis / 3_600_000).min(99_999_999)),
+    }
+}
+
+/// A message in its frame, not compressed.
+pub(super) fn frame(message: &[u8]) -> Vec<u8> {
+    let mut framed = Vec::with_capacity(message.len() + FRAME_HEADER);
+    framed.push(0);
+    framed.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
+    framed.extend_from_slice(message);
+    framed
+}
+
+/// The only message of `body`; `None` where there is not exactly one, or it is compressed.
+pub(super) fn unframe(body: &[u8]) -> Option<&[u8]> {
+    let (header, message) = body.split_first_chunk::<FRAME_HEADER>()?;
+    let [compressed, len @ ..] = header;
+    (*compressed == 0 && u32::from_be_bytes(*len) as usize == message.len()).then_some(message)
+}
+
+const FRAME_HEADER: usize = 5;
+
 /// The status of a call that was answered with `status` before it reached its service (Envoy's
 /// `Grpc::Utility::httpToGrpcStatus`).
 pub(super) fn status_of(status: u16) -> &'static str {
@@ -88,6 +115,23 @@ mod tests {
         for nothing in ["", "5", "S", "-5S", "1.5S", "123456789S", "5x"] {
             assert_eq!(parse(nothing), None, "{nothing}");
         }
+    }
+
+    #[test]
+    fn a_frame_holds_one_message() {
+        assert_eq!(frame(b"abc"), b"\0\0\0\0\x03abc");
+        assert_eq!(unframe(&frame(b"abc")), Some(&b"abc"[..]));
+        assert_eq!(unframe(&frame(b"")), Some(&b""[..]));
+        for broken in [&b""[..], b"\0\0\0\0", b"\x01\0\0\0\0", b"\0\0\0\0\x02a", b"\0\0\0\0\0a"] {
+            assert_eq!(unframe(broken), None, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn timeouts_are_written_in_eight_digits() {
+        assert_eq!(timeout_text(Duration::from_millis(200)), "200m");
+        assert_eq!(timeout_text(Duration::from_secs(100_000)), "100000S");
+        assert_eq!(timeout_text(Duration::from_secs(400_000_000)), "111111H");
     }
 
     #[test]

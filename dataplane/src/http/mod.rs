@@ -4,8 +4,10 @@
 //! `multiplexed` does so for HTTP/2, where each request is a task of its own. `exchange` is one request and its response;
 //! `router` sends it to its upstream; `codec` is the wire.
 
+mod callout;
 mod client_cert;
 pub mod codec;
+mod collect;
 pub mod connection;
 pub mod date;
 mod deadlines;
@@ -15,6 +17,7 @@ mod format;
 mod grpc;
 mod hygiene;
 mod log;
+mod metadata;
 mod multiplexed;
 mod reply;
 mod router;

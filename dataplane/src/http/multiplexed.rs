@@ -15,7 +15,7 @@ use h2::Reason;
 use crate::{
     http::{
         codec::{
-            ServerStream,
+            Detour, ServerStream,
             h2::{Owner, Request, ServerConn, Wire},
         },
         connection::Timers,
@@ -206,7 +206,8 @@ async fn answer(active: Active, request: Box<Request>) {
     let mut head = shared.worker.request_head();
     let framing = stream.head(&parts, &shared.manager.options, &mut head);
     drop(parts);
-    let side = ServerStream::H2(&stream);
+    let detour = Detour::default();
+    let side = ServerStream::of_stream(&stream, &detour);
     let after = match framing {
         Ok(framing) => {
             let mut timers = Timers { wait: Timer::new(), route: Timer::new() };

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use culvert_proto::{ResponseHead, h1::Framing};
+use culvert_proto::{Headers, ResponseHead, h1::Framing};
 use culvert_ring::Chunk;
 
 use crate::http::{codec::h1::ServerConn, grpc, hygiene, log::Flags, shared::Shared};
@@ -19,6 +19,8 @@ pub(super) struct Reply {
     location: Option<Vec<u8>>,
     overloaded: bool,
     grpc_status: Option<Cow<'static, str>>,
+    /// What a filter wants the client to be told besides; it has the last word.
+    headers: Option<Box<Headers>>,
 }
 
 enum Body {
@@ -38,6 +40,7 @@ impl Reply {
             location: None,
             overloaded: false,
             grpc_status: None,
+            headers: None,
         }
     }
 
@@ -73,6 +76,12 @@ impl Reply {
         self
     }
 
+    /// Headers that take the place of what the reply would have of that name.
+    pub(super) fn headers(mut self, headers: Headers) -> Self {
+        self.headers = Some(Box::new(headers)).filter(|headers| !headers.is_empty());
+        self
+    }
+
     /// Adds `x-envoy-overloaded: true`.
     pub(super) fn overloaded(mut self) -> Self {
         self.overloaded = true;
@@ -95,6 +104,14 @@ impl Reply {
         if self.overloaded {
             head.headers.push("x-envoy-overloaded", "true");
         }
+        if let Some(headers) = &self.headers {
+            for (name, _) in &**headers {
+                head.headers.remove(name);
+            }
+            for (name, value) in &**headers {
+                head.headers.push(name, value);
+            }
+        }
     }
 
     /// Writes it for a gRPC client: a head alone, whose status is in its fields.
@@ -115,6 +132,13 @@ impl Reply {
         }
         if self.overloaded {
             head.headers.push("x-envoy-overloaded", "true");
+        }
+        if let Some(headers) = &self.headers {
+            for (name, value) in &**headers {
+                if !head.headers.contains(name) {
+                    head.headers.push(name, value);
+                }
+            }
         }
     }
 

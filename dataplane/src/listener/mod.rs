@@ -22,7 +22,7 @@ use culvert_ring::{Listener, Stream, time};
 use arriving::Arriving;
 pub use chain::{ChainRuntime, Place, Terminal};
 pub use filters::Filter;
-pub(crate) use filters::with_view;
+pub(crate) use filters::{is_enabled, with_view};
 pub use inspect::{InspectorStats, ProxyCounters};
 pub use notes::{FilterState, Notes};
 pub use runtime::{ListenerRuntime, OpenConnection};

@@ -380,6 +380,28 @@ stat_set! {
 }
 
 stat_set! {
+    /// Scope `http.<stat_prefix>.ext_authz`, and the filter's `stat_prefix` behind it.
+    pub struct ExtAuthzStats {
+        counter denied,
+        /// Requests that were not checked.
+        counter disabled,
+        counter error,
+        counter failure_mode_allowed,
+        counter ok,
+    }
+}
+
+stat_set! {
+    /// Scope `cluster.<name>.ext_authz`, and the filter's `stat_prefix` behind it: by where requests go.
+    pub struct ExtAuthzClusterStats {
+        counter denied,
+        counter error,
+        counter failure_mode_allowed,
+        counter ok,
+    }
+}
+
+stat_set! {
     /// Scope `http.<stat_prefix>.fault`.
     pub struct FaultStats {
         counter aborts_injected,

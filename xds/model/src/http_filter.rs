@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{DiscoveredFilter, HeaderMatcher, HeaderValueOption, RbacRules, StringMatcher};
+use crate::{
+    AuthOverride, DiscoveredFilter, ExtAuthz, HeaderMatcher, HeaderValueOption, RbacRules, StringMatcher,
+};
 
 /// One entry of `HttpConnectionManager.http_filters`.
 #[derive(Clone, Debug)]
@@ -22,6 +24,8 @@ pub enum HttpFilter {
     Cors,
     /// `config_discovery`
     Discovered(Arc<DiscoveredFilter>),
+    /// `extensions.filters.http.ext_authz.v3.ExtAuthz`
+    ExtAuthz(Arc<ExtAuthz>),
     /// `extensions.filters.http.fault.v3.HTTPFault`
     Fault(Arc<HttpFault>),
     /// `extensions.filters.http.header_mutation.v3.HeaderMutation`
@@ -60,6 +64,8 @@ pub struct FilterOverride {
 pub enum FilterSettings {
     /// `extensions.filters.http.cors.v3.CorsPolicy`
     Cors(Arc<CorsPolicy>),
+    /// `extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute`
+    ExtAuthz(Arc<AuthOverride>),
     /// `extensions.filters.http.fault.v3.HTTPFault`
     Fault(Arc<HttpFault>),
     /// `extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute`

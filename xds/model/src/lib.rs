@@ -9,8 +9,10 @@
 #![forbid(unsafe_code)]
 
 mod access_log;
+mod call;
 mod cluster;
 mod endpoint;
+mod ext_authz;
 mod extension;
 mod hash;
 mod health;
@@ -30,8 +32,10 @@ mod stats;
 mod tls;
 
 pub use access_log::*;
+pub use call::*;
 pub use cluster::*;
 pub use endpoint::*;
+pub use ext_authz::*;
 pub use extension::*;
 pub use hash::xxh64;
 pub use health::*;

@@ -18,6 +18,7 @@ use envoy_types::pb::{
             common::fault::v3::{FaultDelay as FaultDelayPb, fault_delay::FaultDelaySecifier},
             http::{
                 cors::v3 as cors_pb,
+                ext_authz::v3 as authz_pb,
                 fault::v3::{self as fault_pb, fault_abort::ErrorType},
                 header_mutation::v3 as mutation_pb,
                 health_check::v3 as health_pb,
@@ -33,7 +34,7 @@ use envoy_types::pb::{
 };
 
 use super::{
-    core, extension_name, header, matcher,
+    core, ext_authz, extension_name, header, matcher,
     network::FILL_INTERVAL_MIN,
     rbac::{self, Subject},
     unpack,
@@ -109,6 +110,8 @@ fn http_filter(at: &At<'_>, any: &Any) -> Option<Known> {
         }
     } else if unpack::<cors_pb::Cors>(any).is_some() {
         HttpFilter::Cors
+    } else if let Some(authz) = unpack::<authz_pb::ExtAuthz>(any) {
+        HttpFilter::ExtAuthz(ext_authz::filter(at, &authz)?)
     } else if let Some(fault) = unpack::<fault_pb::HttpFault>(any) {
         HttpFilter::Fault(self::fault(at, &fault)?)
     } else if let Some(limit) = unpack::<rate_pb::LocalRateLimit>(any) {
@@ -157,6 +160,7 @@ fn is_settings(any: &Any) -> bool {
     unpack::<rbac_pb::RbacPerRoute>(any).is_some()
         || unpack::<mutation_pb::HeaderMutationPerRoute>(any).is_some()
         || unpack::<cors_pb::CorsPolicy>(any).is_some()
+        || unpack::<authz_pb::ExtAuthzPerRoute>(any).is_some()
         || unpack::<fault_pb::HttpFault>(any).is_some()
         || unpack::<rate_pb::LocalRateLimit>(any).is_some()
 }
@@ -171,6 +175,8 @@ fn settings(at: &At<'_>, any: &Any) -> Option<FilterSettings> {
         FilterSettings::HeaderMutation(changes(&at.field("mutations"), mutation.mutations.as_ref())?)
     } else if let Some(policy) = unpack::<cors_pb::CorsPolicy>(any) {
         FilterSettings::Cors(cors(at, &policy)?)
+    } else if let Some(authz) = unpack::<authz_pb::ExtAuthzPerRoute>(any) {
+        FilterSettings::ExtAuthz(ext_authz::per_route(at, &authz)?)
     } else if let Some(fault) = unpack::<fault_pb::HttpFault>(any) {
         FilterSettings::Fault(self::fault(at, &fault)?)
     } else if let Some(limit) = unpack::<rate_pb::LocalRateLimit>(any) {
@@ -341,7 +347,7 @@ fn header_matchers(at: &At<'_>, headers: &[HeaderMatcherPb]) -> Option<Vec<Heade
 }
 
 /// None of all when it is not given.
-fn fraction(percent: Option<&FractionalPercent>) -> Fraction {
+pub(super) fn fraction(percent: Option<&FractionalPercent>) -> Fraction {
     let Some(percent) = percent else { return Fraction::NONE };
     let denominator = match percent.denominator() {
         DenominatorType::Hundred => 100,

@@ -8,6 +8,7 @@
 
 mod access_log;
 mod bootstrap;
+mod call;
 mod cluster;
 mod cluster_balance;
 mod cluster_dns;
@@ -15,6 +16,7 @@ mod cluster_options;
 mod connection_matcher;
 mod core;
 mod endpoint;
+mod ext_authz;
 mod filter_chain;
 mod header;
 mod health_check;

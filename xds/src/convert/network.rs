@@ -181,7 +181,7 @@ fn network_rbac(at: &At<'_>, rbac: &rbac_pb::Rbac) -> Option<NetworkRbac> {
     })
 }
 
-fn flag(flag: Option<&RuntimeFeatureFlag>) -> RuntimeFlag {
+pub(super) fn flag(flag: Option<&RuntimeFeatureFlag>) -> RuntimeFlag {
     RuntimeFlag {
         default: flag.and_then(|flag| flag.default_value.as_ref()).is_none_or(|value| value.value),
         key: flag.map(|flag| flag.runtime_key.clone()).unwrap_or_default(),

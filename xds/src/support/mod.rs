@@ -6,6 +6,7 @@
 
 mod access_log;
 mod bootstrap;
+mod callout;
 mod cluster;
 mod core;
 mod endpoint;
@@ -130,6 +131,7 @@ fn families() -> impl Iterator<Item = &'static Table> {
     [
         access_log::TABLES,
         bootstrap::TABLES,
+        callout::TABLES,
         cluster::TABLES,
         core::TABLES,
         endpoint::TABLES,

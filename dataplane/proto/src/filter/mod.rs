@@ -9,7 +9,7 @@ pub mod fault;
 use std::sync::Arc;
 
 use culvert_model::{
-    CorsPolicy, FilterSettings, HeaderChange, HeaderChanges, HttpFault, HttpRateLimit, HttpRbac,
+    AuthOverride, CorsPolicy, FilterSettings, HeaderChange, HeaderChanges, HttpFault, HttpRateLimit, HttpRbac,
 };
 
 use crate::{
@@ -62,6 +62,8 @@ impl RateLimit {
 pub enum Settings {
     /// `cors`
     Cors(Arc<CorsPolicy>),
+    /// `ext_authz`
+    ExtAuthz(Arc<AuthOverride>),
     /// `fault`
     Fault(Arc<HttpFault>),
     /// `header_mutation`
@@ -77,6 +79,7 @@ impl Settings {
     pub(crate) fn compile(settings: &FilterSettings) -> Self {
         match settings {
             FilterSettings::Cors(policy) => Self::Cors(policy.clone()),
+            FilterSettings::ExtAuthz(own) => Self::ExtAuthz(own.clone()),
             FilterSettings::Fault(fault) => Self::Fault(fault.clone()),
             FilterSettings::HeaderMutation(changes) => Self::HeaderMutation(changes.clone()),
             FilterSettings::LocalRateLimit(limit) => Self::LocalRateLimit(RateLimit::new(limit.clone())),

@@ -75,6 +75,12 @@ fn line_fault(line: &[u8]) -> Option<Fault> {
     (name.is_empty() || !name.iter().all(|&byte| is_token(byte))).then_some(Fault::Name)
 }
 
+/// Whether this is a field that can be sent: a name of RFC 9110 section 5.1, and a value without control characters.
+#[must_use]
+pub fn is_field(name: &[u8], value: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|&byte| is_token(byte)) && !value.iter().any(|&byte| is_control(byte))
+}
+
 /// A control character, but for the tab.
 pub(crate) fn is_control(byte: u8) -> bool {
     (byte < 0x20 && byte != b'\t') || byte == 0x7f

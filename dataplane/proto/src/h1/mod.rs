@@ -22,6 +22,7 @@ pub use encode::{
     push_decimal, reason_phrase,
 };
 pub use fault::{Fault, INTENDED_DIFFERENCES, IntendedDifference};
+pub use field::is_field;
 pub use request::{RequestOptions, parse_request};
 pub use response::{ResponseOptions, parse_response};
 

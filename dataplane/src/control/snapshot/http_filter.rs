@@ -19,6 +19,7 @@ pub(super) fn compile(filters: &[NamedFilter]) -> Vec<HttpFilterSpec> {
 fn kind(filter: &HttpFilter) -> Option<HttpFilterKind> {
     Some(match filter {
         HttpFilter::Cors => HttpFilterKind::Cors,
+        HttpFilter::ExtAuthz(config) => HttpFilterKind::ExtAuthz(config.clone()),
         HttpFilter::Fault(config) => {
             HttpFilterKind::Fault(Arc::new(FaultSpec { config: config.clone(), active: AtomicU64::new(0) }))
         }

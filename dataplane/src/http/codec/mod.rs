@@ -1,11 +1,13 @@
 //! Codecs: bytes to a request head and a body stream, and back. Nothing outside this room knows the wire.
 
 mod client;
+mod detour;
 pub mod h1;
 pub mod h2;
 mod server;
 
 pub use client::ClientStream;
+pub use detour::{Detour, Encoder};
 pub use server::ServerStream;
 
 use culvert_proto::h1::Fault;

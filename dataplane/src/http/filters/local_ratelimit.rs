@@ -7,7 +7,6 @@ use std::{
     time::Instant,
 };
 
-use culvert_model::Fraction;
 use culvert_proto::{
     filter::{RateLimit, Settings},
     route::change_header,
@@ -46,7 +45,7 @@ impl RateLimiter {
     ) -> Verdict {
         let limit = self.limit(scope);
         let config = &limit.config;
-        if !draws(exchange, config.enabled) {
+        if !exchange.draws(config.enabled) {
             return Verdict::Continue;
         }
         let stats = self.stats(&exchange.conn.worker.process.registry, &config.stat_prefix);
@@ -57,7 +56,7 @@ impl RateLimiter {
             return Verdict::Continue;
         }
         stats.rate_limited.inc();
-        if !draws(exchange, config.enforced) {
+        if !exchange.draws(config.enforced) {
             let mut headers = std::mem::take(&mut exchange.head.headers);
             let values = Values::for_filter(exchange);
             let mut scratch = Vec::new();
@@ -108,9 +107,4 @@ impl RateLimiter {
         self.stats.borrow_mut().insert(stat_prefix.to_owned(), stats.clone());
         stats
     }
-}
-
-fn draws(exchange: &Exchange<'_>, fraction: Fraction) -> bool {
-    fraction.numerator >= fraction.denominator
-        || fraction.numerator > 0 && fraction.hits(exchange.conn.worker.rng.borrow_mut().u64(..))
 }

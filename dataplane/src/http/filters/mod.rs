@@ -5,6 +5,7 @@
 //! is made when the connection manager is; what routes say about it is found by number.
 
 mod cors;
+mod ext_authz;
 mod fault;
 mod header_mutation;
 mod health_check;
@@ -13,16 +14,16 @@ mod rbac;
 
 use std::{cell::RefCell, rc::Rc};
 
-use culvert_model::{ClusterSpecifier, Route, WeightedCluster};
+use culvert_model::{Action, ClusterSpecifier, Fraction, Route, WeightedCluster};
 use culvert_proto::{
     Headers,
     filter::Settings,
-    route::{Match, Override, Place, Table},
+    route::{Match, NoRoute, Override, Place, Table, pick_cluster},
 };
 use smallvec::SmallVec;
 
 use crate::{
-    http::{exchange::Exchange, reply::Reply},
+    http::{codec::ReceiveError, exchange::Exchange, metadata::DynamicMetadata, reply::Reply},
     observe::stats::Registry,
     snapshot::{HttpFilterKind, HttpFilterSpec},
     upstream::Host,
@@ -33,6 +34,8 @@ use crate::{
 enum Filter {
     /// `cors`
     Cors(cors::Cors),
+    /// `ext_authz`
+    ExtAuthz(ext_authz::Authorizer),
     /// `fault`
     Fault(fault::FaultInjector),
     /// `header_mutation`
@@ -52,6 +55,8 @@ pub(super) enum Verdict {
     Continue,
     /// The client has gone meanwhile.
     Gone,
+    /// The request's body could not be received.
+    Failed(ReceiveError),
     Reply(Reply),
 }
 
@@ -60,6 +65,8 @@ pub(super) enum Verdict {
 enum State {
     #[default]
     Nothing,
+    /// May go on, with changes of the response.
+    Authorized(Box<ext_authz::Changes>),
     /// A request across origins, which may be.
     CrossOrigin,
     /// A fault, which counts for as long as the request lasts.
@@ -76,6 +83,9 @@ impl Filter {
     fn new(kind: &HttpFilterKind, stat_prefix: &str, registry: &Registry) -> Self {
         match kind {
             HttpFilterKind::Cors => Self::Cors(cors::Cors::new(stat_prefix, registry)),
+            HttpFilterKind::ExtAuthz(config) => {
+                Self::ExtAuthz(ext_authz::Authorizer::new(config.clone(), stat_prefix, registry))
+            }
             HttpFilterKind::Fault(spec) => {
                 Self::Fault(fault::FaultInjector::new(spec.clone(), stat_prefix, registry))
             }
@@ -102,6 +112,8 @@ impl Filter {
     async fn decode(&self, exchange: &mut Exchange<'_>, scope: &Scope<'_>, state: &mut State) -> Verdict {
         match self {
             Self::Cors(filter) => filter.decode(exchange, scope, state),
+            // Boxed, as requests that nobody is asked about would pay for its size.
+            Self::ExtAuthz(filter) => Box::pin(filter.decode(exchange, scope, state)).await,
             Self::Fault(filter) => filter.decode(exchange, scope, state).await,
             Self::HeaderMutation(filter) => filter.decode(exchange, scope),
             Self::HealthCheck(filter) => filter.decode(exchange, state),
@@ -115,6 +127,7 @@ impl Filter {
     fn encode(&self, exchange: &Exchange<'_>, scope: &Scope<'_>, state: &State, response: &mut Response<'_>) {
         match self {
             Self::Cors(filter) => filter.encode(exchange, scope, state, response),
+            Self::ExtAuthz(_) => ext_authz::encode(state, response),
             Self::HeaderMutation(filter) => filter.encode(exchange, scope, response),
             Self::HealthCheck(_) => health_check::encode(exchange, state, response),
             Self::LocalRateLimit(filter) => filter.encode(exchange, scope, state, response),
@@ -157,6 +170,10 @@ pub(super) struct Run {
     place: Option<Place>,
     states: SmallVec<[State; 8]>,
     numbers: SmallVec<[Option<u32>; 8]>,
+    /// What they found out about the request.
+    pub(super) metadata: DynamicMetadata,
+    /// The request has changed so that its route has to be looked for again.
+    pub(super) reroute: bool,
 }
 
 /// What a filter may know of the route of a request.
@@ -187,7 +204,7 @@ impl<'t> Scope<'t> {
 
     /// The cluster that the request goes to.
     fn cluster<'a>(&'a self, headers: &'a Headers) -> Option<&'a [u8]> {
-        let culvert_model::Action::Forward(action) = &self.route?.action else { return None };
+        let Action::Forward(action) = &self.route?.action else { return None };
         match &action.cluster {
             ClusterSpecifier::Header(name) => headers.get(name),
             ClusterSpecifier::Name(name) => Some(name.as_bytes()),
@@ -225,7 +242,7 @@ impl Chain {
             }
             numbers.extend_from_slice(&known.by_entry);
         }
-        Run { table: table.cloned(), place, states, numbers }
+        Run { table: table.cloned(), place, states, numbers, ..Run::default() }
     }
 }
 
@@ -238,22 +255,22 @@ impl Run {
     }
 }
 
-/// Takes the head of a request through the filters. `matched` is its route, if it has one, and the cluster that was chosen
-/// among weighted ones.
-pub(super) async fn decode(
+/// Takes the head of a request through the filters. `found` is its route, which `random` chose among what fractions allow
+/// and among weighted clusters; another one when a filter has changed the request and says so.
+pub(super) async fn decode<'t>(
     exchange: &mut Exchange<'_>,
-    table: Option<&Rc<LocalTable>>,
-    matched: Option<(&Match<'_>, Option<&WeightedCluster>)>,
+    table: Option<&'t Rc<LocalTable>>,
+    found: &mut Result<Match<'t>, NoRoute>,
+    random: u64,
 ) -> Verdict {
     let conn = exchange.conn;
     let chain = &conn.manager.filters;
-    let place = matched.map(|(matched, chosen)| matched.place.with_cluster(matched.route, chosen));
-    exchange.filters = chain.begin(table, place);
+    exchange.filters = chain.begin(table, place_of(found, random));
     for (index, entry) in chain.entries.iter().enumerate() {
         let scope = Scope {
-            table: table.filter(|_| place.is_some()).map(|table| &*table.0),
-            route: matched.map(|(matched, _)| &**matched.route),
-            weighted: matched.and_then(|(_, chosen)| chosen),
+            table: table.filter(|_| found.is_ok()).map(|table| &*table.0),
+            route: found.as_ref().ok().map(|matched| &**matched.route),
+            weighted: found.as_ref().ok().and_then(|matched| chosen_cluster(matched, random)),
             ..exchange.filters.scope(index).detached()
         };
         if scope.is_off(entry) {
@@ -262,11 +279,41 @@ pub(super) async fn decode(
         let mut state = State::default();
         let verdict = entry.filter.decode(exchange, &scope, &mut state).await;
         exchange.filters.states[index] = state;
+        if std::mem::take(&mut exchange.filters.reroute)
+            && let Some(table) = table
+        {
+            *found = table.0.route(&exchange.head.view(), random);
+            exchange.filters.place = place_of(found, random);
+        }
         if !matches!(verdict, Verdict::Continue) {
             return verdict;
         }
     }
     Verdict::Continue
+}
+
+fn place_of(found: &Result<Match<'_>, NoRoute>, random: u64) -> Option<Place> {
+    let matched = found.as_ref().ok()?;
+    Some(matched.place.with_cluster(matched.route, chosen_cluster(matched, random)))
+}
+
+/// The cluster of a match that has a choice among several.
+fn chosen_cluster<'t>(found: &Match<'t>, random: u64) -> Option<&'t WeightedCluster> {
+    match &found.route.action {
+        Action::Forward(action) => match &action.cluster {
+            ClusterSpecifier::Weighted(weighted) => pick_cluster(weighted, random),
+            ClusterSpecifier::Header(_) | ClusterSpecifier::Name(_) => None,
+        },
+        Action::Direct(_) | Action::Redirect(_) => None,
+    }
+}
+
+impl Exchange<'_> {
+    /// Whether it is one of so many requests.
+    fn draws(&self, fraction: Fraction) -> bool {
+        fraction.numerator >= fraction.denominator
+            || fraction.numerator > 0 && fraction.hits(self.conn.worker.rng.borrow_mut().u64(..))
+    }
 }
 
 impl Scope<'_> {

@@ -46,6 +46,7 @@ impl AccessFilter {
             let view = View {
                 remote: client(exchange),
                 request: Some(exchange.head.view()),
+                metadata: exchange.filters.metadata.get(),
                 route_metadata: scope.route.and_then(|route| route.metadata.as_ref()),
                 ..*view
             };

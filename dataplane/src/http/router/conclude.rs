@@ -173,7 +173,7 @@ impl Exchange<'_> {
         self.record.details.set(details);
     }
 
-    fn request_failed(&self, error: &ReceiveError, started: bool) -> After {
+    pub(in crate::http) fn request_failed(&self, error: &ReceiveError, started: bool) -> After {
         let stats = &self.conn.manager.stats;
         match error {
             ReceiveError::Fault(fault) => {

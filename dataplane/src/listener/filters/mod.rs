@@ -119,7 +119,7 @@ pub(super) fn proxy_of(terminal: Option<&Terminal>) -> Option<Rc<tcp::TcpManager
 }
 
 /// Whether a filter that runtime may turn off is on.
-fn is_enabled(flag: &RuntimeFlag, worker: &Worker) -> bool {
+pub(crate) fn is_enabled(flag: &RuntimeFlag, worker: &Worker) -> bool {
     match worker.runtime().get(&flag.key).map(String::as_str) {
         Some("true" | "1") => true,
         Some("false" | "0") => false,

@@ -76,7 +76,12 @@ fn common(facts: &Facts<'_>, config: &GrpcLog, out: &mut Vec<u8>) {
     }
     text(15, facts.cluster.map_or("", |(name, _)| name), out);
     if !facts.flags.is_empty() {
-        message(16, out, |out| facts.flags.fields().for_each(|field| number(field, 1, out)));
+        message(16, out, |out| {
+            facts.flags.fields().for_each(|field| number(field, 1, out));
+            if facts.flags.is_unauthorized() {
+                message(13, out, |out| number(1, 1, out));
+            }
+        });
     }
     text(18, facts.upstream_failure, out);
     text(19, facts.route_name, out);

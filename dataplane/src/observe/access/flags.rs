@@ -35,6 +35,8 @@ flags! {
     DELAY_INJECTED = 10, "DI", "DelayInjected";
     FAULT_INJECTED = 11, "FI", "FaultInjected";
     RATE_LIMITED = 12, "RL", "RateLimited";
+    UNAUTHORIZED_EXTERNAL_SERVICE = 13, "UAEX", "UnauthorizedExternalService";
+    RATE_LIMIT_SERVICE_ERROR = 14, "RLSE", "RateLimitServiceError";
     DOWNSTREAM_TERMINATION = 15, "DC", "DownstreamConnectionTermination";
     UPSTREAM_RETRY_LIMIT = 16, "URX", "UpstreamRetryLimitExceeded";
     STREAM_IDLE_TIMEOUT = 17, "SI", "StreamIdleTimeout";
@@ -72,10 +74,15 @@ impl Flags {
         }
     }
 
-    /// Field numbers of `data.accesslog.v3.ResponseFlags`, all of them booleans.
+    /// Field numbers of `data.accesslog.v3.ResponseFlags`, all of them booleans; [`Flags::is_unauthorized`] is another one.
     pub fn fields(self) -> impl Iterator<Item = u32> {
-        // The message has no field for dropped overload.
-        self.present().map(|(.., field)| *field).filter(|field| *field != 29)
+        // The message has no field for dropped overload, and a message of its own for who is not authorized.
+        self.present().map(|(.., field)| *field).filter(|field| !matches!(field, 13 | 29))
+    }
+
+    /// Whether a service has denied the request: `unauthorized_details`, field 13.
+    pub fn is_unauthorized(self) -> bool {
+        self.0 & Self::UNAUTHORIZED_EXTERNAL_SERVICE.0 != 0
     }
 
     fn present(self) -> impl Iterator<Item = &'static (Self, &'static str, &'static str, u32)> {
