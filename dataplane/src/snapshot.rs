@@ -240,7 +240,7 @@ impl ClusterSpec {
 /// An endpoint.
 pub struct HostSpec {
     /// As configured or resolved.
-    pub endpoint: Endpoint,
+    pub endpoint: Arc<Endpoint>,
     /// One per worker; shared with later versions of the same address.
     pub stats: Arc<[HostStats]>,
     /// Its own limits, of clusters with `per_host_thresholds`; shared with later versions of the same address.
@@ -265,7 +265,7 @@ impl HostSpec {
         if health == self.endpoint.health {
             Cow::Borrowed(&self.endpoint)
         } else {
-            Cow::Owned(Endpoint { health, ..self.endpoint.clone() })
+            Cow::Owned(Endpoint { health, ..(*self.endpoint).clone() })
         }
     }
 

@@ -11,8 +11,8 @@ fn endpoint(weight: u32, priority: u32, health: Health) -> Endpoint {
     let address = Address::Ip("127.0.0.1:80".parse().unwrap());
     Endpoint {
         address,
-        additional: Vec::new(),
-        hostname: String::new(),
+        additional: Box::default(),
+        hostname: Arc::default(),
         metadata: None,
         locality_match: None,
         weight,
@@ -23,11 +23,16 @@ fn endpoint(weight: u32, priority: u32, health: Health) -> Endpoint {
 }
 
 fn host_set(assignment: &LoadAssignment, policy: &LbPolicy) -> HostSet {
-    HostSet::new(&assignment.endpoints.iter().collect::<Vec<_>>(), &assignment.policy, 50, policy)
+    HostSet::new(
+        &assignment.endpoints.iter().map(AsRef::as_ref).collect::<Vec<_>>(),
+        &assignment.policy,
+        50,
+        policy,
+    )
 }
 
 fn of(endpoints: Vec<Endpoint>) -> LoadAssignment {
-    LoadAssignment { endpoints, ..LoadAssignment::default() }
+    LoadAssignment { endpoints: endpoints.into_iter().map(Arc::new).collect(), ..LoadAssignment::default() }
 }
 
 fn healthy(weights: &[u32]) -> LoadAssignment {
@@ -188,7 +193,7 @@ fn the_same_seed_gives_the_same_picks() {
 fn places(weights: &[u32]) -> LoadAssignment {
     let place = |(index, weight): (usize, &u32)| Endpoint {
         address: Address::Ip(format!("10.0.0.{index}:80").parse().unwrap()),
-        hostname: format!("host-{index}"),
+        hostname: format!("host-{index}").into(),
         ..endpoint(*weight, 0, Health::Healthy)
     };
     of(weights.iter().enumerate().map(place).collect())
@@ -239,7 +244,7 @@ fn endpoints_can_be_hashed_by_name() {
     let policy = LbPolicy::RingHash { min: 1_024, max: 1_024, murmur: false, by_hostname: true };
     let mut moved = places(&[1, 1, 1]);
     for (index, endpoint) in moved.endpoints.iter_mut().enumerate() {
-        endpoint.address = Address::Ip(format!("10.9.9.{index}:81").parse().unwrap());
+        Arc::make_mut(endpoint).address = Address::Ip(format!("10.9.9.{index}:81").parse().unwrap());
     }
     assert_eq!(table(&policy, &places(&[1, 1, 1])), table(&policy, &moved));
     let by_address = LbPolicy::RingHash { min: 1_024, max: 1_024, murmur: false, by_hostname: false };
@@ -251,7 +256,7 @@ fn the_panic_threshold_and_the_overprovisioning_factor_count() {
     use Health::{Healthy, Unhealthy};
     let assignment = of([Healthy, Unhealthy, Unhealthy, Unhealthy].map(|h| endpoint(1, 0, h)).to_vec());
     let picks = |assignment: &LoadAssignment, panic: u32| {
-        let endpoints: Vec<_> = assignment.endpoints.iter().collect();
+        let endpoints: Vec<_> = assignment.endpoints.iter().map(AsRef::as_ref).collect();
         let hosts = HostSet::new(&endpoints, &assignment.policy, panic, &LbPolicy::Random);
         let mut rng = fastrand::Rng::with_seed(7);
         let mut balancer = Balancer::new(&LbPolicy::Random, Arc::new(hosts), &mut rng);

@@ -143,7 +143,7 @@ fn host_view(host: &HostSpec) -> HostView {
     let mut view = HostView {
         success_rate,
         local_origin_success_rate,
-        hostname: endpoint.hostname.clone(),
+        hostname: endpoint.hostname.to_string(),
         weight: endpoint.weight,
         priority: endpoint.priority,
         health: HealthFlags {

@@ -139,8 +139,8 @@ impl Dialer for ClusterDialer {
 
 /// The endpoints to try, one after the other: those of the first priority before others, healthy ones before others,
 /// and among equals another one first each time.
-fn in_order(endpoints: &[Endpoint], start: usize) -> Vec<Endpoint> {
-    let rank = |endpoint: &Endpoint| {
+fn in_order(endpoints: &[Arc<Endpoint>], start: usize) -> Vec<Arc<Endpoint>> {
+    let rank = |endpoint: &Arc<Endpoint>| {
         let health = match endpoint.health {
             Health::Healthy => 0,
             Health::Degraded => 1,
@@ -159,7 +159,7 @@ fn in_order(endpoints: &[Endpoint], start: usize) -> Vec<Endpoint> {
 
 async fn dial(
     cluster: &Cluster,
-    endpoints: &[Endpoint],
+    endpoints: &[Arc<Endpoint>],
     contexts: &Contexts,
     marked: bool,
 ) -> io::Result<Box<dyn Io>> {

@@ -90,7 +90,7 @@ pub(super) async fn look_up(
     assignment: &Arc<DnsAssignment>,
     options: &Arc<DnsOptions>,
     default: &DnsResolver,
-) -> Vec<Endpoint> {
+) -> Vec<Arc<Endpoint>> {
     let resolver = resolver(options, default).map(Arc::new);
     let mut endpoints = Vec::new();
     for name in &assignment.names {
@@ -262,26 +262,26 @@ fn full_jitter(most: Duration) -> Duration {
 }
 
 /// An endpoint for each address, in an order that does not depend on the answer's.
-fn strict(name: &DnsEndpoint, addresses: &[IpAddr]) -> Vec<Endpoint> {
+fn strict(name: &DnsEndpoint, addresses: &[IpAddr]) -> Vec<Arc<Endpoint>> {
     let mut addresses = addresses.to_vec();
     addresses.sort_unstable();
     addresses.dedup();
-    addresses.into_iter().map(|address| endpoint(name, address)).collect()
+    addresses.into_iter().map(|address| Arc::new(endpoint(name, address))).collect()
 }
 
 /// One endpoint with the first address; the others are tried when it does not answer.
-fn logical(name: &DnsEndpoint, addresses: &[IpAddr]) -> Option<Endpoint> {
+fn logical(name: &DnsEndpoint, addresses: &[IpAddr]) -> Option<Arc<Endpoint>> {
     let (first, others) = addresses.split_first()?;
     let additional = others.iter().map(|address| Address::Ip(SocketAddr::new(*address, name.port))).collect();
-    Some(Endpoint { additional, ..endpoint(name, *first) })
+    Some(Arc::new(Endpoint { additional, ..endpoint(name, *first) }))
 }
 
 /// The endpoint of a name at one of its addresses.
 pub(super) fn endpoint(name: &DnsEndpoint, address: IpAddr) -> Endpoint {
     Endpoint {
         address: Address::Ip(SocketAddr::new(address, name.port)),
-        additional: Vec::new(),
-        hostname: if name.hostname.is_empty() { name.host.clone() } else { name.hostname.clone() },
+        additional: Box::default(),
+        hostname: if name.hostname.is_empty() { &*name.host } else { &*name.hostname }.into(),
         metadata: name.metadata.clone(),
         locality_match: name.locality_match.clone(),
         weight: name.weight,

@@ -79,8 +79,8 @@ fn spec(
 ) -> Arc<HostSpec> {
     let endpoint = Endpoint {
         address: Address::Ip(address),
-        additional: Vec::new(),
-        hostname: String::new(),
+        additional: Box::default(),
+        hostname: Arc::default(),
         metadata: None,
         locality_match: None,
         weight: 1,
@@ -88,7 +88,14 @@ fn spec(
         health: Health::Healthy,
         check: None,
     };
-    Arc::new(HostSpec { endpoint, stats, limits: None, tls, health: Arc::default(), outlier: None })
+    Arc::new(HostSpec {
+        endpoint: Arc::new(endpoint),
+        stats,
+        limits: None,
+        tls,
+        health: Arc::default(),
+        outlier: None,
+    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::{Address, EndpointCheck, Metadata, Struct};
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct LoadAssignment {
     /// All endpoints of all localities, priority 0 first.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<Arc<Endpoint>>,
     /// `policy`
     pub policy: AssignmentPolicy,
 }
@@ -43,9 +43,9 @@ pub struct Endpoint {
     /// Where to connect.
     pub address: Address,
     /// `additional_addresses`: tried after `address` when it does not answer (happy eyeballs).
-    pub additional: Vec<Address>,
+    pub additional: Box<[Address]>,
     /// `hostname`, for `auto_host_rewrite`; for DNS the name that was resolved.
-    pub hostname: String,
+    pub hostname: Arc<str>,
     /// `metadata`
     pub metadata: Option<Arc<Metadata>>,
     /// `envoy.transport_socket_match` in the metadata of its locality.

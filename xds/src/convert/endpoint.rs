@@ -46,12 +46,12 @@ pub(crate) fn load_assignment(
     let mut seen = HashSet::new();
     let mut endpoints: Vec<_> = hosts(at, assignment, localities, addresses)?;
     endpoints.retain(|host| seen.insert(host.place.0.clone()));
-    let endpoints = endpoints
+    let mut endpoints: Vec<_> = endpoints
         .into_iter()
         .map(|host| Endpoint {
             address: host.place.0,
-            additional: host.place.1,
-            hostname: host.hostname,
+            additional: host.place.1.into(),
+            hostname: if host.hostname.is_empty() { Arc::default() } else { host.hostname.into() },
             metadata: host.metadata,
             locality_match: host.locality_match,
             weight: host.weight,
@@ -59,7 +59,10 @@ pub(crate) fn load_assignment(
             health: host.health,
             check: host.check,
         })
+        .map(Arc::new)
         .collect();
+    // The hosts' own memory was taken over, of which pointers need little.
+    endpoints.shrink_to_fit();
     Some(LoadAssignment { endpoints, policy: policy(assignment.policy.as_ref()) })
 }
 

@@ -142,6 +142,7 @@ impl Store {
             refuse_unknown: loaded.reject_unknown_dynamic_fields,
             unknown_fields: 0,
         };
+        store.entries.reserve_exact(fixed.clusters.len() + fixed.listeners.len());
         let localities: HashMap<_, _> = loaded.localities.iter().cloned().collect();
         for (model, resource) in fixed.clusters.iter().zip(&loaded.raw.clusters) {
             let localities = match &model.discovery {

@@ -37,7 +37,7 @@ fn endpoints() {
     let [healthy, unhealthy, degraded] = [Health::Healthy, Health::Unhealthy, Health::Degraded];
     assert_eq!(health, [healthy, healthy, unhealthy, unhealthy, unhealthy, degraded, healthy]);
     let last = &assignment.endpoints[6];
-    assert_eq!((last.priority, last.weight, last.hostname.as_str()), (1, 1, "h"));
+    assert_eq!((last.priority, last.weight, &*last.hostname), (1, 1, "h"));
     assert_eq!(assignment.endpoints[4].weight, 5);
 }
 

@@ -92,7 +92,7 @@ fn key(endpoint: &Endpoint, by_hostname: bool) -> String {
     let own = endpoint.metadata.as_ref().and_then(|metadata| metadata.get("envoy.lb", ["hash_key"]));
     match own {
         Some(Value::String(key)) if !key.is_empty() => key.to_string(),
-        _ if by_hostname => endpoint.hostname.clone(),
+        _ if by_hostname => endpoint.hostname.to_string(),
         _ => endpoint.address.to_string(),
     }
 }

@@ -105,7 +105,7 @@ pub fn child_shares(children: &[(&LoadAssignment, u32)]) -> Vec<u8> {
     let mut levels: Vec<Level> = Vec::new();
     let mut owners = Vec::new();
     for (child, (assignment, _)) in children.iter().enumerate() {
-        let endpoints: Vec<&Endpoint> = assignment.endpoints.iter().collect();
+        let endpoints: Vec<&Endpoint> = assignment.endpoints.iter().map(AsRef::as_ref).collect();
         for level in hosts::levels(&endpoints, &assignment.policy) {
             levels.push(Level { priority: levels.len() as u32, ..level });
             owners.push(child);

@@ -99,10 +99,10 @@ async fn resolved_names_and_later_configurations_are_used() {
     let dialer = dialer(&text);
     let endpoint = Endpoint {
         address: Address::Ip(([127, 0, 0, 1], two).into()),
-        additional: Vec::new(),
+        additional: Box::default(),
         metadata: None,
         locality_match: None,
-        hostname: String::new(),
+        hostname: Arc::default(),
         weight: 1,
         priority: 0,
         health: Health::Healthy,
@@ -110,7 +110,7 @@ async fn resolved_names_and_later_configurations_are_used() {
     };
     let resolved = Resolved::from([(
         "a".into(),
-        Arc::new(LoadAssignment { endpoints: vec![endpoint], ..LoadAssignment::default() }),
+        Arc::new(LoadAssignment { endpoints: vec![Arc::new(endpoint)], ..LoadAssignment::default() }),
     )]);
     dialer.update(&config(&text), &resolved);
     assert_eq!(heard(&dialer).await, "two");

@@ -17,7 +17,7 @@ impl Builder {
             self.leaves(&name, &mut Vec::new(), &mut leaves);
             let present = leaves.iter().map(|leaf| {
                 let spec = &self.clusters[leaf].spec;
-                let endpoints = spec.hosts.iter().map(|host| host.now().into_owned()).collect();
+                let endpoints = spec.hosts.iter().map(|host| Arc::new(host.now().into_owned())).collect();
                 (LoadAssignment { endpoints, policy: spec.policy.clone() }, spec.config.panic_percent)
             });
             let present: Vec<_> = present.collect();

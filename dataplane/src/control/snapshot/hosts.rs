@@ -36,7 +36,7 @@ impl Builder {
                 .collect();
         }
         let mut former = Former::new(before);
-        let next = |endpoint: &Endpoint| {
+        let next = |endpoint: &Arc<Endpoint>| {
             self.next_host(config, endpoint, sockets, former.take(&endpoint.address).cloned())
         };
         let mut hosts: Vec<_> = endpoints.endpoints.iter().map(next).collect();
@@ -54,7 +54,7 @@ impl Builder {
     fn next_host(
         &self,
         config: &Cluster,
-        endpoint: &Endpoint,
+        endpoint: &Arc<Endpoint>,
         sockets: &Sockets,
         known: Option<Arc<HostSpec>>,
     ) -> Arc<HostSpec> {
@@ -235,7 +235,8 @@ mod tests {
         let endpoints = addresses
             .iter()
             .map(|address| crate::control::dns::endpoint(&assignment.names[0], address.parse().unwrap()));
-        let assignment = LoadAssignment { endpoints: endpoints.collect(), ..LoadAssignment::default() };
+        let assignment =
+            LoadAssignment { endpoints: endpoints.map(Arc::new).collect(), ..LoadAssignment::default() };
         Resolved::from([("a".into(), Arc::new(assignment))])
     }
 

@@ -200,7 +200,7 @@ fn simple(operator: Operator, facts: &Facts<'_>, out: &mut Vec<u8>) -> Value {
         },
         Operator::UpstreamHostNameWithoutPort => match facts.host {
             Some(host) if !host.endpoint.hostname.is_empty() => {
-                let name = host.endpoint.hostname.as_str();
+                let name = &*host.endpoint.hostname;
                 text(name.rsplit_once(':').map_or(name, |(host, _)| host), out)
             }
             Some(host) => upstream_ip(&host.endpoint.address, out),
