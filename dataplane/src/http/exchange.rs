@@ -17,6 +17,7 @@ use culvert_ring::{Chunk, time};
 
 use crate::{
     http::{
+        affinity::NewCookies,
         codec::ServerStream,
         connection::Timers,
         filters::{self, Verdict},
@@ -57,6 +58,8 @@ pub(super) struct Exchange<'c> {
     pub(super) filters: filters::Run,
     /// Whether responses tell how often it was tried.
     pub(super) tells_attempts: Cell<bool>,
+    /// What its client is given, so that it comes to the same host again.
+    pub(super) new_cookies: NewCookies,
 }
 
 /// What is known of a request when it is logged.
@@ -129,6 +132,7 @@ impl<'c> Exchange<'c> {
             keep_alive,
             filters: filters::Run::default(),
             tells_attempts: Cell::default(),
+            new_cookies: NewCookies::default(),
         }
     }
 
@@ -179,6 +183,7 @@ impl<'c> Exchange<'c> {
             Some(table) => table.0.route(&self.head.view(), random),
             None => Err(NoRoute::Route),
         };
+        let random = found.as_ref().map_or(random, |found| self.cluster_random(found, random));
         if !self.conn.manager.filters.is_empty() {
             match filters::decode(self, local.as_ref(), &mut found, random).await {
                 Verdict::Continue => {}

@@ -4,6 +4,7 @@
 //! `multiplexed` does so for HTTP/2, where each request is a task of its own. `exchange` is one request and its response;
 //! `router` sends it to its upstream; `codec` is the wire.
 
+mod affinity;
 mod callout;
 mod client_cert;
 pub mod codec;

@@ -2,7 +2,6 @@
 
 use std::{
     future::poll_fn,
-    net::IpAddr,
     pin::pin,
     rc::Rc,
     task::Poll,
@@ -10,7 +9,10 @@ use std::{
 };
 
 use culvert_model::{ClusterSpecifier, TcpHash};
-use culvert_proto::{hash::xxh64, route::pick_cluster};
+use culvert_proto::{
+    hash::xxh64,
+    route::{ip_hash, pick_cluster},
+};
 use culvert_ring::time::Timer;
 
 use super::{
@@ -168,9 +170,7 @@ impl Session {
     fn hash(&self) -> Option<u64> {
         match self.manager.config.hash.as_ref()? {
             TcpHash::FilterState(key) => self.state(key, |text| Some(xxh64(text.as_bytes(), 0))),
-            TcpHash::SourceIp => {
-                self.downstream.remote.ip().map(|ip: IpAddr| xxh64(ip.to_string().as_bytes(), 0))
-            }
+            TcpHash::SourceIp => self.downstream.remote.ip().map(ip_hash),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::{ConfigSource, DnsAssignment, Http2Options, LoadAssignment, Struct};
+use crate::{ConfigSource, DnsAssignment, HashPolicy, Http2Options, LoadAssignment, Struct};
 
 /// `config.cluster.v3.Cluster`.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct Cluster {
     pub discovery: Discovery,
     /// `lb_policy`
     pub lb_policy: LbPolicy,
+    /// `hash_policy` of the load balancing policy, else of the HTTP protocol options: takes the place of the routes'.
+    pub hash_policy: Vec<HashPolicy>,
     /// `common_lb_config.healthy_panic_threshold` in percent: 50; 0 (and `{}`) turns panic off.
     pub panic_percent: u32,
     /// `common_lb_config.close_connections_on_host_set_change`: false.

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{FilterOverrides, Format, FullRegex, HeaderMatcher, Metadata, QueryMatcher, RegexSubstitution};
+use crate::{
+    FilterOverrides, Format, FullRegex, HashPolicy, HeaderMatcher, Metadata, QueryMatcher, RegexSubstitution,
+};
 
 /// `config.route.v3.RouteConfiguration`.
 #[derive(Clone, Debug, Default)]
@@ -206,6 +208,8 @@ pub struct RouteAction {
     pub max_stream_duration: Option<MaxStreamDuration>,
     /// `upgrade_configs`: lower-case upgrade type and whether it is enabled.
     pub upgrades: Vec<(String, bool)>,
+    /// `hash_policy`: what balancing by hash goes by; empty for chance.
+    pub hash_policy: Vec<HashPolicy>,
 }
 
 /// `RouteAction.MaxStreamDuration`: how long a request with its response may take.
@@ -237,6 +241,10 @@ pub struct WeightedClusters {
     pub clusters: Vec<WeightedCluster>,
     /// Sum of the weights; at least 1.
     pub total: u64,
+    /// `use_hash_policy`: the route's hash policies choose the cluster too, where they find anything to hash.
+    pub use_hash_policy: bool,
+    /// `header_name`, lower case: a header whose number takes the place of chance.
+    pub random_header: Option<String>,
 }
 
 /// One cluster of [`WeightedClusters`].

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use culvert_model::{
-    Discovery, HeaderCase, HealthChecker, Http2Options, LbPolicy, OriginalDst, UpstreamProtocol,
+    Discovery, HashPolicy, HeaderCase, HealthChecker, Http2Options, LbPolicy, OriginalDst, UpstreamProtocol,
 };
 use envoy_types::pb::envoy::{
     config::{
@@ -28,8 +28,8 @@ use envoy_types::pb::envoy::{
 };
 
 use super::{
-    Localities, cluster_balance, cluster_dns, cluster_options, core, endpoint, extension_name, health_check,
-    http, http2, outlier, tls, unpack,
+    Localities, cluster_balance, cluster_dns, cluster_options, core, endpoint, extension_name,
+    hash_policy::hash_policies, health_check, http, http2, outlier, tls, unpack,
 };
 use crate::{NoteKind, at::At};
 
@@ -76,7 +76,8 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
     };
     let tls = socket?;
     let discovery = discovery?;
-    let lb_policy = policy_for(at, &discovery, balancing?.policy)?;
+    let balancing = balancing?;
+    let lb_policy = policy_for(at, &discovery, balancing.policy)?;
     let protocol = protocol?;
     let health_check = health_check?;
     let outlier_detection = outlier_detection?;
@@ -104,6 +105,10 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         stat_name: stat_name.clone(),
         discovery,
         lb_policy,
+        hash_policy: match balancing.hash_policy.is_empty() {
+            true => protocol.hash_policy,
+            false => balancing.hash_policy,
+        },
         panic_percent: cluster_balance::panic_percent(
             common.and_then(|config| config.healthy_panic_threshold.as_ref()),
         ),
@@ -245,6 +250,7 @@ struct Protocol {
     enable_trailers: bool,
     protocol: UpstreamProtocol,
     http2: Option<Http2Options>,
+    hash_policy: Vec<HashPolicy>,
 }
 
 /// Protocol options as an extension, or from the fields that it replaces.
@@ -314,7 +320,9 @@ fn protocol(at: &At<'_>, message: &pb::Cluster) -> Option<Protocol> {
         None => return at.error("upstream_protocol_options: value is required"),
     };
     let common = extension.common_http_protocol_options.as_ref();
-    options_of(&at, &at.field(field), common, (speaks, http1, http2))
+    let hash_policy = hash_policies(&at.field("hash_policy"), &extension.hash_policy);
+    let options = options_of(&at, &at.field(field), common, (speaks, http1, http2))?;
+    Some(Protocol { hash_policy: hash_policy?, ..options })
 }
 
 /// What is spoken, with the settings of each protocol that may be.
@@ -350,5 +358,6 @@ fn options_of(
         enable_trailers: http1.is_some_and(|options| options.enable_trailers),
         protocol,
         http2,
+        hash_policy: Vec::new(),
     })
 }

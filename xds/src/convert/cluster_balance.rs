@@ -1,6 +1,6 @@
 //! How a cluster chooses among its endpoints: `lb_policy`, `load_balancing_policy` and `common_lb_config`.
 
-use culvert_model::LbPolicy;
+use culvert_model::{HashPolicy, LbPolicy};
 use envoy_types::pb::envoy::{
     config::cluster::v3::{
         self as pb,
@@ -21,7 +21,7 @@ use envoy_types::pb::envoy::{
     r#type::v3::Percent,
 };
 
-use super::{Localities, unpack};
+use super::{Localities, hash_policy::hash_policies, unpack};
 use crate::{NoteKind, at::At};
 
 /// `Maglev.table_size` when there is none.
@@ -34,6 +34,8 @@ pub(super) struct Balancing {
     /// `None`: `CLUSTER_PROVIDED`.
     pub(super) policy: Option<LbPolicy>,
     pub(super) localities: Localities,
+    /// Of the policy itself.
+    pub(super) hash_policy: Vec<HashPolicy>,
 }
 
 /// The policy, from whichever of the two places it can be given in.
@@ -90,7 +92,7 @@ pub(super) fn balancing(at: &At<'_>, message: &pb::Cluster) -> Option<Balancing>
     if !fits {
         at_policy.note(NoteKind::NoEffect, "settings of another load-balancing policy are given");
     }
-    Some(Balancing { policy, localities })
+    Some(Balancing { policy, localities, hash_policy: Vec::new() })
 }
 
 /// The first policy that is supported; the walk has seen that there is one.
@@ -103,7 +105,8 @@ fn typed(at: &At<'_>, policy: &pb::LoadBalancingPolicy) -> Option<Balancing> {
         let at = at.field("typed_extension_config");
         let at = at.field("typed_config");
         let of = |policy: LbPolicy, config: Option<&LocalityLbConfig>| {
-            Some(Balancing { policy: Some(policy), localities: localities(config) })
+            let localities = localities(config);
+            Some(Balancing { policy: Some(policy), localities, hash_policy: Vec::new() })
         };
         if let Some(policy) = unpack::<RoundRobin>(any) {
             return of(LbPolicy::RoundRobin, policy.locality_lb_config.as_ref());
@@ -127,16 +130,22 @@ fn typed(at: &At<'_>, policy: &pb::LoadBalancingPolicy) -> Option<Balancing> {
                 by_hostname,
             )?;
             let localities = weighted(policy.locality_weighted_lb_config.is_some());
-            return Some(Balancing { policy: Some(ring), localities });
+            let hash_policy = own_hash_policy(&at, policy.consistent_hashing_lb_config.as_ref())?;
+            return Some(Balancing { policy: Some(ring), localities, hash_policy });
         }
         if let Some(policy) = unpack::<Maglev>(any) {
             let by_hostname = named(policy.consistent_hashing_lb_config.as_ref());
             let maglev = maglev(&at, policy.table_size.as_ref().map(|size| size.value), by_hostname)?;
             let localities = weighted(policy.locality_weighted_lb_config.is_some());
-            return Some(Balancing { policy: Some(maglev), localities });
+            let hash_policy = own_hash_policy(&at, policy.consistent_hashing_lb_config.as_ref())?;
+            return Some(Balancing { policy: Some(maglev), localities, hash_policy });
         }
         if unpack::<ClusterProvided>(any).is_some() {
-            return Some(Balancing { policy: None, localities: Localities::Ignored });
+            return Some(Balancing {
+                policy: None,
+                localities: Localities::Ignored,
+                hash_policy: Vec::new(),
+            });
         }
     }
     at.unsupported("no policy that is supported")
@@ -149,6 +158,12 @@ fn localities(config: Option<&LocalityLbConfig>) -> Localities {
         }
         _ => Localities::Ignored,
     }
+}
+
+fn own_hash_policy(at: &At<'_>, config: Option<&ConsistentHashingLbConfig>) -> Option<Vec<HashPolicy>> {
+    let Some(config) = config else { return Some(Vec::new()) };
+    let at = at.field("consistent_hashing_lb_config");
+    hash_policies(&at.field("hash_policy"), &config.hash_policy)
 }
 
 fn named(config: Option<&ConsistentHashingLbConfig>) -> bool {

@@ -18,6 +18,7 @@ mod core;
 mod endpoint;
 mod ext_authz;
 mod filter_chain;
+mod hash_policy;
 mod header;
 mod health_check;
 mod http;

@@ -11,10 +11,10 @@ use envoy_types::pb::envoy::config::route::v3::{
     redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
     route::Action as PbAction,
     route_action::{ClusterNotFoundResponseCode, ClusterSpecifier as Specifier, HostRewriteSpecifier},
-    weighted_cluster::cluster_weight,
+    weighted_cluster::{RandomValueSpecifier, cluster_weight},
 };
 
-use super::{core, header, http_filter, matcher, route::Scope};
+use super::{core, hash_policy::hash_policies, header, http_filter, matcher, route::Scope};
 use crate::at::At;
 
 /// `RouteAction.timeout` when it is not given.
@@ -108,6 +108,7 @@ fn forward(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<R
         None => Some(None),
     };
     let upgrades = upgrades(&at.field("upgrade_configs"), &action.upgrade_configs);
+    let hash_policy = hash_policies(&at.field("hash_policy"), &action.hash_policy);
     let duration = match action.max_stream_duration.as_ref() {
         Some(duration) => max_stream_duration(&at.field("max_stream_duration"), duration).map(Some),
         None => Some(None),
@@ -126,6 +127,7 @@ fn forward(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<R
         idle_timeout: idle_timeout?,
         max_stream_duration: duration?,
         upgrades: upgrades?,
+        hash_policy: hash_policy?,
     })
 }
 
@@ -187,7 +189,13 @@ fn weighted_clusters(
     if total > u64::from(u32::MAX) {
         return at.error(format!("sum of weights must be at most {}", u32::MAX));
     }
-    Some(WeightedClusters { clusters, total })
+    let (use_hash_policy, random_header) = match weighted.random_value_specifier.as_ref() {
+        Some(RandomValueSpecifier::HeaderName(name)) if name.is_empty() => (false, None),
+        Some(RandomValueSpecifier::HeaderName(name)) => (false, Some(name.to_ascii_lowercase())),
+        Some(RandomValueSpecifier::UseHashPolicy(wanted)) => (wanted.value, None),
+        None => (false, None),
+    };
+    Some(WeightedClusters { clusters, total, use_hash_policy, random_header })
 }
 
 fn weighted_cluster(

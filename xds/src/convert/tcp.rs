@@ -43,7 +43,12 @@ pub(super) fn tcp_proxy(at: &At<'_>, proxy: &pb::TcpProxy) -> Option<TcpProxy> {
                 })
                 .collect();
             let total = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
-            ClusterSpecifier::Weighted(WeightedClusters { clusters, total })
+            ClusterSpecifier::Weighted(WeightedClusters {
+                clusters,
+                total,
+                use_hash_policy: false,
+                random_header: None,
+            })
         }
     };
     Some(TcpProxy {

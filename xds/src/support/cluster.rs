@@ -257,11 +257,8 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.extensions.load_balancing_policies.maglev.v3.Maglev")
     },
     Table {
-        used: &["use_hostname_for_hashing"],
-        refused: &[
-            ("hash_balance_factor", HASH_LOAD),
-            ("hash_policy", "hash policies of load balancers are not supported"),
-        ],
+        used: &["use_hostname_for_hashing", "hash_policy"],
+        refused: &[("hash_balance_factor", HASH_LOAD)],
         ..Table::of("envoy.extensions.load_balancing_policies.common.v3.ConsistentHashingLbConfig")
     },
     Table::of("envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided"),
@@ -297,13 +294,13 @@ pub(super) const TABLES: &[Table] = &[
             "explicit_http_config",
             "use_downstream_protocol_config",
             "auto_config",
+            "hash_policy",
         ],
         used_as: &[("common_http_protocol_options", &UPSTREAM_COMMON)],
         refused: &[
             ("http_filters", "upstream HTTP filters are not supported"),
             ("outlier_detection", "outlier detection is not supported"),
             ("request_mirror_policies", "mirroring is not supported"),
-            ("hash_policy", "hash policies are not supported"),
             ("retry_policy", "retries are not supported"),
         ],
         ..Table::of("envoy.extensions.upstreams.http.v3.HttpProtocolOptions")

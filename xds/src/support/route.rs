@@ -156,6 +156,7 @@ pub(super) const TABLES: &[Table] = &[
             "idle_timeout",
             "max_stream_duration",
             "upgrade_configs",
+            "hash_policy",
         ],
         only_off: &["include_vh_rate_limits", "priority"],
         refused: &[
@@ -168,12 +169,33 @@ pub(super) const TABLES: &[Table] = &[
             ("hedge_policy", NO_RETRIES),
             ("request_mirror_policies", NO_MIRROR),
             ("rate_limits", NO_RATE_LIMIT),
-            ("hash_policy", "hash policies are not supported"),
             ("cors", "the policy has to be in typed_per_filter_config"),
             ("internal_redirect_policy", "internal redirects are not supported"),
         ],
         ..Table::of("envoy.config.route.v3.RouteAction")
     },
+    Table {
+        used: &["header", "cookie", "connection_properties", "query_parameter", "filter_state", "terminal"],
+        ..Table::of("envoy.config.route.v3.RouteAction.HashPolicy")
+    },
+    Table {
+        used: &["header_name", "regex_rewrite"],
+        ..Table::of("envoy.config.route.v3.RouteAction.HashPolicy.Header")
+    },
+    Table {
+        used: &["name", "ttl", "path", "attributes"],
+        ..Table::of("envoy.config.route.v3.RouteAction.HashPolicy.Cookie")
+    },
+    Table {
+        used: &["name", "value"],
+        ..Table::of("envoy.config.route.v3.RouteAction.HashPolicy.CookieAttribute")
+    },
+    Table {
+        used: &["source_ip"],
+        ..Table::of("envoy.config.route.v3.RouteAction.HashPolicy.ConnectionProperties")
+    },
+    Table { used: &["name"], ..Table::of("envoy.config.route.v3.RouteAction.HashPolicy.QueryParameter") },
+    Table { used: &["key"], ..Table::of("envoy.config.route.v3.RouteAction.HashPolicy.FilterState") },
     Table {
         used: &["max_stream_duration", "grpc_timeout_header_max", "grpc_timeout_header_offset"],
         ..Table::of("envoy.config.route.v3.RouteAction.MaxStreamDuration")
@@ -184,13 +206,11 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.route.v3.RouteAction.UpgradeConfig")
     },
     Table {
-        used: &["clusters"],
+        used: &["clusters", "use_hash_policy", "header_name"],
         no_effect: &[
             ("total_weight", "weights are relative to their sum, as in Envoy"),
             ("runtime_key_prefix", "there is no runtime that could override the weights"),
         ],
-        only_off: &["use_hash_policy"],
-        refused: &[("header_name", "the random value is Culvert's own")],
         ..Table::of("envoy.config.route.v3.WeightedCluster")
     },
     Table {

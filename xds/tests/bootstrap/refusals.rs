@@ -151,8 +151,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     (
         "ROUTE",
-        "route: {cluster: a, hash_policy: [{header: {header_name: a}}]}",
-        "#route.hash_policy: hash policies are not supported",
+        "route: {cluster: a, hash_policy: [{header: {header_name: a, regex_rewrite: {pattern: {regex: a}, substitution: '\\1'}}}]}",
+        "#route.hash_policy[0].header.regex_rewrite.substitution: \"\\\\1\" refers to more groups than the pattern has, 0",
     ),
     (
         "ROUTE",

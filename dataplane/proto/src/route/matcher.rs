@@ -92,7 +92,7 @@ impl From<bool> for Verdict {
 }
 
 /// The value of a pseudo header; the outer `None`: it is an ordinary field.
-fn pseudo_header<'r>(name: &str, request: &RequestView<'r>) -> Option<Option<&'r [u8]>> {
+pub(super) fn pseudo_header<'r>(name: &str, request: &RequestView<'r>) -> Option<Option<&'r [u8]>> {
     match name {
         ":method" => Some(Some(request.method)),
         ":path" => Some((!request.path.is_empty()).then_some(request.path)),
@@ -122,7 +122,7 @@ fn query_matches(matcher: &QueryMatcher, path: &[u8]) -> bool {
     }
 }
 
-fn query_value<'p>(path: &'p [u8], name: &[u8]) -> Option<&'p [u8]> {
+pub(super) fn query_value<'p>(path: &'p [u8], name: &[u8]) -> Option<&'p [u8]> {
     split_query(path).1?.split(|&byte| byte == b'&').find_map(|parameter| {
         match parameter.strip_prefix(name)? {
             [] => Some(&[][..]),

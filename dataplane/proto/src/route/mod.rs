@@ -1,10 +1,11 @@
 //! From a request to a route, and from a route to what is sent.
 //!
-//! [`Table::route`] finds the route; [`pick_cluster`] chooses among weighted clusters; [`rewrite_path`],
+//! [`Table::route`] finds the route; [`pick_cluster`] chooses among weighted clusters, [`request_hash`] what they hash by; [`rewrite_path`],
 //! [`rewrite_host`], [`redirect_location`] and [`Mutations`] apply what the route says. [`Scopes`] choose the table.
 
 mod candidates;
 mod domains;
+mod hash;
 mod matcher;
 mod mutate;
 mod overrides;
@@ -14,6 +15,7 @@ mod table;
 mod trie;
 mod weighted;
 
+pub use hash::{HashContext, cookie_text, ip_hash, request_hash, set_cookie};
 pub use matcher::{header_matches, string_matches};
 pub use mutate::{Formatter, Mutations, change_header};
 pub use overrides::{Override, Place};

@@ -31,7 +31,12 @@ mod tests {
             filters: Vec::new(),
         };
         let total = weights.iter().copied().map(u64::from).sum();
-        WeightedClusters { clusters: weights.iter().enumerate().map(cluster).collect(), total }
+        WeightedClusters {
+            clusters: weights.iter().enumerate().map(cluster).collect(),
+            total,
+            use_hash_policy: false,
+            random_header: None,
+        }
     }
 
     #[test]

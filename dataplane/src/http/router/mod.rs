@@ -151,7 +151,8 @@ impl Exchange<'_> {
     /// A host of the request's cluster; `None` when there is none to choose.
     fn choose(&self, passage: &Passage<'_>) -> Option<Rc<Host>> {
         let cluster = &passage.cluster;
-        let choice = Choice { hash: None, destination: self.destination(cluster) };
+        let choice =
+            Choice { hash: self.affinity(passage.action, cluster), destination: self.destination(cluster) };
         let host = cluster.pick(&mut self.conn.worker.rng.borrow_mut(), choice);
         match &host {
             Some(host) => *self.record.host.borrow_mut() = Some(host.clone()),

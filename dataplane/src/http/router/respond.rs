@@ -151,6 +151,7 @@ impl Exchange<'_> {
             head.headers.set("x-envoy-attempt-count", "1");
         }
         passage.mutations.apply_to_response(&mut head.headers, &values, &mut Vec::new());
+        self.new_cookies.write(&mut head.headers);
         filters::encode(self, &mut head.headers, Some(&lent.host));
         hygiene::finish_response(self, head, close);
     }
