@@ -10,7 +10,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use culvert_model::{
@@ -24,6 +24,7 @@ use culvert_proto::{
     chain::Chains,
     filter::{AccessControl, RateLimit},
     rbac::Engine,
+    retry::Recent,
     route::{Scopes, Table},
 };
 
@@ -351,6 +352,32 @@ stat_set! {
     }
 }
 
+/// Requests of a cluster that began not long ago. Made when a retry budget first asks for it.
+#[derive(Debug, Default)]
+pub struct RecentRequests(OnceLock<Box<(Recent, Instant)>>);
+
+impl RecentRequests {
+    /// Counts a request that begins `now`, among those of the last `interval`.
+    pub fn record(&self, interval: Duration, now: Instant) {
+        let (recent, since) = &**self.counted(interval, now);
+        recent.record(nanos(now.saturating_duration_since(*since)));
+    }
+
+    /// How many began in the last `interval`. An interval that was changed counts from the next start on.
+    pub fn count(&self, interval: Duration, now: Instant) -> u32 {
+        let (recent, since) = &**self.counted(interval, now);
+        recent.count(nanos(now.saturating_duration_since(*since)))
+    }
+
+    fn counted(&self, interval: Duration, now: Instant) -> &Box<(Recent, Instant)> {
+        self.0.get_or_init(|| Box::new((Recent::new(nanos(interval)), now)))
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// What the circuit breakers of a cluster count, over all workers: exact, because every change is one atomic operation
 /// on a shared word.
 #[derive(Debug, Default)]
@@ -361,4 +388,8 @@ pub struct Limits {
     pub pending: AtomicU32,
     /// Requests that have a connection.
     pub requests: AtomicU32,
+    /// Requests that are tried again.
+    pub retries: AtomicU32,
+    /// Requests that began not long ago, where a retry budget asks.
+    pub recent: RecentRequests,
 }

@@ -8,7 +8,8 @@
 //! [`path`] and [`host`] are what the connection manager does before routing; [`route`] picks a route and applies
 //! what it says; [`balance`] picks an endpoint; [`chain`] picks a connection's filter chain;
 //! [`rbac`] says who may pass; [`bucket`] says how often; [`filter`] is what HTTP filters decide; [`health`] says what checks
-//! make of an endpoint, [`outlier`] what its answers make of it.
+//! make of an endpoint, [`outlier`] what its answers make of it,
+//! [`retry`] whether a request is tried again.
 #![forbid(unsafe_code)]
 
 pub mod balance;
@@ -24,6 +25,7 @@ pub mod host;
 pub mod outlier;
 pub mod path;
 pub mod rbac;
+pub mod retry;
 pub mod route;
 pub mod tree;
 

@@ -188,8 +188,15 @@ fn mutated(
     let matcher =
         RouteMatch { path: prefix("/"), headers: vec![], query: vec![], fraction_ppm: None, grpc: false };
     let action = Action::Direct(DirectResponse { status: 200, body: Arc::from(&b""[..]) });
-    let route =
-        Route { name: String::new(), matcher, action, headers: route, filters: Vec::new(), metadata: None };
+    let route = Route {
+        name: String::new(),
+        matcher,
+        action,
+        headers: route,
+        filters: Vec::new(),
+        metadata: None,
+        request_buffer: None,
+    };
     let vhost = VirtualHost {
         domains: vec!["*".to_owned()],
         routes: vec![Arc::new(route)],
@@ -329,6 +336,7 @@ fn weighted_clusters_and_responses_have_changes_too() {
         headers: HeaderMutations::default(),
         filters: Vec::new(),
         metadata: None,
+        request_buffer: None,
     };
     let vhost = VirtualHost {
         domains: vec!["*".to_owned()],

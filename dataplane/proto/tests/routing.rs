@@ -19,6 +19,7 @@ fn route(name: impl Into<String>, path: PathMatch) -> Route {
         headers: HeaderMutations::default(),
         filters: Vec::new(),
         metadata: None,
+        request_buffer: None,
     }
 }
 

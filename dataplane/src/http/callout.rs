@@ -249,7 +249,7 @@ async fn converse(
     host: &Rc<Host>,
 ) -> Result<Answer, CallError> {
     let worker = caller.worker;
-    let acquired = cluster.acquire(worker, host, &caller.via, Version::Http2).await;
+    let acquired = cluster.acquire(worker, host, &caller.via, Version::Http2, false).await;
     let mut lent = acquired.map_err(|error| {
         // What the limits of the cluster refuse is not the host's fault.
         if error != AcquireError::Overflow {

@@ -40,9 +40,10 @@ pub(super) enum Expired {
 }
 
 impl Deadlines {
-    /// Those of a request that was `started` then.
+    /// Those of a request that was `started` then. `route`: the limit of the route, or what takes its place.
     pub(super) fn new(
         action: &RouteAction,
+        route: Option<Duration>,
         manager: &HttpConnectionManager,
         headers: &Headers,
         started: Instant,
@@ -51,7 +52,7 @@ impl Deadlines {
         Self {
             idle: action.idle_timeout.or(manager.stream_idle_timeout).filter(|idle| !idle.is_zero()),
             request,
-            route: route_timeout(action),
+            route,
             due: Cell::new(request),
             end: duration(action, manager, headers).map(|max| started + max),
         }
@@ -107,11 +108,6 @@ impl Deadlines {
         }
         Poll::Pending
     }
-}
-
-/// `timeout` of the route, unless `max_stream_duration` takes its place.
-pub(super) fn route_timeout(action: &RouteAction) -> Option<Duration> {
-    action.timeout.filter(|_| action.max_stream_duration.is_none())
 }
 
 /// How long the request with its response may take.

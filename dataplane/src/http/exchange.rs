@@ -269,7 +269,7 @@ impl<'c> Exchange<'c> {
             mutations.apply_to_response(&mut head.headers, &values, &mut Vec::new());
         }
         if self.tells_attempts.get() {
-            head.headers.set("x-envoy-attempt-count", "1");
+            head.headers.set("x-envoy-attempt-count", self.record.attempts.get().max(1).to_string());
         }
         filters::encode(self, &mut head.headers, None);
         hygiene::finish_response(self, &mut head, !keep_alive);

@@ -5,7 +5,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use culvert_model::ServerHeader;
+use culvert_model::{HttpConnectionManager, ServerHeader};
 use culvert_proto::{
     Headers, Method, ResponseHead, Scheme, Version,
     h1::{self, push_decimal},
@@ -112,8 +112,8 @@ fn identify(exchange: &mut Exchange<'_>) {
     let config = &conn.manager.spec.config;
     let remote = conn.downstream.remote.ip();
     let headers = &mut exchange.head.headers;
-    // Without `internal_address_config` no address is internal, so with `use_remote_address` every client is an edge's.
     let edge = config.use_remote_address;
+    let internal = is_internal(config, remote, headers);
     let proto = if conn.downstream.tls.is_some() { "https" } else { "http" };
     if edge {
         if let Some(remote) = remote {
@@ -121,14 +121,20 @@ fn identify(exchange: &mut Exchange<'_>) {
             if !config.skip_xff_append {
                 headers.append("x-forwarded-for", &text);
             }
-            let trusted = trusted_client(headers, remote, config.xff_num_trusted_hops);
-            headers.set("x-envoy-external-address", trusted.to_string());
+            if !internal {
+                let trusted = trusted_client(headers, remote, config.xff_num_trusted_hops);
+                headers.set("x-envoy-external-address", trusted.to_string());
+            }
         }
-        for name in EDGE_ONLY {
-            headers.remove(name);
+        if !internal {
+            for name in EDGE_ONLY {
+                headers.remove(name);
+            }
         }
     }
-    if headers.iter().any(|(name, _)| name.starts_with(b"x-envoy-")) {
+    if internal {
+        headers.set("x-envoy-internal", "true");
+    } else if headers.iter().any(|(name, _)| name.starts_with(b"x-envoy-")) {
         headers.remove("x-envoy-internal");
         for name in INTERNAL_ONLY {
             headers.remove(name);
@@ -162,6 +168,25 @@ fn identify(exchange: &mut Exchange<'_>) {
                 (rng.u64(..), rng.u64(..))
             };
             headers.set("x-request-id", uuid(high, low));
+        }
+    }
+}
+
+/// Whether the request comes from inside the mesh, and has gone through nobody outside. `headers` are as received.
+fn is_internal(config: &HttpConnectionManager, remote: Option<IpAddr>, headers: &Headers) -> bool {
+    let internal = &config.internal;
+    if internal.ranges.is_empty() && !internal.unix_sockets {
+        return false;
+    }
+    let within = |ip: IpAddr| internal.ranges.iter().any(|range| range.contains(&ip.to_canonical()));
+    let list = headers.joined("x-forwarded-for");
+    match (config.use_remote_address, list) {
+        (true, None) => remote.map_or(internal.unix_sockets, within),
+        (true, Some(_)) | (false, None) => false,
+        // The only address in the list.
+        (false, Some(list)) => {
+            let text = std::str::from_utf8(&list).unwrap_or_default();
+            config.xff_num_trusted_hops == 0 && text.trim().parse().is_ok_and(within)
         }
     }
 }

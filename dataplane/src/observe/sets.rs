@@ -168,6 +168,8 @@ stat_set! {
     pub struct ClusterStats {
         counter lb_healthy_panic,
         counter original_dst_host_invalid,
+        /// Requests that were too large to be kept, to be sent again or elsewhere too.
+        counter retry_or_shadow_abandoned,
         counter upstream_cx_total,
         gauge upstream_cx_active,
         counter upstream_cx_close_notify,
@@ -190,13 +192,20 @@ stat_set! {
         counter upstream_rq_total,
         gauge upstream_rq_active,
         counter upstream_rq_cancelled,
+        /// Requests that met a connection from the pool that the upstream had given up, and were not sent again.
+        counter upstream_rq_dead_connection_lost,
+        /// Those that were sent again over another connection.
+        counter upstream_rq_dead_connection_retry,
         counter upstream_rq_drop_overload,
         gauge upstream_rq_pending_active,
         counter upstream_rq_pending_failure_eject,
         counter upstream_rq_pending_overflow,
         counter upstream_rq_pending_total,
+        counter upstream_rq_per_try_idle_timeout,
+        counter upstream_rq_per_try_timeout,
         counter upstream_rq_retry,
         counter upstream_rq_retry_backoff_exponential,
+        counter upstream_rq_retry_backoff_ratelimited,
         counter upstream_rq_retry_limit_exceeded,
         counter upstream_rq_retry_overflow,
         counter upstream_rq_retry_success,

@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use crate::snapshot::Limits;
+use culvert_model::RetryBudget;
+use culvert_ring::time;
+
+use crate::{snapshot::Limits, upstream::Cluster};
 
 /// Which limit a [`Credit`] counts against (`CircuitBreakers.Thresholds`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -16,6 +19,8 @@ pub enum Limit {
     Pending,
     /// `max_requests`
     Requests,
+    /// `max_retries`, `retry_budget`
+    Retries,
 }
 
 impl Limit {
@@ -24,6 +29,7 @@ impl Limit {
             Self::Connections => &limits.connections,
             Self::Pending => &limits.pending,
             Self::Requests => &limits.requests,
+            Self::Retries => &limits.retries,
         }
     }
 }
@@ -44,11 +50,34 @@ impl Credit {
         Some(Self { limits: limits.clone(), limit })
     }
 
+    /// Takes a retry if there are fewer than `max_retries`, or than the budget has at the moment.
+    pub fn take_retry(cluster: &Cluster) -> Option<Self> {
+        let breakers = &cluster.config().circuit_breakers;
+        let max = match &breakers.retry_budget {
+            None => breakers.max_retries,
+            Some(budget) => retries_of(budget, &cluster.limits),
+        };
+        Self::take(&cluster.limits, Limit::Retries, max)
+    }
+
     /// Takes one unit whatever the limit: every pool may have one connection, else a limit of 0 would be an outage.
     pub fn force(limits: &Arc<Limits>, limit: Limit) -> Self {
         limit.of(limits).fetch_add(1, Ordering::Relaxed);
         Self { limits: limits.clone(), limit }
     }
+}
+
+/// How many retries a budget allows at the moment.
+fn retries_of(budget: &RetryBudget, limits: &Limits) -> u32 {
+    let active =
+        limits.requests.load(Ordering::Relaxed).saturating_add(limits.pending.load(Ordering::Relaxed));
+    let counted = if budget.interval.is_zero() {
+        active
+    } else {
+        active.max(limits.recent.count(budget.interval, time::now()))
+    };
+    let share = u64::from(counted) * u64::from(budget.per_million) / 1_000_000;
+    u32::try_from(share).unwrap_or(u32::MAX).max(budget.min)
 }
 
 impl Drop for Credit {

@@ -75,6 +75,8 @@ pub struct Cluster {
     pub stats: Arc<ClusterStats>,
     /// `upstream_rq_<code>`
     pub codes: Arc<CodeStats>,
+    /// `retry.upstream_rq_<code>`: answers that were not the last ones; registered with the first.
+    retry_codes: OnceCell<Arc<CodeStats>>,
     /// Of handshakes; registered with the first.
     tls_stats: OnceCell<Arc<TlsStats>>,
     http2_stats: OnceCell<Arc<Http2Stats>>,
@@ -98,6 +100,7 @@ impl Cluster {
             limits: spec.limits.clone(),
             stats,
             codes,
+            retry_codes: OnceCell::new(),
             tls_stats: OnceCell::new(),
             http2_stats: OnceCell::new(),
             registry: registry.clone(),
@@ -149,6 +152,24 @@ impl Cluster {
             host.removed.set(true);
         }
         self.passing.borrow().retire();
+    }
+
+    /// Counts an answer in spite of which the request is tried again.
+    pub fn count_retried(&self, status: u16) {
+        let codes = self.retry_codes.get_or_init(|| {
+            let codes = Arc::new(CodeStats::upstream());
+            self.registry.register(format!("cluster.{}.retry", self.config().stat_name), codes.clone());
+            codes
+        });
+        codes.record(status);
+    }
+
+    /// Counts the beginning of a request where the retry budget asks for those of the last so long.
+    pub fn begin_request(&self) {
+        let budget = self.spec.borrow().config.circuit_breakers.retry_budget;
+        if let Some(budget) = budget.filter(|budget| !budget.interval.is_zero()) {
+            self.limits.recent.record(budget.interval, culvert_ring::time::now());
+        }
     }
 
     fn tls_stats(&self) -> &TlsStats {

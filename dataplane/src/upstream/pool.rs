@@ -52,6 +52,8 @@ pub struct Lent {
     pub reused: bool,
     pub(super) key: PoolKey,
     pub(super) requests: u32,
+    /// Bytes sent before the present request.
+    pub(super) sent_before: u64,
     pub(super) guard: Hold,
 }
 
@@ -234,7 +236,7 @@ impl IdleSet {
 
 impl Cluster {
     /// A connection to `host` for one request that came over `downstream`: an idle one that is still open or one that
-    /// is shared and has room, else a new one.
+    /// is shared and has room, else a new one. `fresh`: one that was idle will not do.
     ///
     /// # Errors
     /// See [`AcquireError`]; the counters are already advanced.
@@ -244,6 +246,7 @@ impl Cluster {
         host: &Rc<Host>,
         via: &Via,
         downstream: Version,
+        fresh: bool,
     ) -> Result<Lent, AcquireError> {
         let config = self.config();
         match config.protocol {
@@ -254,7 +257,7 @@ impl Cluster {
             UpstreamProtocol::Auto | UpstreamProtocol::Downstream | UpstreamProtocol::Http1 => {}
         }
         let key = PoolKey::new(host, via);
-        if let Some(lent) = take_idle(worker, host, &key) {
+        if !fresh && let Some(lent) = take_idle(worker, host, &key) {
             return Ok(lent);
         }
         if config.protocol == UpstreamProtocol::Auto {
@@ -452,12 +455,19 @@ impl Drop for Waiting<'_> {
 
 impl Lent {
     pub(super) fn own(conn: ClientStream, host: Rc<Host>, key: PoolKey, guard: Guard) -> Self {
-        Self { conn, host, reused: false, key, requests: 0, guard: Hold::Own(guard) }
+        Self { conn, host, reused: false, key, requests: 0, sent_before: 0, guard: Hold::Own(guard) }
     }
 
     /// Counts a request on this connection. Called once per request, before its head is written.
     pub fn begin_request(&mut self) {
         self.requests += 1;
+        self.sent_before = self.conn.bytes_sent();
+    }
+
+    /// Whether the other end has acknowledged nothing of the present request, so that nobody can have read it.
+    pub fn is_unread(&self) -> bool {
+        // The connection's first segment (SYN) counts as one byte.
+        self.conn.bytes_acknowledged().is_some_and(|bytes| bytes <= self.sent_before + 1)
     }
 
     /// The connection as a tunnel; its accounting lasts as long as the tunnel.

@@ -389,6 +389,6 @@ impl Watched {
 
 impl Lent {
     pub(super) fn shared(conn: ClientStream, host: Rc<Host>, key: PoolKey, slot: Slot, reused: bool) -> Self {
-        Self { conn, host, reused, key, requests: 0, guard: Hold::Shared(slot) }
+        Self { conn, host, reused, key, requests: 0, sent_before: 0, guard: Hold::Shared(slot) }
     }
 }

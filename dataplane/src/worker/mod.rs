@@ -163,6 +163,7 @@ struct Accepting {
 struct Heads {
     requests: Vec<Box<RequestHead>>,
     responses: Vec<Box<ResponseHead>>,
+    bodies: Vec<Vec<u8>>,
 }
 
 /// How long a socket that is to be closed still accepts: a close resets whatever the kernel has queued.
@@ -173,6 +174,10 @@ const LEAVING: Duration = Duration::from_secs(5);
 
 /// How many unused heads a worker keeps: enough for a burst, little enough to forget one.
 const HEADS_KEPT: usize = 256;
+
+/// How many unused buffers of bodies a worker keeps, and up to which size, in bytes.
+const BODIES_KEPT: usize = 64;
+const BODY_BYTES_KEPT: usize = 64 * 1024;
 
 impl Worker {
     fn new(index: usize, process: Arc<Process>) -> Rc<Self> {
@@ -340,6 +345,29 @@ impl Worker {
     /// A cleared response head.
     pub fn response_head(&self) -> Box<ResponseHead> {
         self.heads.borrow_mut().responses.pop().unwrap_or_default()
+    }
+
+    /// Takes the head of a response back that nobody gets.
+    pub fn recycle_response(&self, mut head: Box<ResponseHead>) {
+        let mut heads = self.heads.borrow_mut();
+        if heads.responses.len() < HEADS_KEPT {
+            head.clear();
+            heads.responses.push(head);
+        }
+    }
+
+    /// Empty memory for the body of a request that may have to be sent again.
+    pub fn body_buffer(&self) -> Vec<u8> {
+        self.heads.borrow_mut().bodies.pop().unwrap_or_default()
+    }
+
+    /// Takes memory back from [`Worker::body_buffer`].
+    pub fn recycle_body(&self, mut buffer: Vec<u8>) {
+        let mut heads = self.heads.borrow_mut();
+        if (1..=BODY_BYTES_KEPT).contains(&buffer.capacity()) && heads.bodies.len() < BODIES_KEPT {
+            buffer.clear();
+            heads.bodies.push(buffer);
+        }
     }
 
     /// Takes heads back.

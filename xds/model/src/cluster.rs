@@ -275,10 +275,24 @@ pub struct CircuitBreakers {
     pub max_pending_requests: u32,
     /// 1,024
     pub max_requests: u32,
-    /// 3
+    /// 3; `retry_budget` takes its place.
     pub max_retries: u32,
+    /// `retry_budget`
+    pub retry_budget: Option<RetryBudget>,
     /// `track_remaining`: whether what is left is counted.
     pub track_remaining: bool,
+}
+
+/// `CircuitBreakers.Thresholds.RetryBudget`: how many retries there may be at a time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RetryBudget {
+    /// `budget_percent`, in millionths of the requests: 200,000.
+    pub per_million: u32,
+    /// `budget_interval`: which requests count, those of the last so long. Zero, the default: those that are active or
+    /// pending.
+    pub interval: Duration,
+    /// `min_retry_concurrency`: 3, always allowed.
+    pub min: u32,
 }
 
 impl Default for CircuitBreakers {
@@ -288,6 +302,7 @@ impl Default for CircuitBreakers {
             max_pending_requests: 1_024,
             max_requests: 1_024,
             max_retries: 3,
+            retry_budget: None,
             track_remaining: false,
         }
     }

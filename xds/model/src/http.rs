@@ -3,6 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ipnet::IpNet;
+
 use crate::{AccessLog, ConfigSource, Http2Options, HttpFilter, NamedFilter, RouteConfiguration};
 
 /// `HttpConnectionManager`, with Envoy's defaults applied. A timeout of `None` is off.
@@ -38,6 +40,8 @@ pub struct HttpConnectionManager {
     pub max_headers_count: usize,
     /// `common_http_protocol_options.headers_with_underscores_action`
     pub underscores: UnderscoresAction,
+    /// `internal_address_config`: nobody is inside the mesh.
+    pub internal: InternalAddresses,
     /// `use_remote_address`: false.
     pub use_remote_address: bool,
     /// `xff_num_trusted_hops`
@@ -328,4 +332,14 @@ pub struct ClientCertDetails {
     pub subject: bool,
     /// `uri`: its URIs.
     pub uri: bool,
+}
+
+/// `HttpConnectionManager.InternalAddressConfig`: which clients are inside the mesh, so that their `x-envoy-` headers
+/// count.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct InternalAddresses {
+    /// `cidr_ranges`
+    pub ranges: Vec<IpNet>,
+    /// `unix_sockets`
+    pub unix_sockets: bool,
 }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     FilterOverrides, Format, FullRegex, HashPolicy, HeaderMatcher, Metadata, QueryMatcher, RegexSubstitution,
+    RetryPolicy,
 };
 
 /// `config.route.v3.RouteConfiguration`.
@@ -44,6 +45,10 @@ pub struct VirtualHost {
     pub include_request_attempt_count: bool,
     /// `include_attempt_count_in_response`
     pub include_attempt_count_in_response: bool,
+    /// `retry_policy`, of routes without their own.
+    pub retry: Option<Box<RetryPolicy>>,
+    /// See [`Route::request_buffer`], for routes that do not say it.
+    pub request_buffer: Option<u64>,
 }
 
 /// `config.route.v3.VirtualHost.TlsRequirementType`.
@@ -73,6 +78,10 @@ pub struct Route {
     pub headers: HeaderMutations,
     /// `typed_per_filter_config`
     pub filters: FilterOverrides,
+    /// `request_body_buffer_limit`, or the deprecated `per_request_buffer_limit_bytes`: how much of the body of a request
+    /// is kept, so that it can be sent again, in bytes. Without, as much as the listener's
+    /// `per_connection_buffer_limit_bytes`.
+    pub request_buffer: Option<u64>,
 }
 
 /// `config.route.v3.RouteMatch`: all parts have to match.
@@ -206,6 +215,8 @@ pub struct RouteAction {
     pub idle_timeout: Option<Duration>,
     /// `max_stream_duration`. Where it is given, `timeout` does not count, as in Envoy.
     pub max_stream_duration: Option<MaxStreamDuration>,
+    /// `retry_policy`
+    pub retry: Option<Box<RetryPolicy>>,
     /// `upgrade_configs`: lower-case upgrade type and whether it is enabled.
     pub upgrades: Vec<(String, bool)>,
     /// `hash_policy`: what balancing by hash goes by; empty for chance.

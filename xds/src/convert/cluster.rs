@@ -65,6 +65,8 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         .upstream_bind_config
         .as_ref()
         .map(|config| cluster_options::bind(&at.field("upstream_bind_config"), config));
+    let breakers = cluster_options::breakers(at, message, RoutingPriority::Default);
+    let high_breakers = cluster_options::breakers(at, message, RoutingPriority::High);
     let max_connections_per_host = cluster_options::per_host(at, message);
     let socket_matches =
         tls::socket_matches(&at.field("transport_socket_matches"), &message.transport_socket_matches);
@@ -115,8 +117,8 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         close_on_host_set_change: common.is_some_and(|config| config.close_connections_on_host_set_change),
         wait_for_warm: message.wait_for_warm_on_init.as_ref().is_none_or(|wait| wait.value),
         connect_timeout: connect_timeout?,
-        circuit_breakers: cluster_options::breakers(message, RoutingPriority::Default),
-        high_priority_breakers: cluster_options::breakers(message, RoutingPriority::High),
+        circuit_breakers: breakers?,
+        high_priority_breakers: high_breakers?,
         max_connections_per_host: max_connections_per_host?,
         bind: match bind {
             Some(bind) => Some(bind?),

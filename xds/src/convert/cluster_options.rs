@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use culvert_model::{Address, BindConfig, CircuitBreakers, SocketOption, TcpKeepalive};
+use culvert_model::{Address, BindConfig, CircuitBreakers, RetryBudget, SocketOption, TcpKeepalive};
 use envoy_types::pb::envoy::config::{
     cluster::v3 as pb,
     core::v3::{self as core_pb, RoutingPriority, socket_option},
@@ -25,22 +25,44 @@ pub(super) fn note_high(at: &At<'_>, message: &pb::Cluster) {
 }
 
 /// The limits of one priority.
-pub(super) fn breakers(message: &pb::Cluster, priority: RoutingPriority) -> CircuitBreakers {
+pub(super) fn breakers(
+    at: &At<'_>,
+    message: &pb::Cluster,
+    priority: RoutingPriority,
+) -> Option<CircuitBreakers> {
     let default = CircuitBreakers::default();
     let thresholds = message.circuit_breakers.iter().flat_map(|breakers| &breakers.thresholds);
-    let Some(limits) = thresholds.into_iter().find(|limits| limits.priority() == priority) else {
-        return default;
+    let found = thresholds.into_iter().enumerate().find(|(_, limits)| limits.priority() == priority);
+    let Some((index, limits)) = found else { return Some(default) };
+    let at = at.field("circuit_breakers");
+    let at = at.field("thresholds");
+    let retry_budget = match limits.retry_budget.as_ref() {
+        Some(budget) => Some(retry_budget(&at.index(index).field("retry_budget"), budget)?),
+        None => None,
     };
     let or = |given: Option<&envoy_types::pb::google::protobuf::UInt32Value>, default: u32| {
         given.map_or(default, |value| value.value)
     };
-    CircuitBreakers {
+    Some(CircuitBreakers {
         max_connections: or(limits.max_connections.as_ref(), default.max_connections),
         max_pending_requests: or(limits.max_pending_requests.as_ref(), default.max_pending_requests),
         max_requests: or(limits.max_requests.as_ref(), default.max_requests),
         max_retries: or(limits.max_retries.as_ref(), default.max_retries),
+        retry_budget,
         track_remaining: limits.track_remaining,
-    }
+    })
+}
+
+fn retry_budget(at: &At<'_>, budget: &pb::circuit_breakers::thresholds::RetryBudget) -> Option<RetryBudget> {
+    let interval = budget.budget_interval.as_ref();
+    let interval = core::duration_or(&at.field("budget_interval"), interval, Duration::ZERO)?;
+    let percent = budget.budget_percent.as_ref().map_or(20.0, |percent| percent.value);
+    Some(RetryBudget {
+        // Envoy's rule for percentages: 0 to 100.
+        per_million: (percent.clamp(0.0, 100.0) * 10_000.0).round() as u32,
+        interval,
+        min: budget.min_retry_concurrency.as_ref().map_or(3, |min| min.value),
+    })
 }
 
 /// `per_host_thresholds`: only connections of priority DEFAULT are limited.

@@ -115,7 +115,7 @@ fn server_names(at: &At<'_>, names: &[String]) -> Option<Vec<String>> {
 }
 
 /// Ranges of addresses, without the bits behind the prefix.
-fn ranges(at: &At<'_>, ranges: &[CidrRange]) -> Option<Vec<IpNet>> {
+pub(super) fn ranges(at: &At<'_>, ranges: &[CidrRange]) -> Option<Vec<IpNet>> {
     let converted = ranges.iter().enumerate().map(|(i, range)| {
         let length = range.prefix_len.as_ref().map_or(0, |length| length.value);
         cidr(&at.index(i), &range.address_prefix, length)

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use culvert_model::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HeaderCase, Http1Options, Http2Options,
-    HttpConnectionManager, RouteSource, ServerHeader, StripPort, UnderscoresAction,
+    HttpConnectionManager, InternalAddresses, RouteSource, ServerHeader, StripPort, UnderscoresAction,
 };
 use envoy_types::pb::{
     envoy::{
@@ -27,11 +27,19 @@ use envoy_types::pb::{
     google::protobuf::{BoolValue, UInt32Value},
 };
 
-use super::{Clusters, access_log, core, extension_name, http_filter, http2, route, unpack};
+use super::{Clusters, access_log, core, extension_name, filter_chain, http_filter, http2, route, unpack};
 use crate::at::At;
 
 /// Seconds of `common_http_protocol_options.idle_timeout` when it is not given, on both sides.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+fn internal_addresses(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<InternalAddresses> {
+    let Some(config) = manager.internal_address_config.as_ref() else {
+        return Some(InternalAddresses::default());
+    };
+    let ranges = filter_chain::ranges(&at.field("cidr_ranges"), &config.cidr_ranges)?;
+    Some(InternalAddresses { ranges, unix_sockets: config.unix_sockets })
+}
 
 /// The connection manager. `clusters` are those that an inline route configuration may refer to.
 pub(super) fn connection_manager(
@@ -54,6 +62,7 @@ pub(super) fn connection_manager(
         Some(options) => http2::options(&at.field("http2_protocol_options"), options),
         None => Some(Http2Options::default()),
     };
+    let internal = internal_addresses(&at.field("internal_address_config"), manager);
     request_id?;
     let ((filters, router), common, timeouts) = (filters?, common?, timeouts?);
     Some(HttpConnectionManager {
@@ -72,6 +81,7 @@ pub(super) fn connection_manager(
         max_request_headers_bytes: kib(manager.max_request_headers_kb.as_ref()),
         max_headers_count: common.max_headers_count,
         underscores: common.underscores,
+        internal: internal?,
         use_remote_address: is_true(manager.use_remote_address.as_ref()),
         xff_num_trusted_hops: manager.xff_num_trusted_hops,
         skip_xff_append: manager.skip_xff_append,

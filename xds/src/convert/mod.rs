@@ -32,6 +32,7 @@ mod metadata;
 mod network;
 mod outlier;
 mod rbac;
+mod retry;
 mod route;
 mod route_action;
 mod runtime;

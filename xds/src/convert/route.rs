@@ -2,16 +2,19 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use culvert_model::{PathMatch, RequireTls, Route, RouteConfiguration, RouteMatch, VirtualHost};
-use envoy_types::pb::envoy::{
-    config::{
-        core::v3::RuntimeFractionalPercent,
-        route::v3::{self as pb, route_match::PathSpecifier, virtual_host::TlsRequirementType},
+use culvert_model::{PathMatch, RequireTls, RetryPolicy, Route, RouteConfiguration, RouteMatch, VirtualHost};
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            core::v3::RuntimeFractionalPercent,
+            route::v3::{self as pb, route_match::PathSpecifier, virtual_host::TlsRequirementType},
+        },
+        r#type::v3::fractional_percent::DenominatorType,
     },
-    r#type::v3::fractional_percent::DenominatorType,
+    google::protobuf,
 };
 
-use super::{core, header, http_filter, matcher, metadata, route_action};
+use super::{core, header, http_filter, matcher, metadata, retry, route_action};
 use crate::at::At;
 
 /// Bytes of a direct response's body when `max_direct_response_body_size_bytes` is not given.
@@ -102,6 +105,12 @@ pub(super) fn virtual_host(at: &At<'_>, host: &pb::VirtualHost, scope: &Scope<'_
         &host.response_headers_to_remove,
     );
     let filters = http_filter::overrides(at, &host.typed_per_filter_config);
+    let retry = retry_policy(at, host.retry_policy.as_ref());
+    let buffer = request_buffer(
+        at,
+        host.per_request_buffer_limit_bytes.as_ref(),
+        host.request_body_buffer_limit.as_ref(),
+    );
     let at_routes = at.field("routes");
     let routes: Vec<_> = host
         .routes
@@ -122,7 +131,35 @@ pub(super) fn virtual_host(at: &At<'_>, host: &pb::VirtualHost, scope: &Scope<'_
         },
         include_request_attempt_count: host.include_request_attempt_count,
         include_attempt_count_in_response: host.include_attempt_count_in_response,
+        retry: retry?,
+        request_buffer: buffer?,
     })
+}
+
+/// `retry_policy`
+pub(super) fn retry_policy(
+    at: &At<'_>,
+    policy: Option<&pb::RetryPolicy>,
+) -> Option<Option<Box<RetryPolicy>>> {
+    match policy {
+        Some(policy) => retry::policy(&at.field("retry_policy"), policy).map(|policy| Some(Box::new(policy))),
+        None => Some(None),
+    }
+}
+
+/// How much of a request is kept.
+fn request_buffer(
+    at: &At<'_>,
+    deprecated: Option<&protobuf::UInt32Value>,
+    limit: Option<&protobuf::UInt64Value>,
+) -> Option<Option<u64>> {
+    match (deprecated, limit) {
+        (Some(_), Some(_)) => at
+            .field("request_body_buffer_limit")
+            .error("only one of per_request_buffer_limit_bytes and request_body_buffer_limit may be set"),
+        (Some(limit), None) => Some(Some(u64::from(limit.value))),
+        (None, limit) => Some(limit.map(|limit| limit.value)),
+    }
 }
 
 fn route(at: &At<'_>, route: &pb::Route, scope: &Scope<'_>) -> Option<Route> {
@@ -136,6 +173,11 @@ fn route(at: &At<'_>, route: &pb::Route, scope: &Scope<'_>) -> Option<Route> {
     let filters = http_filter::overrides(at, &route.typed_per_filter_config);
     let matcher = route_match(&at.field("match"), route.r#match.as_ref()?);
     let action = route_action::action(at, route, scope);
+    let buffer = request_buffer(
+        at,
+        route.per_request_buffer_limit_bytes.as_ref(),
+        route.request_body_buffer_limit.as_ref(),
+    );
     Some(Route {
         name: route.name.clone(),
         metadata: metadata::metadata(route.metadata.as_ref()),
@@ -143,6 +185,7 @@ fn route(at: &At<'_>, route: &pb::Route, scope: &Scope<'_>) -> Option<Route> {
         action: action?,
         headers: headers?,
         filters: filters?,
+        request_buffer: buffer?,
     })
 }
 

@@ -14,7 +14,12 @@ use envoy_types::pb::envoy::config::route::v3::{
     weighted_cluster::{RandomValueSpecifier, cluster_weight},
 };
 
-use super::{core, hash_policy::hash_policies, header, http_filter, matcher, route::Scope};
+use super::{
+    core,
+    hash_policy::hash_policies,
+    header, http_filter, matcher,
+    route::{self, Scope},
+};
 use crate::at::At;
 
 /// `RouteAction.timeout` when it is not given.
@@ -107,6 +112,7 @@ fn forward(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<R
         Some(value) => core::duration(&at.field("idle_timeout"), value).map(Some),
         None => Some(None),
     };
+    let retry = route::retry_policy(at, action.retry_policy.as_ref());
     let upgrades = upgrades(&at.field("upgrade_configs"), &action.upgrade_configs);
     let hash_policy = hash_policies(&at.field("hash_policy"), &action.hash_policy);
     let duration = match action.max_stream_duration.as_ref() {
@@ -126,6 +132,7 @@ fn forward(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<R
         timeout: timeout?,
         idle_timeout: idle_timeout?,
         max_stream_duration: duration?,
+        retry: retry?,
         upgrades: upgrades?,
         hash_policy: hash_policy?,
     })

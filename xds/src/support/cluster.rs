@@ -279,14 +279,18 @@ pub(super) const TABLES: &[Table] = &[
             "max_pending_requests",
             "max_requests",
             "max_retries",
+            "retry_budget",
             "track_remaining",
         ],
         no_effect: &[(
             "max_connection_pools",
             "there is one pool for each endpoint, network namespace and worker",
         )],
-        refused: &[("retry_budget", "retries are not supported")],
         ..Table::of("envoy.config.cluster.v3.CircuitBreakers.Thresholds")
+    },
+    Table {
+        used: &["budget_percent", "budget_interval", "min_retry_concurrency"],
+        ..Table::of("envoy.config.cluster.v3.CircuitBreakers.Thresholds.RetryBudget")
     },
     Table {
         used: &[

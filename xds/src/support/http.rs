@@ -138,12 +138,8 @@ pub(super) const TABLES: &[Table] = &[
         ],
         ..Table::of("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager")
     },
-    // Empty it means that no address is internal, which is so in any case.
     Table {
-        refused: &[
-            ("unix_sockets", "internal addresses are not supported"),
-            ("cidr_ranges", "internal addresses are not supported"),
-        ],
+        used: &["unix_sockets", "cidr_ranges"],
         ..Table::of(
             "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig",
         )

@@ -3,10 +3,10 @@
 use super::Table;
 
 const NO_READER: &str = "nothing reads it";
-const NO_RETRIES: &str = "retries are not supported";
+const NO_PLUG_IN: &str = "the policy has to be in retry_policy";
+const NO_HEDGING: &str = "a request is sent again only after the attempt before has ended";
 const NO_RATE_LIMIT: &str = "rate limits are not supported";
 const NO_MIRROR: &str = "mirroring is not supported";
-const NO_BUFFERING: &str = "requests are not buffered: a limit that was not reached does not show";
 
 pub(super) const TABLES: &[Table] = &[
     Table { used: &["config_source"], ..Table::of("envoy.config.route.v3.Vhds") },
@@ -53,19 +53,19 @@ pub(super) const TABLES: &[Table] = &[
             "include_request_attempt_count",
             "include_attempt_count_in_response",
             "typed_per_filter_config",
+            "retry_policy",
+            "per_request_buffer_limit_bytes",
+            "request_body_buffer_limit",
         ],
         no_effect: &[
             ("metadata", NO_READER),
             ("virtual_clusters", "requests are counted by cluster and by connection manager"),
-            ("per_request_buffer_limit_bytes", NO_BUFFERING),
-            ("request_body_buffer_limit", NO_BUFFERING),
         ],
         only_off: &["include_is_timeout_retry_header"],
         refused: &[
             ("matcher", "route matching trees are not supported"),
-            ("retry_policy", NO_RETRIES),
-            ("retry_policy_typed_config", NO_RETRIES),
-            ("hedge_policy", NO_RETRIES),
+            ("retry_policy_typed_config", NO_PLUG_IN),
+            ("hedge_policy", NO_HEDGING),
             ("rate_limits", NO_RATE_LIMIT),
             ("cors", "the policy has to be in typed_per_filter_config"),
             ("request_mirror_policies", NO_MIRROR),
@@ -85,13 +85,13 @@ pub(super) const TABLES: &[Table] = &[
             "response_headers_to_add",
             "response_headers_to_remove",
             "typed_per_filter_config",
+            "per_request_buffer_limit_bytes",
+            "request_body_buffer_limit",
         ],
         no_effect: &[
             ("decorator", "requests are not traced"),
             ("tracing", "requests are not traced"),
             ("stat_prefix", "requests are counted by cluster and by connection manager"),
-            ("per_request_buffer_limit_bytes", NO_BUFFERING),
-            ("request_body_buffer_limit", NO_BUFFERING),
         ],
         ..Table::of("envoy.config.route.v3.Route")
     },
@@ -155,6 +155,7 @@ pub(super) const TABLES: &[Table] = &[
             "timeout",
             "idle_timeout",
             "max_stream_duration",
+            "retry_policy",
             "upgrade_configs",
             "hash_policy",
         ],
@@ -164,9 +165,8 @@ pub(super) const TABLES: &[Table] = &[
             ("inline_cluster_specifier_plugin", "cluster specifier plug-ins are not supported"),
             ("metadata_match", "subset load balancing is not supported"),
             ("path_rewrite_policy", "path templates are not supported"),
-            ("retry_policy", NO_RETRIES),
-            ("retry_policy_typed_config", NO_RETRIES),
-            ("hedge_policy", NO_RETRIES),
+            ("retry_policy_typed_config", NO_PLUG_IN),
+            ("hedge_policy", NO_HEDGING),
             ("request_mirror_policies", NO_MIRROR),
             ("rate_limits", NO_RATE_LIMIT),
             ("cors", "the policy has to be in typed_per_filter_config"),
@@ -196,6 +196,50 @@ pub(super) const TABLES: &[Table] = &[
     },
     Table { used: &["name"], ..Table::of("envoy.config.route.v3.RouteAction.HashPolicy.QueryParameter") },
     Table { used: &["key"], ..Table::of("envoy.config.route.v3.RouteAction.HashPolicy.FilterState") },
+    Table {
+        used: &[
+            "retry_on",
+            "num_retries",
+            "per_try_timeout",
+            "per_try_idle_timeout",
+            "retry_host_predicate",
+            "host_selection_retry_max_attempts",
+            "retriable_status_codes",
+            "retry_back_off",
+            "rate_limited_retry_back_off",
+            "retriable_headers",
+            "retriable_request_headers",
+        ],
+        no_effect: &[(
+            "refresh_cluster_on_retry",
+            "clusters that would choose another one are not supported",
+        )],
+        refused: &[
+            ("retry_priority", "the priority of a retry is chosen as that of any request"),
+            ("retry_options_predicates", "the options of connections do not change from retry to retry"),
+        ],
+        ..Table::of("envoy.config.route.v3.RetryPolicy")
+    },
+    Table {
+        used: &["typed_config"],
+        no_effect: &[("name", "the type says which predicate it is")],
+        ..Table::of("envoy.config.route.v3.RetryPolicy.RetryHostPredicate")
+    },
+    Table::of("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
+    Table::of("envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate"),
+    Table {
+        used: &["metadata_match"],
+        ..Table::of("envoy.extensions.retry.host.omit_host_metadata.v3.OmitHostMetadataConfig")
+    },
+    Table {
+        used: &["base_interval", "max_interval"],
+        ..Table::of("envoy.config.route.v3.RetryPolicy.RetryBackOff")
+    },
+    Table {
+        used: &["reset_headers", "max_interval"],
+        ..Table::of("envoy.config.route.v3.RetryPolicy.RateLimitedRetryBackOff")
+    },
+    Table { used: &["name", "format"], ..Table::of("envoy.config.route.v3.RetryPolicy.ResetHeader") },
     Table {
         used: &["max_stream_duration", "grpc_timeout_header_max", "grpc_timeout_header_offset"],
         ..Table::of("envoy.config.route.v3.RouteAction.MaxStreamDuration")

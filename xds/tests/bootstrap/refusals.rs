@@ -113,7 +113,26 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "@route_config.request_headers_to_add[0]: both append and append_action are set",
     ),
     ("CONFIG", "vhds: {}", "@route_config.vhds.config_source: value is required"),
-    ("HOST", "retry_policy: {}", "$retry_policy: retries are not supported"),
+    (
+        "HOST",
+        "retry_policy: {retry_back_off: {base_interval: 2s, max_interval: 1s}}",
+        "$retry_policy.retry_back_off.max_interval: must be greater than or equal to the base_interval",
+    ),
+    (
+        "HOST",
+        "retry_policy: {retry_priority: {name: a}}",
+        "$retry_policy.retry_priority: the priority of a retry is chosen as that of any request",
+    ),
+    (
+        "HOST",
+        "hedge_policy: {}",
+        "$hedge_policy: a request is sent again only after the attempt before has ended",
+    ),
+    (
+        "HOST",
+        "per_request_buffer_limit_bytes: 1\n              request_body_buffer_limit: 1",
+        "$request_body_buffer_limit: only one of per_request_buffer_limit_bytes and request_body_buffer_limit may be set",
+    ),
     ("HOST", "require_tls: 9", "$require_tls: value must be one of the defined enum values"),
     ("MATCH", "prefix: /, path: /", "#match.path: given beside prefix, of which there can be only one"),
     ("MATCH", "case_sensitive: false", "#match.path_specifier: one of prefix, path, safe_regex"),

@@ -2,7 +2,7 @@
 
 use culvert_model::{HeaderMatcher, HeaderRule, QueryMatcher, QueryRule, RouteMatch, StringMatcher};
 
-use crate::{head::split_query, route::RequestView};
+use crate::{Headers, ResponseHead, h1::push_decimal, head::split_query, route::RequestView};
 
 /// Whether everything but the path matches.
 pub(super) fn conditions_match(matcher: &RouteMatch, request: &RequestView<'_>, random: u64) -> bool {
@@ -45,15 +45,36 @@ const JOINED: [&str; 26] = [
 
 /// One value of a repeated field is enough; `invert` then says no. Measured on Envoy 1.40.
 pub fn header_matches(matcher: &HeaderMatcher, request: &RequestView<'_>) -> bool {
-    let name = matcher.name.as_str();
-    let found = if let Some(value) = pseudo_header(name, request) {
-        value.map_or(Verdict::Missing, |value| value_matches(&matcher.rule, value))
-    } else if JOINED.contains(&name) {
-        request.headers.joined(name).map_or(Verdict::Missing, |value| value_matches(&matcher.rule, &value))
-    } else {
-        let verdicts = request.headers.get_all(name).map(|value| value_matches(&matcher.rule, value));
-        verdicts.fold(Verdict::Missing, |all, one| if all == Verdict::Matches { all } else { one })
+    let found = match pseudo_header(&matcher.name, request) {
+        Some(value) => value.map_or(Verdict::Missing, |value| value_matches(&matcher.rule, value)),
+        None => field_matches(matcher, request.headers),
     };
+    judge(matcher, found)
+}
+
+/// The same for a response, whose only pseudo header is `:status`.
+#[must_use]
+pub fn response_header_matches(matcher: &HeaderMatcher, response: &ResponseHead) -> bool {
+    let found = if matcher.name == ":status" {
+        let mut status = Vec::with_capacity(3);
+        push_decimal(u64::from(response.status), &mut status);
+        value_matches(&matcher.rule, &status)
+    } else {
+        field_matches(matcher, &response.headers)
+    };
+    judge(matcher, found)
+}
+
+fn field_matches(matcher: &HeaderMatcher, headers: &Headers) -> Verdict {
+    let name = matcher.name.as_str();
+    if JOINED.contains(&name) {
+        return headers.joined(name).map_or(Verdict::Missing, |value| value_matches(&matcher.rule, &value));
+    }
+    let verdicts = headers.get_all(name).map(|value| value_matches(&matcher.rule, value));
+    verdicts.fold(Verdict::Missing, |all, one| if all == Verdict::Matches { all } else { one })
+}
+
+fn judge(matcher: &HeaderMatcher, found: Verdict) -> bool {
     let verdict = match found {
         Verdict::Missing if matcher.missing_is_empty => value_matches(&matcher.rule, b""),
         other => other,

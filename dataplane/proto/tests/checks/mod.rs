@@ -348,6 +348,7 @@ pub(crate) fn named_route(name: String, path: PathMatch) -> Route {
         matcher: RouteMatch { path, headers: Vec::new(), query: Vec::new(), fraction_ppm: None, grpc: false },
         action: Action::Direct(DirectResponse { status: 200, body: Arc::from(&b""[..]) }),
         headers: HeaderMutations::default(),
+        request_buffer: None,
         filters: Vec::new(),
         metadata: None,
     }

@@ -38,6 +38,23 @@ impl ClientStream {
         }
     }
 
+    /// Bytes the kernel has accepted for sending so far on a connection of its own.
+    pub fn bytes_sent(&self) -> u64 {
+        match self {
+            Self::H1(conn) => conn.bytes_sent(),
+            Self::H2(_) => 0,
+        }
+    }
+
+    /// Bytes that the other end of a connection of its own has acknowledged, the first segment counted as one. A system
+    /// call.
+    pub fn bytes_acknowledged(&self) -> Option<u64> {
+        match self {
+            Self::H1(conn) => conn.bytes_acknowledged(),
+            Self::H2(_) => None,
+        }
+    }
+
     /// Sends a request head.
     pub fn send_head(&self, head: &RequestHead, framing: Framing) {
         match self {

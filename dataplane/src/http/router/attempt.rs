@@ -1,13 +1,14 @@
 //! One attempt to have a request answered: a connection, and both directions over it.
 
-use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
+use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
 
 use culvert_proto::Version;
-use culvert_ring::time;
+use culvert_ring::{time, time::Timer};
 
 use super::{
     Passage,
-    body::{PumpError, request_body},
+    body::{Pump, PumpError},
+    timeouts::TryExpired,
 };
 use crate::{
     http::{codec::ReceiveError, connection::Timers, deadlines::Expired, exchange::Exchange},
@@ -16,6 +17,9 @@ use crate::{
 
 /// How a response ended.
 pub(super) enum Ended {
+    /// It is not the one the client gets: the request is to be sent again after a while. The upstream connection may be
+    /// used again or not.
+    Again { wait: Duration, reusable: bool },
     /// Completely; the upstream connection may be used again or not.
     Complete { reusable: bool, close: bool },
     /// The upstream switched protocols.
@@ -37,6 +41,7 @@ pub(super) enum Outcome {
     Expired(Expired),
     NotAcquired(AcquireError),
     RequestFailed(ReceiveError),
+    TryExpired(TryExpired),
 }
 
 impl Exchange<'_> {
@@ -47,9 +52,10 @@ impl Exchange<'_> {
         host: &Rc<Host>,
         timers: &mut Timers,
     ) -> Result<Lent, Outcome> {
-        let complete = passage.request_complete.get();
+        let complete = passage.kept.is_complete();
         let (worker, version) = (&self.conn.worker, self.downstream_version);
-        let mut acquiring = pin!(passage.cluster.acquire(worker, host, &passage.via, version));
+        let fresh = passage.revived.get();
+        let mut acquiring = pin!(passage.cluster.acquire(worker, host, &passage.via, version, fresh));
         poll_fn(|cx| {
             if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
                 return Poll::Ready(acquired.map_err(Outcome::NotAcquired));
@@ -84,21 +90,34 @@ impl Exchange<'_> {
         let server = self.stream;
         // HTTP/1 upstreams get them where the cluster says so.
         let trailers = lent.conn.version() == Version::Http2 || passage.cluster.config().enable_trailers;
-        let mut pump =
-            pin!(request_body(server, &lent.conn, trailers, &self.record.bytes_received, &passage.activity));
-        let mut pumping = !passage.request_complete.get();
+        let overflow = || passage.abandon();
+        let pump = Pump {
+            server,
+            client: &lent.conn,
+            trailers,
+            kept: &passage.kept,
+            received: &self.record.bytes_received,
+            activity: &passage.activity,
+            overflow: &overflow,
+        };
+        let mut pump = pin!(pump.run());
+        let mut pumping = !passage.sent.get();
+        let mut tries = passage.timeouts.attempt();
         let mut response = pin!(self.respond(passage, lent));
         poll_fn(|cx| {
             if pumping && let Poll::Ready(pumped) = pump.as_mut().poll(cx) {
                 pumping = false;
                 match pumped {
                     Ok(()) => {
-                        passage.request_complete.set(true);
+                        passage.sent.set(true);
+                        let now = Some(time::now());
                         let mut times = self.record.times.borrow_mut();
-                        times.rx_end = Some(time::now());
-                        times.upstream_tx_end = times.rx_end;
-                        drop(times);
-                        passage.deadlines.request_completed(timers);
+                        times.upstream_tx_end = now;
+                        if times.rx_end.is_none() {
+                            times.rx_end = now;
+                            drop(times);
+                            passage.deadlines.request_completed(timers);
+                        }
                     }
                     Err(PumpError::Downstream(error)) => {
                         return Poll::Ready(Outcome::RequestFailed(error));
@@ -107,16 +126,45 @@ impl Exchange<'_> {
                     Err(PumpError::Upstream) => {}
                 }
             }
-            if server.poll_gone(passage.request_complete.get(), cx).is_ready() {
+            let complete = passage.kept.is_complete();
+            if server.poll_gone(complete, cx).is_ready() {
                 return Poll::Ready(Outcome::ClientGone);
             }
             if let Poll::Ready(ended) = response.as_mut().poll(cx) {
                 return Poll::Ready(Outcome::Ended(ended));
             }
+            if let Some(tries) = &mut tries
+                && !passage.response_started.get()
+                && let Poll::Ready(expired) = tries.poll(complete, passage.activity.last(), cx)
+            {
+                return Poll::Ready(Outcome::TryExpired(expired));
+            }
+            passage.deadlines.poll(complete, &passage.activity, timers, cx).map(Outcome::Expired)
+        })
+        .await
+    }
+
+    /// Waits between two attempts, unless something ends the request.
+    pub(super) async fn pause(
+        &self,
+        passage: &Passage<'_>,
+        wait: Duration,
+        timers: &mut Timers,
+    ) -> Result<(), Outcome> {
+        let complete = passage.kept.is_complete();
+        let mut over = Timer::new();
+        over.set(time::now() + wait);
+        poll_fn(|cx| {
+            if over.poll_expired(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.stream.poll_gone(complete, cx).is_ready() {
+                return Poll::Ready(Err(Outcome::ClientGone));
+            }
             passage
                 .deadlines
-                .poll(passage.request_complete.get(), &passage.activity, timers, cx)
-                .map(Outcome::Expired)
+                .poll(complete, &passage.activity, timers, cx)
+                .map(|expired| Err(Outcome::Expired(expired)))
         })
         .await
     }
@@ -132,6 +180,7 @@ impl ActiveUpstream {
     pub(super) fn new(cluster: &Rc<Cluster>, host: &Rc<Host>) -> Self {
         cluster.stats.upstream_rq_total.inc();
         cluster.stats.upstream_rq_active.inc();
+        cluster.begin_request();
         Self { cluster: cluster.clone(), _host: host.begin() }
     }
 }

@@ -1,8 +1,13 @@
-//! Moving the body of a request to its upstream.
+//! The body of a request: to its upstream, and kept as long as it may have to be sent again.
 
-use std::{cell::Cell, future::poll_fn, time::Instant};
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    time::Instant,
+};
 
-use culvert_ring::time;
+use culvert_proto::Headers;
+use culvert_ring::{Chunk, time};
 
 use crate::http::codec::{Body, ClientStream, ReceiveError, ServerStream};
 
@@ -31,28 +36,127 @@ impl Activity {
     }
 }
 
-/// Sends the whole body. The upstream's pace is the client's: nothing is read while too much waits to be sent.
-pub(super) async fn request_body(
-    server: ServerStream<'_>,
-    client: &ClientStream,
-    trailers: bool,
-    bytes: &Cell<u64>,
-    activity: &Activity,
-) -> Result<(), PumpError> {
-    loop {
-        poll_fn(|cx| client.poll_ready(cx)).await.map_err(|_| PumpError::Upstream)?;
-        match poll_fn(|cx| server.poll_body(cx)).await {
-            Ok(Body::Data(chunk)) => {
-                bytes.set(bytes.get() + chunk.len() as u64);
-                activity.touch();
-                client.send_data(chunk);
+/// How much of a body is sent at a time when it is sent again, in bytes.
+const PIECE: usize = 64 * 1024;
+
+/// What has been received of the body of a request, as long as it may be sent again.
+pub(super) struct Kept {
+    bytes: RefCell<Vec<u8>>,
+    trailers: RefCell<Option<Headers>>,
+    limit: Cell<usize>,
+    /// Something was received that is not here.
+    lost: Cell<bool>,
+    /// The client has sent all of it.
+    complete: Cell<bool>,
+}
+
+impl Kept {
+    /// `empty`: there is no body.
+    pub(super) fn new(empty: bool) -> Self {
+        Self {
+            bytes: RefCell::default(),
+            trailers: RefCell::default(),
+            limit: Cell::new(0),
+            lost: Cell::new(false),
+            complete: Cell::new(empty),
+        }
+    }
+
+    /// Keeps up to so many bytes of it from now on, in memory from `memory`.
+    pub(super) fn keep_up_to(&self, limit: usize, memory: impl FnOnce() -> Vec<u8>) {
+        let mut bytes = self.bytes.borrow_mut();
+        if bytes.capacity() == 0 {
+            *bytes = memory();
+        }
+        self.limit.set(limit);
+    }
+
+    /// The memory that it was kept in.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes.into_inner()
+    }
+
+    /// Whether the client has sent all of it.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete.get()
+    }
+
+    /// Whether all that was received is here.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.lost.get()
+    }
+
+    /// Takes what was received. False when it does not fit, and nothing is kept any more.
+    fn take(&self, piece: &[u8]) -> bool {
+        if self.lost.get() {
+            return true;
+        }
+        let mut bytes = self.bytes.borrow_mut();
+        let fits = bytes.len() + piece.len() <= self.limit.get();
+        if fits {
+            bytes.extend_from_slice(piece);
+        } else {
+            *bytes = Vec::new();
+            self.lost.set(true);
+        }
+        fits
+    }
+
+    /// What is to be sent behind the first `sent` bytes.
+    fn piece(&self, sent: usize) -> Option<Chunk> {
+        let bytes = self.bytes.borrow();
+        let rest = bytes.get(sent..).filter(|rest| !rest.is_empty())?;
+        Some(Chunk::Vec(rest[..rest.len().min(PIECE)].to_vec()))
+    }
+}
+
+/// Where the body of a request goes in one attempt.
+pub(super) struct Pump<'p> {
+    pub(super) server: ServerStream<'p>,
+    pub(super) client: &'p ClientStream,
+    /// Whether trailers are passed on.
+    pub(super) trailers: bool,
+    pub(super) kept: &'p Kept,
+    pub(super) received: &'p Cell<u64>,
+    pub(super) activity: &'p Activity,
+    /// Is called when the body turns out to be too large to be kept.
+    pub(super) overflow: &'p dyn Fn(),
+}
+
+impl Pump<'_> {
+    /// Sends the whole body: first what is kept of it, then what the client sends. The upstream's pace is the client's:
+    /// nothing is read while too much waits to be sent.
+    pub(super) async fn run(&self) -> Result<(), PumpError> {
+        let Self { server, client, kept, .. } = *self;
+        let mut sent = 0;
+        loop {
+            poll_fn(|cx| client.poll_ready(cx)).await.map_err(|_| PumpError::Upstream)?;
+            if let Some(piece) = kept.piece(sent) {
+                sent += piece.len();
+                client.send_data(piece);
+                continue;
             }
-            Ok(Body::End) => {
-                let received = server.take_trailers();
-                client.finish(received.as_ref().filter(|_| trailers));
-                return Ok(());
+            if !kept.is_complete() {
+                match poll_fn(|cx| server.poll_body(cx)).await {
+                    Ok(Body::Data(chunk)) => {
+                        self.received.set(self.received.get() + chunk.len() as u64);
+                        self.activity.touch();
+                        if !kept.take(&chunk) {
+                            (self.overflow)();
+                        }
+                        sent += chunk.len();
+                        client.send_data(chunk);
+                        continue;
+                    }
+                    Ok(Body::End) => {
+                        *kept.trailers.borrow_mut() = server.take_trailers();
+                        kept.complete.set(true);
+                    }
+                    Err(error) => return Err(PumpError::Downstream(error)),
+                }
             }
-            Err(error) => return Err(PumpError::Downstream(error)),
+            client.finish(kept.trailers.borrow().as_ref().filter(|_| self.trailers));
+            return Ok(());
         }
     }
 }

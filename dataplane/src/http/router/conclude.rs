@@ -1,14 +1,16 @@
 //! What becomes of a request, and of its connections, when an attempt is over.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
-use culvert_proto::{Version, h1::Framing};
+use culvert_proto::{Method, Version, h1::Framing, retry::Reset};
 use culvert_ring::time;
 
 use super::{
     Passage,
     attempt::{Ended, Failed, Outcome},
     replies::{acquire_failed, protocol_error, upstream_failed},
+    retry::Verdict,
+    timeouts::TryExpired,
 };
 use crate::{
     http::{
@@ -22,6 +24,16 @@ use crate::{
     upstream::{AcquireError, Cluster, Host, Lent, LocalFailure},
 };
 
+/// What comes after an attempt.
+pub(super) enum Next {
+    /// Nothing: the request is answered, or cannot be.
+    Done(After),
+    /// Another one after a while.
+    Retry(Duration),
+    /// The same again, over a new connection.
+    Revive,
+}
+
 impl Exchange<'_> {
     /// Turns the outcome into what happens to both connections. The upstream's is closed unless it is given back.
     pub(super) fn conclude(
@@ -29,16 +41,24 @@ impl Exchange<'_> {
         (outcome, lent): (Outcome, Option<Lent>),
         passage: &Passage<'_>,
         host: &Rc<Host>,
-    ) -> After {
+    ) -> Next {
         let cluster = &passage.cluster;
         let started = passage.response_started.get();
-        match outcome {
+        let retried = passage.is_retry.get();
+        Next::Done(match outcome {
+            Outcome::Ended(Ok(Ended::Again { wait, reusable })) => {
+                if let Some(lent) = lent.filter(|lent| reusable && lent.conn.is_reusable()) {
+                    lent.release(&self.conn.worker);
+                }
+                return Next::Retry(wait);
+            }
             Outcome::Ended(Ok(Ended::Complete { reusable, close })) => {
                 cluster.stats.upstream_rq_time.record(millis(time::now() - self.record.started));
-                if !passage.request_complete.get() {
+                if !passage.kept.is_complete() {
                     self.conn.manager.stats.downstream_rq_response_before_rq_complete.inc();
-                    return After::Close;
+                    return Next::Done(After::Close);
                 }
+                let reusable = reusable && passage.sent.get();
                 if let Some(lent) = lent.filter(|lent| reusable && lent.conn.is_reusable()) {
                     lent.release(&self.conn.worker);
                 }
@@ -57,52 +77,156 @@ impl Exchange<'_> {
                 self.request_failed(&error, started)
             }
             Outcome::Ended(Err(Failed::Upstream(error))) => {
-                self.upstream_lost(&error, cluster, host, started)
+                return self.upstream_lost(&error, lent.as_ref(), passage, host);
             }
             Outcome::Ended(Err(Failed::UpstreamSwitched)) => {
                 cluster.stats.upstream_cx_protocol_error.inc();
                 cluster.stats.upstream_rq_rx_reset.inc();
                 host.stats(|stats| stats.rq_error.inc());
                 host.failed(LocalFailure::Connection);
-                self.reply(protocol_error())
+                if let Some(wait) = self.retries(passage, Reset::Other) {
+                    return Next::Retry(wait);
+                }
+                self.reply(protocol_error(retried))
             }
             Outcome::NotAcquired(error) => {
-                cluster.codes.record(503);
                 host.stats(|stats| stats.rq_error.inc());
-                // What the limits of the cluster refuse is not the host's fault.
-                if error != AcquireError::Overflow {
+                let reset = if error == AcquireError::Overflow {
+                    // What the limits of the cluster refuse is not the host's fault.
+                    Reset::Overflow
+                } else {
                     host.failed(LocalFailure::Connection);
+                    Reset::ConnectFailure
+                };
+                if let Some(wait) = self.retries(passage, reset) {
+                    return Next::Retry(wait);
                 }
-                self.reply(acquire_failed(&error))
+                cluster.codes.record(503);
+                self.reply(acquire_failed(&error, retried))
             }
-            Outcome::Expired(expired) => self.expired(expired, passage, host),
+            Outcome::Expired(expired) => self.expired(expired, passage, Some(host)),
+            Outcome::TryExpired(expired) => return self.try_expired(expired, passage, host),
+        })
+    }
+
+    /// What ended the wait between two attempts.
+    pub(super) fn conclude_pause(&self, outcome: Outcome, passage: &Passage<'_>) -> After {
+        match outcome {
+            Outcome::Expired(expired) => self.expired(expired, passage, None),
+            _ => {
+                self.client_gone(&passage.cluster);
+                After::Abort
+            }
         }
     }
 
-    fn upstream_lost(&self, error: &ReceiveError, cluster: &Cluster, host: &Host, started: bool) -> After {
+    /// Whether the request is to be sent again, without an answer, and after how long.
+    fn retries(&self, passage: &Passage<'_>, reset: Reset) -> Option<Duration> {
+        if passage.response_started.get() {
+            return None;
+        }
+        let retrying = passage.retrying.as_ref()?;
+        let rng = &mut self.conn.worker.rng.borrow_mut();
+        match retrying.unanswered(&passage.cluster, reset, rng) {
+            Verdict::Keep(flags) => {
+                self.record.flags.set(self.record.flags.get() | flags);
+                None
+            }
+            Verdict::Retry(wait) => Some(wait),
+        }
+    }
+
+    fn try_expired(&self, expired: TryExpired, passage: &Passage<'_>, host: &Host) -> Next {
+        let stats = &passage.cluster.stats;
+        let details = match expired {
+            TryExpired::Idle => {
+                stats.upstream_rq_per_try_idle_timeout.inc();
+                "upstream_per_try_idle_timeout"
+            }
+            TryExpired::Whole => {
+                stats.upstream_rq_per_try_timeout.inc();
+                "upstream_per_try_timeout"
+            }
+        };
+        host.stats(|stats| {
+            stats.rq_error.inc();
+            stats.rq_timeout.inc();
+        });
+        stats.upstream_rq_tx_reset.inc();
+        host.failed(LocalFailure::Timeout);
+        if let Some(wait) = self.retries(passage, Reset::Other) {
+            return Next::Retry(wait);
+        }
+        passage.cluster.codes.record(504);
+        let reply = Reply::new(504, "upstream request timeout").details(details);
+        Next::Done(self.reply(reply.flag(Flags::UPSTREAM_REQUEST_TIMEOUT)))
+    }
+
+    fn upstream_lost(
+        &self,
+        error: &ReceiveError,
+        lent: Option<&Lent>,
+        passage: &Passage<'_>,
+        host: &Host,
+    ) -> Next {
+        let cluster = &passage.cluster;
         // A connection that others share is counted when it ends.
         if self.record.upstream_version.get() != Some(Version::Http2) {
             cluster.stats.upstream_cx_destroy_remote_with_active_rq.inc();
         }
         cluster.stats.upstream_rq_rx_reset.inc();
+        let unread = lent.is_some_and(|lent| is_unread(error, lent));
+        if lent.is_some_and(|lent| self.met_dead_connection(error, lent, passage)) {
+            if self.may_be_sent_again(passage, unread) {
+                cluster.stats.upstream_rq_dead_connection_retry.inc();
+                return Next::Revive;
+            }
+            cluster.stats.upstream_rq_dead_connection_lost.inc();
+        }
         host.stats(|stats| stats.rq_error.inc());
         host.failed(LocalFailure::Connection);
         if matches!(error, ReceiveError::Broken | ReceiveError::Fault(_)) {
             cluster.stats.upstream_cx_protocol_error.inc();
         }
-        if started {
-            return self.cut_short(match error {
+        if passage.response_started.get() {
+            return Next::Done(self.cut_short(match error {
                 ReceiveError::Refused | ReceiveError::Reset => Flags::UPSTREAM_REMOTE_RESET,
                 ReceiveError::Broken => Flags::UPSTREAM_PROTOCOL_ERROR,
                 _ => Flags::UPSTREAM_CONNECTION_TERMINATION,
-            });
+            }));
         }
-        let reply = upstream_failed(error);
+        let reset = match error {
+            ReceiveError::Refused => Reset::Refused,
+            _ if unread => Reset::Unread,
+            _ => Reset::Other,
+        };
+        if let Some(wait) = self.retries(passage, reset) {
+            return Next::Retry(wait);
+        }
+        let reply = upstream_failed(error, passage.is_retry.get());
         cluster.codes.record(reply.status);
-        self.reply(reply)
+        Next::Done(self.reply(reply))
     }
 
-    fn expired(&self, expired: Expired, passage: &Passage<'_>, host: &Host) -> After {
+    /// Whether the connection had been idle in the pool and was given up by the upstream.
+    fn met_dead_connection(&self, error: &ReceiveError, lent: &Lent, passage: &Passage<'_>) -> bool {
+        lent.reused
+            && !passage.response_started.get()
+            && matches!(error, ReceiveError::Closed | ReceiveError::Io(_) | ReceiveError::Refused)
+    }
+
+    /// Whether a request that met a dead connection can be sent on another one without being executed twice, and has not
+    /// been already. `unread`: the upstream has seen nothing of it.
+    fn may_be_sent_again(&self, passage: &Passage<'_>, unread: bool) -> bool {
+        let idempotent = matches!(
+            self.head.method,
+            Method::Get | Method::Head | Method::Options | Method::Trace | Method::Put | Method::Delete
+        );
+        (unread || idempotent) && passage.kept.is_whole() && !passage.revived.get()
+    }
+
+    /// `host`: the one that has the request.
+    fn expired(&self, expired: Expired, passage: &Passage<'_>, host: Option<&Rc<Host>>) -> After {
         let cluster = &passage.cluster;
         let stats = &self.conn.manager.stats;
         let (flags, reply) = match expired {
@@ -110,14 +234,14 @@ impl Exchange<'_> {
                 stats.downstream_rq_max_duration_reached.inc();
                 cluster.stats.upstream_rq_tx_reset.inc();
                 // A client that has sent everything has not been too slow.
-                let status = if passage.request_complete.get() { 504 } else { 408 };
+                let status = if passage.kept.is_complete() { 504 } else { 408 };
                 let reply = Reply::new(status, "downstream duration timeout").grpc_status("4");
                 (Flags::default(), reply.details("max_duration_timeout"))
             }
             Expired::Idle => {
                 stats.downstream_rq_idle_timeout.inc();
                 cluster.stats.upstream_rq_tx_reset.inc();
-                let status = if passage.request_complete.get() { 504 } else { 408 };
+                let status = if passage.kept.is_complete() { 504 } else { 408 };
                 (
                     Flags::STREAM_IDLE_TIMEOUT,
                     Reply::new(status, "stream timeout").details("stream_idle_timeout"),
@@ -129,12 +253,14 @@ impl Exchange<'_> {
                 (Flags::default(), Reply::new(408, "request timeout").details("request_overall_timeout"))
             }
             Expired::Route => {
-                cluster.stats.upstream_rq_timeout.inc();
-                host.stats(|stats| {
-                    stats.rq_error.inc();
-                    stats.rq_timeout.inc();
-                });
-                host.failed(LocalFailure::Timeout);
+                if let Some(host) = host {
+                    cluster.stats.upstream_rq_timeout.inc();
+                    host.stats(|stats| {
+                        stats.rq_error.inc();
+                        stats.rq_timeout.inc();
+                    });
+                    host.failed(LocalFailure::Timeout);
+                }
                 (
                     Flags::UPSTREAM_REQUEST_TIMEOUT,
                     Reply::new(504, "upstream request timeout").details("response_timeout"),
@@ -144,7 +270,7 @@ impl Exchange<'_> {
         if passage.response_started.get() {
             return self.cut_short(flags);
         }
-        if expired == Expired::Route {
+        if expired == Expired::Route && host.is_some() {
             cluster.codes.record(504);
         }
         self.reply(reply.flag(flags))
@@ -206,5 +332,14 @@ impl Exchange<'_> {
         self.conn.manager.stats.rq_reset_after_downstream_response_started.inc();
         self.record.flags.set(self.record.flags.get() | flags);
         if self.record.framing.get() == Framing::UntilClose { After::Abort } else { After::Close }
+    }
+}
+
+/// Whether the upstream has seen nothing of the request, provably.
+fn is_unread(error: &ReceiveError, lent: &Lent) -> bool {
+    match error {
+        ReceiveError::Refused => true,
+        ReceiveError::Closed | ReceiveError::Io(_) => lent.is_unread(),
+        _ => false,
     }
 }

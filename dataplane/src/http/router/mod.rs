@@ -2,7 +2,7 @@
 //!
 //! [`Passage`] is what all attempts of a request share; `target` finds the cluster, `request` writes the head that is sent,
 //! `attempt` is one connection with both directions over it (`body` there, `respond` back), `conclude` says what becomes of
-//! the request when it is over, `replies` what the client is told if there was no answer.
+//! the request when it is over (`retry`: whether there is another one), `replies` what the client is told if there was no answer.
 
 mod attempt;
 pub(super) mod body;
@@ -10,9 +10,14 @@ mod conclude;
 mod replies;
 mod request;
 mod respond;
+mod retry;
 mod target;
+mod timeouts;
 
-use std::{cell::Cell, rc::Rc};
+use std::{
+    cell::{Cell, OnceCell},
+    rc::Rc,
+};
 
 use culvert_model::{RouteAction, WeightedCluster};
 use culvert_proto::{
@@ -29,10 +34,13 @@ use crate::{
         reply::Reply,
         server_name::server_names,
     },
-    upstream::{Choice, Cluster, Credit, Host, Limit, Via},
+    upstream::{Choice, Cluster, Credit, Host, Lent, Limit, Via},
 };
 use attempt::ActiveUpstream;
-use body::Activity;
+use body::{Activity, Kept};
+use conclude::Next;
+use retry::Retrying;
+use timeouts::Timeouts;
 
 /// A request on its way to its cluster.
 struct Passage<'a> {
@@ -43,12 +51,36 @@ struct Passage<'a> {
     mutations: Mutations<'a>,
     cluster: Rc<Cluster>,
     via: Via,
+    timeouts: Timeouts,
     deadlines: Deadlines,
+    /// What is to be done about attempts that fail; `None` when nothing is.
+    retrying: Option<Retrying<'a>>,
     /// It asked to switch protocols and may.
     upgrade: bool,
-    request_complete: Cell<bool>,
+    /// The body, as far as it was received.
+    kept: Kept,
+    /// The whole request has been sent in the present attempt.
+    sent: Cell<bool>,
     response_started: Cell<bool>,
     activity: Activity,
+    /// What balancing by hash goes by.
+    hash: OnceCell<Option<u64>>,
+    /// There was an attempt before the present one.
+    is_retry: Cell<bool>,
+    /// It met a dead connection and is sent again over a new one.
+    revived: Cell<bool>,
+}
+
+/// How much of a request is kept that is sent again only if it meets a dead connection, in bytes.
+const REVIVED_BYTES: usize = 64 * 1024;
+
+impl Passage<'_> {
+    /// The body is too large to be kept.
+    fn abandon(&self) {
+        let Some(retrying) = self.retrying.as_ref().filter(|retrying| retrying.is_enabled()) else { return };
+        retrying.abandon();
+        self.cluster.stats.retry_or_shadow_abandoned.inc();
+    }
 }
 
 impl Exchange<'_> {
@@ -65,45 +97,101 @@ impl Exchange<'_> {
             Ok(passage) => passage,
             Err(reply) => return self.reply(reply),
         };
-        let Some(host) = self.choose(&passage) else {
-            let reply = Reply::new(503, "no healthy upstream");
-            return self.reply(reply.flag(Flags::NO_HEALTHY_UPSTREAM).details("no_healthy_upstream"));
-        };
+        let after = self.attempts(&passage, timers).await;
+        timers.wait.clear();
+        timers.route.clear();
+        self.conn.worker.recycle_body(passage.kept.into_bytes());
+        after
+    }
+
+    /// Makes attempts until there is an answer, or none is to be had.
+    async fn attempts(&mut self, passage: &Passage<'_>, timers: &mut Timers) -> After {
+        self.record.attempts.set(1);
+        loop {
+            let Some(host) = self.choose(passage) else {
+                let reply = Reply::new(503, "no healthy upstream");
+                return self.reply(reply.flag(Flags::NO_HEALTHY_UPSTREAM).details("no_healthy_upstream"));
+            };
+            if passage.is_retry.get() || passage.revived.get() {
+                self.prepare_again(passage, &host);
+            } else {
+                self.prepare_head(passage, &host);
+                passage.deadlines.start(self.framing.is_empty(), timers);
+            }
+            match self.attempt(passage, &host, timers).await {
+                Next::Done(after) => return after,
+                Next::Revive => passage.revived.set(true),
+                Next::Retry(wait) => {
+                    if !wait.is_zero()
+                        && let Err(outcome) = self.pause(passage, wait, timers).await
+                    {
+                        return self.conclude_pause(outcome, passage);
+                    }
+                    passage.is_retry.set(true);
+                    passage.revived.set(false);
+                    self.record.attempts.set(self.record.attempts.get() + 1);
+                }
+            }
+        }
+    }
+
+    /// Sends the request to `host` and the answer to the client.
+    async fn attempt(&self, passage: &Passage<'_>, host: &Rc<Host>, timers: &mut Timers) -> Next {
         let max_requests = passage.cluster.config().circuit_breakers.max_requests;
         let Some(credit) = Credit::take(&passage.cluster.limits, Limit::Requests, max_requests) else {
             passage.cluster.stats.upstream_rq_pending_overflow.inc();
-            return self.reply(replies::overflow());
+            return Next::Done(self.reply(replies::overflow(passage.is_retry.get())));
         };
-        let framing = self.prepare_head(&passage, &host);
-        let active = ActiveUpstream::new(&passage.cluster, &host);
-        self.record.attempts.set(1);
-        passage.deadlines.start(framing.is_empty(), timers);
-        let outcome = match self.acquire(&passage, &host, timers).await {
+        let active = ActiveUpstream::new(&passage.cluster, host);
+        let no_body = self.framing.is_empty();
+        passage.sent.set(no_body);
+        let outcome = match self.acquire(passage, host, timers).await {
             // HTTP/2 has upgrades of another kind, which are not spoken.
             Ok(lent) if passage.upgrade && lent.conn.version() == Version::Http2 => {
                 drop(lent);
-                timers.wait.clear();
-                timers.route.clear();
-                return self.reply(Reply::new(403, "").details("upgrade_failed"));
+                return Next::Done(self.reply(Reply::new(403, "").details("upgrade_failed")));
             }
             Ok(mut lent) => {
                 lent.host.reached(false);
                 lent.begin_request();
-                lent.conn.send_head(&self.head, framing);
-                self.upstream_begun(&lent, framing.is_empty());
-                let outcome = self.converse(&passage, &lent, timers).await;
+                lent.conn.send_head(&self.head, self.framing);
+                self.upstream_begun(&lent, no_body);
+                self.keep_body(passage, &lent);
+                let outcome = self.converse(passage, &lent, timers).await;
                 (outcome, Some(lent))
             }
             Err(outcome) => (outcome, None),
         };
-        timers.wait.clear();
-        timers.route.clear();
-        let mut after = self.conclude(outcome, &passage, &host);
-        if let After::Tunnel(tunnel) = &mut after {
+        let mut next = self.conclude(outcome, passage, host);
+        if let Next::Done(After::Tunnel(tunnel)) = &mut next {
             // It counts as a request for as long as it lasts.
             tunnel.keep((credit, active));
         }
-        after
+        next
+    }
+
+    /// Has the body kept where it may have to be sent again.
+    fn keep_body(&self, passage: &Passage<'_>, lent: &Lent) {
+        if passage.kept.is_complete() || passage.upgrade {
+            return;
+        }
+        let limit = if passage.retrying.as_ref().is_some_and(Retrying::is_enabled) {
+            self.buffer_limit(passage.matched)
+        } else if lent.reused {
+            REVIVED_BYTES
+        } else {
+            return;
+        };
+        passage.kept.keep_up_to(limit, || self.conn.worker.body_buffer());
+    }
+
+    /// How many bytes of a request are kept at most.
+    fn buffer_limit(&self, matched: &Match<'_>) -> usize {
+        let connection = self.conn.downstream.listener.spec.config.buffer_limit_bytes;
+        match matched.route.request_buffer.or(matched.vhost.request_buffer) {
+            Some(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
+            None => connection,
+        }
     }
 
     /// Finds out where the request goes; an answer if it goes nowhere.
@@ -128,6 +216,8 @@ impl Exchange<'_> {
         let names = config.request_names.as_deref();
         let names = names.and_then(|wanted| server_names(self, wanted, action, weighted));
         let downstream = &self.conn.downstream;
+        let policy = action.retry.as_deref().or(matched.vhost.retry.as_deref());
+        let timeouts = Timeouts::new(action, policy, &self.head.headers);
         Ok(Passage {
             action,
             matched,
@@ -135,25 +225,47 @@ impl Exchange<'_> {
             mutations: Mutations::new(table, matched, weighted),
             cluster,
             via: Via { pod: downstream.pod.clone(), source: downstream.preserved_source, names },
+            timeouts,
             deadlines: Deadlines::new(
                 action,
+                timeouts.whole,
                 &self.conn.manager.spec.config,
                 &self.head.headers,
                 self.record.started,
             ),
+            retrying: Retrying::new(policy, &self.head.view()),
             upgrade,
-            request_complete: Cell::new(self.framing.is_empty()),
+            kept: Kept::new(self.framing.is_empty()),
+            sent: Cell::new(false),
             response_started: Cell::new(false),
             activity: Activity::new(),
+            hash: OnceCell::new(),
+            is_retry: Cell::new(false),
+            revived: Cell::new(false),
         })
     }
 
     /// A host of the request's cluster; `None` when there is none to choose.
     fn choose(&self, passage: &Passage<'_>) -> Option<Rc<Host>> {
         let cluster = &passage.cluster;
-        let choice =
-            Choice { hash: self.affinity(passage.action, cluster), destination: self.destination(cluster) };
-        let host = cluster.pick(&mut self.conn.worker.rng.borrow_mut(), choice);
+        let hash = *passage.hash.get_or_init(|| self.affinity(passage.action, cluster));
+        let mut choice = Choice { hash, destination: self.destination(cluster) };
+        let rng = &mut self.conn.worker.rng.borrow_mut();
+        let mut host = cluster.pick(rng, choice);
+        if let Some(retrying) = passage.retrying.as_ref() {
+            let again = if passage.is_retry.get() { retrying.host_attempts() } else { 0 };
+            for nth in 1..=u64::from(again) {
+                if !host.as_ref().is_some_and(|host| retrying.avoids(host)) {
+                    break;
+                }
+                // The same hash would lead to the same host, as in Envoy.
+                choice.hash = hash.map(|hash| hash ^ nth.wrapping_neg());
+                host = cluster.pick(rng, choice);
+            }
+            if let Some(host) = &host {
+                retrying.tries(host);
+            }
+        }
         match &host {
             Some(host) => *self.record.host.borrow_mut() = Some(host.clone()),
             None => cluster.stats.upstream_cx_none_healthy.inc(),

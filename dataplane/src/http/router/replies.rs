@@ -7,68 +7,71 @@ use crate::{
     upstream::AcquireError,
 };
 
-pub(super) fn overflow() -> Reply {
-    Reply::new(503, "upstream connect error or disconnect/reset before headers. reset reason: overflow")
+/// A reply that names the reason of a reset. Where the request had been tried before, it says so.
+macro_rules! reset {
+    ($status:expr, $retried:expr, $reason:literal) => {
+        Reply::new(
+            $status,
+            if $retried {
+                concat!(
+                    "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: ",
+                    $reason
+                )
+            } else {
+                concat!("upstream connect error or disconnect/reset before headers. reset reason: ", $reason)
+            },
+        )
+    };
+}
+
+/// A circuit breaker is open.
+pub(super) fn overflow(retried: bool) -> Reply {
+    reset!(503, retried, "overflow")
         .flag(Flags::UPSTREAM_OVERFLOW)
         .details("upstream_reset_before_response_started{overflow}")
         .overloaded()
 }
 
-pub(super) fn acquire_failed(error: &AcquireError) -> Reply {
+/// There is no connection.
+pub(super) fn acquire_failed(error: &AcquireError, retried: bool) -> Reply {
     match error {
-        AcquireError::Overflow => overflow(),
+        AcquireError::Overflow => overflow(retried),
         AcquireError::Connect(reason) => {
             log::debug!(target: "upstream", "connect failed: {reason}");
-            Reply::new(
-                503,
-                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure",
-            )
-            .flag(Flags::UPSTREAM_CONNECTION_FAILURE)
-            .details("upstream_reset_before_response_started{remote_connection_failure}")
+            reset!(503, retried, "remote connection failure")
+                .flag(Flags::UPSTREAM_CONNECTION_FAILURE)
+                .details("upstream_reset_before_response_started{remote_connection_failure}")
         }
-        AcquireError::Timeout => Reply::new(
-            503,
-            "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
-        )
-        .flag(Flags::UPSTREAM_CONNECTION_FAILURE)
-        .details("upstream_reset_before_response_started{connection_timeout}"),
+        AcquireError::Timeout => reset!(503, retried, "connection timeout")
+            .flag(Flags::UPSTREAM_CONNECTION_FAILURE)
+            .details("upstream_reset_before_response_started{connection_timeout}"),
     }
 }
 
-pub(super) fn upstream_failed(error: &ReceiveError) -> Reply {
+/// The connection, or what came over it, is broken.
+pub(super) fn upstream_failed(error: &ReceiveError, retried: bool) -> Reply {
     match error {
         ReceiveError::Fault(fault) => {
             log::debug!(target: "upstream", "response refused: {fault}");
-            protocol_error()
+            protocol_error(retried)
         }
         // A head that stops in its middle is a broken response; none at all is a lost connection.
-        ReceiveError::Broken | ReceiveError::Truncated => protocol_error(),
-        ReceiveError::Refused => Reply::new(
-            503,
-            "upstream connect error or disconnect/reset before headers. reset reason: remote refused stream reset",
-        )
-        .flag(Flags::UPSTREAM_REMOTE_RESET)
-        .details("upstream_reset_before_response_started{remote_refused_stream_reset}"),
-        ReceiveError::Reset => Reply::new(
-            503,
-            "upstream connect error or disconnect/reset before headers. reset reason: remote reset",
-        )
-        .flag(Flags::UPSTREAM_REMOTE_RESET)
-        .details("upstream_reset_before_response_started{remote_reset}"),
-        ReceiveError::Closed | ReceiveError::Io(_) => Reply::new(
-            503,
-            "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
-        )
-        .flag(Flags::UPSTREAM_CONNECTION_TERMINATION)
-        .details("upstream_reset_before_response_started{connection_termination}"),
+        ReceiveError::Broken | ReceiveError::Truncated => protocol_error(retried),
+        ReceiveError::Refused => reset!(503, retried, "remote refused stream reset")
+            .flag(Flags::UPSTREAM_REMOTE_RESET)
+            .details("upstream_reset_before_response_started{remote_refused_stream_reset}"),
+        ReceiveError::Reset => reset!(503, retried, "remote reset")
+            .flag(Flags::UPSTREAM_REMOTE_RESET)
+            .details("upstream_reset_before_response_started{remote_reset}"),
+        ReceiveError::Closed | ReceiveError::Io(_) => reset!(503, retried, "connection termination")
+            .flag(Flags::UPSTREAM_CONNECTION_TERMINATION)
+            .details("upstream_reset_before_response_started{connection_termination}"),
     }
 }
 
-pub(super) fn protocol_error() -> Reply {
-    Reply::new(
-        Fault::UPSTREAM_STATUS,
-        "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
-    )
-    .flag(Flags::UPSTREAM_PROTOCOL_ERROR)
-    .details(Fault::UPSTREAM_DETAILS)
+/// What came is no HTTP, or none that was asked for.
+pub(super) fn protocol_error(retried: bool) -> Reply {
+    reset!(Fault::UPSTREAM_STATUS, retried, "protocol error")
+        .flag(Flags::UPSTREAM_PROTOCOL_ERROR)
+        .details(Fault::UPSTREAM_DETAILS)
 }

@@ -1,17 +1,20 @@
 //! The head of a request as its upstream gets it.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
-use culvert_model::RouteAction;
+use culvert_model::{HostRewrite, RouteAction};
 use culvert_proto::{
     Method,
     h1::{self, Framing},
+    retry,
     route::{rewrite_host, rewrite_path},
 };
 
-use super::Passage;
+use culvert_ring::time;
+
+use super::{Passage, timeouts};
 use crate::{
-    http::{deadlines::route_timeout, exchange::Exchange, format::Values, hygiene, reply::Reply},
+    http::{exchange::Exchange, format::Values, hygiene, reply::Reply},
     upstream::Host,
 };
 
@@ -66,14 +69,39 @@ impl Exchange<'_> {
             }
             self.head.set_authority(&scratch);
         }
-        hygiene::router_headers(self, route_timeout(action));
-        if matched.vhost.include_request_attempt_count {
-            self.head.headers.set("x-envoy-attempt-count", "1");
+        if self.head.headers.iter().any(|(name, _)| name.starts_with(b"x-envoy-")) {
+            for name in retry::REQUEST_HEADERS.iter().chain(&timeouts::REQUEST_HEADERS) {
+                self.head.headers.remove(name);
+            }
         }
+        self.number_attempt(passage);
         // The list is taken out so that the values may look at the rest of the request.
         let mut headers = std::mem::take(&mut self.head.headers);
         passage.mutations.apply_to_request(&mut headers, &Values::for_request(self, host), &mut scratch);
         self.head.headers = headers;
         self.framing
+    }
+
+    /// The same again, for another host.
+    pub(super) fn prepare_again(&mut self, passage: &Passage<'_>, host: &Rc<Host>) {
+        let spec = host.spec();
+        let literal = passage.weighted.and_then(|weighted| weighted.host_rewrite.as_deref());
+        if literal.is_none()
+            && matches!(passage.action.host, HostRewrite::Auto)
+            && !spec.endpoint.hostname.is_empty()
+        {
+            self.head.set_authority(spec.endpoint.hostname.as_bytes());
+        }
+        self.number_attempt(passage);
+    }
+
+    /// What tells the upstream which attempt it is, and how long it may take.
+    fn number_attempt(&mut self, passage: &Passage<'_>) {
+        let complete = self.record.times.borrow().rx_end;
+        let elapsed = complete.map_or(Duration::ZERO, |complete| time::now() - complete);
+        hygiene::router_headers(self, passage.timeouts.expected(elapsed));
+        if passage.matched.vhost.include_request_attempt_count {
+            self.head.headers.set("x-envoy-attempt-count", self.record.attempts.get().to_string());
+        }
     }
 }

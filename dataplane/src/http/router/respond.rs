@@ -1,6 +1,6 @@
 //! Relaying a response.
 
-use std::future::poll_fn;
+use std::{future::poll_fn, time::Duration};
 
 use culvert_proto::{
     ResponseHead, Version,
@@ -11,6 +11,7 @@ use culvert_ring::time;
 use super::{
     Passage,
     attempt::{Ended, Failed},
+    retry::Verdict,
 };
 use crate::{
     http::{
@@ -48,15 +49,20 @@ impl Exchange<'_> {
             poll_fn(|cx| self.stream.poll_ready(cx)).await.map_err(|_| Failed::Downstream)?;
         };
         let switched = framing == Framing::Tunnel;
-        if switched && !(passage.upgrade && passage.request_complete.get()) {
+        if switched && !(passage.upgrade && passage.kept.is_complete()) {
             return Err(Failed::UpstreamSwitched);
         }
         let reusable =
             !switched && framing != Framing::UntilClose && h1::keep_alive(head.version, &head.headers);
+        if let Some(wait) = self.retries_answer(passage, lent, &head) {
+            self.conn.worker.recycle_response(head);
+            let reusable = reusable && framing.is_empty() && passage.sent.get();
+            return Ok(Ended::Again { wait, reusable });
+        }
         let downstream_framing = self.downstream_framing(framing);
         let close = !switched
             && (!self.keeps_alive()
-                || !passage.request_complete.get()
+                || !passage.kept.is_complete()
                 || downstream_framing == Framing::UntilClose);
         self.record.times.borrow_mut().upstream_rx_begin = Some(time::now());
         self.upstream_answered(passage, lent, &head);
@@ -125,6 +131,25 @@ impl Exchange<'_> {
         }
     }
 
+    /// Whether the request is to be sent again in spite of this answer, and after how long.
+    fn retries_answer(&self, passage: &Passage<'_>, lent: &Lent, head: &ResponseHead) -> Option<Duration> {
+        let retrying = passage.retrying.as_ref()?;
+        let early = self.head.headers.contains("early-data");
+        let rng = &mut self.conn.worker.rng.borrow_mut();
+        match retrying.answered(&passage.cluster, head, early, rng) {
+            Verdict::Keep(flags) => {
+                self.record.flags.set(self.record.flags.get() | flags);
+                None
+            }
+            Verdict::Retry(wait) => {
+                lent.host.answered(outlier_status(head));
+                lent.host.stats(|stats| stats.rq_error.inc());
+                passage.cluster.count_retried(head.status);
+                Some(wait)
+            }
+        }
+    }
+
     fn upstream_answered(&self, passage: &Passage<'_>, lent: &Lent, head: &ResponseHead) {
         passage.cluster.codes.record(head.status);
         lent.host.answered(outlier_status(head));
@@ -148,7 +173,7 @@ impl Exchange<'_> {
         }
         let values = Values::for_response(self, Some(&lent.host));
         if self.tells_attempts.get() {
-            head.headers.set("x-envoy-attempt-count", "1");
+            head.headers.set("x-envoy-attempt-count", self.record.attempts.get().to_string());
         }
         passage.mutations.apply_to_response(&mut head.headers, &values, &mut Vec::new());
         self.new_cookies.write(&mut head.headers);

@@ -14,8 +14,8 @@ macro_rules! flags {
                 pub const $constant: Self = Self(1 << $number);
             )*
 
-            /// In the order in which Envoy writes them: flag, short name, long name, and the field of
-            /// `data.accesslog.v3.ResponseFlags`.
+            /// In the order in which they come to be set, which is that in which Envoy writes them: flag, short name,
+            /// long name, and the field of `data.accesslog.v3.ResponseFlags`.
             const NAMES: &'static [(Self, &'static str, &'static str, u32)] =
                 &[$((Self::$constant, $short, $long, $number),)*];
         }
@@ -24,6 +24,9 @@ macro_rules! flags {
 
 flags! {
     FAILED_LOCAL_HEALTH_CHECK = 1, "LH", "FailedLocalHealthCheck";
+    DELAY_INJECTED = 10, "DI", "DelayInjected";
+    FAULT_INJECTED = 11, "FI", "FaultInjected";
+    UPSTREAM_RETRY_LIMIT = 16, "URX", "UpstreamRetryLimitExceeded";
     NO_HEALTHY_UPSTREAM = 2, "UH", "NoHealthyUpstream";
     UPSTREAM_REQUEST_TIMEOUT = 3, "UT", "UpstreamRequestTimeout";
     LOCAL_RESET = 4, "LR", "LocalReset";
@@ -32,13 +35,10 @@ flags! {
     UPSTREAM_CONNECTION_TERMINATION = 7, "UC", "UpstreamConnectionTermination";
     UPSTREAM_OVERFLOW = 8, "UO", "UpstreamOverflow";
     NO_ROUTE = 9, "NR", "NoRouteFound";
-    DELAY_INJECTED = 10, "DI", "DelayInjected";
-    FAULT_INJECTED = 11, "FI", "FaultInjected";
     RATE_LIMITED = 12, "RL", "RateLimited";
     UNAUTHORIZED_EXTERNAL_SERVICE = 13, "UAEX", "UnauthorizedExternalService";
     RATE_LIMIT_SERVICE_ERROR = 14, "RLSE", "RateLimitServiceError";
     DOWNSTREAM_TERMINATION = 15, "DC", "DownstreamConnectionTermination";
-    UPSTREAM_RETRY_LIMIT = 16, "URX", "UpstreamRetryLimitExceeded";
     STREAM_IDLE_TIMEOUT = 17, "SI", "StreamIdleTimeout";
     DOWNSTREAM_PROTOCOL_ERROR = 19, "DPE", "DownstreamProtocolError";
     DURATION_TIMEOUT = 23, "DT", "DurationTimeout";

@@ -47,6 +47,16 @@ impl ClientConn {
         self.stream.local_addr().ok()?.as_socket()
     }
 
+    /// Bytes the kernel has accepted for sending so far.
+    pub fn bytes_sent(&self) -> u64 {
+        self.stream.bytes_sent()
+    }
+
+    /// Bytes that the other end has acknowledged. A system call; `None` where it is no TCP connection.
+    pub fn bytes_acknowledged(&self) -> Option<u64> {
+        Some(culvert_ring::net::tcp_info(self.stream.fd()).ok()?.bytes_acked)
+    }
+
     /// Sends a request head.
     pub fn send_head(&self, head: &RequestHead, framing: Framing) {
         let sent = self.stream.write_with(|out| {

@@ -1,0 +1,172 @@
+//! The retries of one request: what `culvert_proto::retry` decides, the circuit breaker, and the counters.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use culvert_model::{AvoidHost, RetryPolicy, Struct, Value};
+use culvert_proto::{
+    ResponseHead,
+    retry::{BackOffState, Decision, Reset, Retries, rate_limited},
+    route::RequestView,
+};
+use smallvec::SmallVec;
+
+use crate::{
+    http::log::Flags,
+    upstream::{Cluster, Credit, Host},
+};
+
+/// What a route and its request say about retries, and how many there were.
+pub(super) struct Retrying<'a> {
+    policy: Option<&'a RetryPolicy>,
+    state: RefCell<State<'a>>,
+    /// There is no way to send the request again.
+    abandoned: Cell<bool>,
+}
+
+struct State<'a> {
+    retries: Retries<'a>,
+    back_off: BackOffState,
+    /// Of the retry that is under way.
+    credit: Option<Credit>,
+    /// Hosts of the attempts so far, where the policy avoids them.
+    tried: SmallVec<[Rc<Host>; 2]>,
+}
+
+/// What becomes of an attempt.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Verdict {
+    /// It is the last one; what the log has to say about that.
+    Keep(Flags),
+    /// Another one begins after a while.
+    Retry(Duration),
+}
+
+impl<'a> Retrying<'a> {
+    /// `None` when neither the policy nor the request asks for retries.
+    pub(super) fn new(policy: Option<&'a RetryPolicy>, request: &RequestView<'_>) -> Option<Self> {
+        let retries = Retries::new(policy, request)?;
+        let back_off = policy.map(|policy| policy.back_off).unwrap_or_default();
+        let state =
+            State { retries, back_off: BackOffState::new(back_off), credit: None, tried: SmallVec::new() };
+        Some(Self { policy, state: RefCell::new(state), abandoned: Cell::new(false) })
+    }
+
+    /// Whether the request has to be kept, to be sent again.
+    pub(super) fn is_enabled(&self) -> bool {
+        self.state.borrow().retries.is_enabled()
+    }
+
+    /// The request is too large to be kept.
+    pub(super) fn abandon(&self) {
+        self.abandoned.set(true);
+        self.state.borrow_mut().credit = None;
+    }
+
+    /// What becomes of an attempt that was answered.
+    pub(super) fn answered(
+        &self,
+        cluster: &Rc<Cluster>,
+        response: &ResponseHead,
+        early: bool,
+        rng: &mut fastrand::Rng,
+    ) -> Verdict {
+        if self.abandoned.get() {
+            return Verdict::Keep(Flags::default());
+        }
+        let decision = self.state.borrow().retries.after_response(response, early);
+        let told = match (decision, self.policy.and_then(|policy| policy.rate_limited.as_ref())) {
+            (Decision::Retry, Some(policy)) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+                rate_limited(policy, &response.headers, now, rng.u64(..))
+            }
+            _ => None,
+        };
+        self.decide(cluster, decision, told, rng)
+    }
+
+    /// What becomes of an attempt that was not answered.
+    pub(super) fn unanswered(&self, cluster: &Rc<Cluster>, reset: Reset, rng: &mut fastrand::Rng) -> Verdict {
+        if self.abandoned.get() {
+            return Verdict::Keep(Flags::default());
+        }
+        let decision = self.state.borrow().retries.after_reset(reset);
+        self.decide(cluster, decision, None, rng)
+    }
+
+    fn decide(
+        &self,
+        cluster: &Rc<Cluster>,
+        decision: Decision,
+        told: Option<Duration>,
+        rng: &mut fastrand::Rng,
+    ) -> Verdict {
+        let state = &mut *self.state.borrow_mut();
+        let was_retry = state.credit.take().is_some();
+        if decision == Decision::Keep {
+            if was_retry {
+                cluster.stats.upstream_rq_retry_success.inc();
+            }
+            return Verdict::Keep(Flags::default());
+        }
+        if !state.retries.take() {
+            cluster.stats.upstream_rq_retry_limit_exceeded.inc();
+            return Verdict::Keep(Flags::UPSTREAM_RETRY_LIMIT);
+        }
+        state.credit = Credit::take_retry(cluster);
+        if state.credit.is_none() {
+            cluster.stats.upstream_rq_retry_overflow.inc();
+            return Verdict::Keep(Flags::UPSTREAM_OVERFLOW);
+        }
+        cluster.stats.upstream_rq_retry.inc();
+        Verdict::Retry(match (decision, told) {
+            (Decision::RetryNow, _) => Duration::ZERO,
+            (_, Some(told)) => {
+                cluster.stats.upstream_rq_retry_backoff_ratelimited.inc();
+                told
+            }
+            _ => {
+                cluster.stats.upstream_rq_retry_backoff_exponential.inc();
+                state.back_off.next(rng.u64(..))
+            }
+        })
+    }
+
+    /// An attempt goes to this host.
+    pub(super) fn tries(&self, host: &Rc<Host>) {
+        if self.policy.is_some_and(|policy| policy.avoid.contains(&AvoidHost::Previous)) {
+            self.state.borrow_mut().tried.push(host.clone());
+        }
+    }
+
+    /// How often another host is looked for.
+    pub(super) fn host_attempts(&self) -> u32 {
+        self.policy.map_or(0, |policy| if policy.avoid.is_empty() { 0 } else { policy.host_attempts })
+    }
+
+    /// Whether another host is to be looked for.
+    pub(super) fn avoids(&self, host: &Rc<Host>) -> bool {
+        let Some(policy) = self.policy else { return false };
+        policy.avoid.iter().any(|avoid| match avoid {
+            AvoidHost::Previous => self.state.borrow().tried.iter().any(|tried| Rc::ptr_eq(tried, host)),
+            AvoidHost::Canary => with_labels(host, |labels| {
+                labels.and_then(|labels| labels.get("canary")) == Some(&Value::Bool(true))
+            }),
+            AvoidHost::Metadata(wanted) => with_labels(host, |labels| {
+                wanted.is_empty()
+                    || labels.is_some_and(|labels| {
+                        wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+                    })
+            }),
+        })
+    }
+}
+
+/// The metadata of a host that balancing looks at.
+fn with_labels<R>(host: &Host, read: impl FnOnce(Option<&Struct>) -> R) -> R {
+    let spec = host.spec();
+    read(spec.endpoint.metadata.as_ref().and_then(|metadata| metadata.0.get("envoy.lb")))
+}
