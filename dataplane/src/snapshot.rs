@@ -15,8 +15,8 @@ use std::{
 
 use culvert_model::{
     AssignmentPolicy, Cluster, ConnectionLimit, ConnectionRateLimit, Endpoint, ExtAuthz, FilterChain,
-    FilterStateValue, HeaderChanges, HeaderMatcher, Health, HttpConnectionManager, HttpFault, HttpRbac,
-    Listener, NetworkRbac, TcpProxy,
+    FilterStateValue, GlobalRateLimit, HeaderChanges, HeaderMatcher, Health, HttpConnectionManager,
+    HttpFault, HttpRbac, Listener, NetworkRbac, TcpProxy,
 };
 use culvert_proto::{
     balance::HostSet,
@@ -174,6 +174,8 @@ pub enum HttpFilterKind {
     HealthCheck(Arc<Vec<HeaderMatcher>>),
     /// `local_ratelimit`
     LocalRateLimit(Arc<RateLimit>),
+    /// `ratelimit`
+    RateLimit(Arc<GlobalRateLimit>),
     /// `rbac`
     Rbac(Arc<HttpRbacSpec>),
     /// One that there is not; it refuses what would go through it.

@@ -27,8 +27,27 @@ impl Bucket {
 
     /// Takes a token, if there is one at the moment `now`.
     pub fn take(&self, now: u64) -> bool {
+        self.take_several(1, now)
+    }
+
+    /// Tokens that there are at the moment `now`.
+    pub fn remaining(&self, now: u64) -> u64 {
+        let until = now.saturating_add(self.full);
+        let since = self.since.load(Ordering::Relaxed).max(now);
+        until.saturating_sub(since) / self.per_token
+    }
+
+    /// How long it takes from the moment `now` until there is another token than those there are.
+    pub fn next(&self, now: u64) -> u64 {
+        let until = now.saturating_add(self.full);
+        let since = self.since.load(Ordering::Relaxed).max(now);
+        self.per_token - until.saturating_sub(since) % self.per_token
+    }
+
+    /// Takes so many tokens, if there are as many at the moment `now`; none otherwise.
+    pub fn take_several(&self, tokens: u64, now: u64) -> bool {
         let take = |since: u64| {
-            let after = since.max(now).saturating_add(self.per_token);
+            let after = since.max(now).saturating_add(self.per_token.saturating_mul(tokens));
             (after <= now.saturating_add(self.full)).then_some(after)
         };
         self.since.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
@@ -46,6 +65,15 @@ mod tests {
         let took: Vec<_> =
             [0, 0, 0, 99, 100, 150, 200, 1_000, 1_000, 1_000].map(|after| bucket.take(START + after)).into();
         assert_eq!(took, [true, true, false, false, true, false, true, true, true, false]);
+    }
+
+    #[test]
+    fn it_tells_what_is_left() {
+        let bucket = Bucket::new(3, 1, 100, 0);
+        assert_eq!(bucket.remaining(1_000), 3);
+        assert!(bucket.take_several(2, 1_000) && !bucket.take_several(2, 1_000));
+        assert_eq!((bucket.remaining(1_000), bucket.next(1_000)), (1, 100));
+        assert_eq!((bucket.remaining(1_130), bucket.next(1_130)), (2, 70));
     }
 
     #[test]

@@ -428,6 +428,18 @@ stat_set! {
         counter enforced,
         counter ok,
         counter rate_limited,
+        /// Requests above a limit on trial.
+        counter shadow_mode,
+    }
+}
+
+stat_set! {
+    /// Scope `cluster.<name>.ratelimit`, and the filter's `stat_prefix` behind it: by where requests go.
+    pub struct RateLimitStats {
+        counter error,
+        counter failure_mode_allowed,
+        counter ok,
+        counter over_limit,
     }
 }
 

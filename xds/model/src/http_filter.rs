@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    AuthOverride, DiscoveredFilter, ExtAuthz, HeaderMatcher, HeaderValueOption, RbacRules, StringMatcher,
+    AuthOverride, DiscoveredFilter, ExtAuthz, GlobalRateLimit, HeaderMatcher, HeaderValueOption, HostRules,
+    LocalDescriptor, RateLimitOverride, RateLimitRule, RbacRules, StringMatcher,
 };
 
 /// One entry of `HttpConnectionManager.http_filters`.
@@ -41,6 +42,8 @@ pub enum HttpFilter {
     LocalRateLimit(Arc<HttpRateLimit>),
     /// `extensions.filters.http.rbac.v3.RBAC`
     Rbac(Arc<HttpRbac>),
+    /// `extensions.filters.http.ratelimit.v3.RateLimit`
+    RateLimit(Arc<GlobalRateLimit>),
     /// `extensions.filters.http.router.v3.Router`
     Router,
     /// One that there is not; [`NamedFilter::disabled`]. Requests of a route that turns it on cannot be served.
@@ -72,6 +75,8 @@ pub enum FilterSettings {
     HeaderMutation(Arc<HeaderChanges>),
     /// `extensions.filters.http.local_ratelimit.v3.LocalRateLimit`
     LocalRateLimit(Arc<HttpRateLimit>),
+    /// `extensions.filters.http.ratelimit.v3.RateLimitPerRoute`
+    RateLimit(Arc<RateLimitOverride>),
     /// `extensions.filters.http.rbac.v3.RBACPerRoute`; without `rbac` there are no rules.
     Rbac(Arc<HttpRbac>),
 }
@@ -191,6 +196,12 @@ pub struct Fraction {
     pub denominator: u32,
 }
 
+impl Default for Fraction {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
 impl Fraction {
     /// None at all.
     pub const NONE: Self = Self { numerator: 0, denominator: 100 };
@@ -203,7 +214,7 @@ impl Fraction {
 }
 
 /// `extensions.filters.http.local_ratelimit.v3.LocalRateLimit`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct HttpRateLimit {
     /// `stat_prefix`
     pub stat_prefix: String,
@@ -225,4 +236,18 @@ pub struct HttpRateLimit {
     pub response_add: Vec<HeaderValueOption>,
     /// `rate_limited_as_resource_exhausted`: the gRPC status is 8 instead of 14.
     pub resource_exhausted: bool,
+    /// `descriptors`: limits by what describes a request.
+    pub descriptors: Vec<LocalDescriptor>,
+    /// `stage`: of the rules of routes.
+    pub stage: u32,
+    /// `vh_rate_limits`
+    pub host_rules: HostRules,
+    /// `rate_limits`: in place of those of routes.
+    pub rules: Vec<RateLimitRule>,
+    /// `always_consume_default_token_bucket`: true. A request that a descriptor allows takes a token of all besides.
+    pub always_default: bool,
+    /// `max_dynamic_descriptors`: 20. So many values have tokens of their own where any value is described.
+    pub max_dynamic: usize,
+    /// `enable_x_ratelimit_headers`: `DRAFT_VERSION_03`.
+    pub limit_headers: bool,
 }

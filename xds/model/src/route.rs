@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    FilterOverrides, Format, FullRegex, HashPolicy, HeaderMatcher, Metadata, QueryMatcher, RegexSubstitution,
-    RetryPolicy,
+    FilterOverrides, Format, FullRegex, HashPolicy, HeaderMatcher, Metadata, QueryMatcher, RateLimitRule,
+    RegexSubstitution, RetryPolicy,
 };
 
 /// `config.route.v3.RouteConfiguration`.
@@ -49,6 +49,8 @@ pub struct VirtualHost {
     pub retry: Option<Box<RetryPolicy>>,
     /// See [`Route::request_buffer`], for routes that do not say it.
     pub request_buffer: Option<u64>,
+    /// `rate_limits`
+    pub rate_limits: Box<[RateLimitRule]>,
 }
 
 /// `config.route.v3.VirtualHost.TlsRequirementType`.
@@ -217,6 +219,10 @@ pub struct RouteAction {
     pub max_stream_duration: Option<MaxStreamDuration>,
     /// `retry_policy`
     pub retry: Option<Box<RetryPolicy>>,
+    /// `rate_limits`
+    pub rate_limits: Box<[RateLimitRule]>,
+    /// `include_vh_rate_limits`: those of the virtual host count too.
+    pub include_vh_rate_limits: bool,
     /// `upgrade_configs`: lower-case upgrade type and whether it is enabled.
     pub upgrades: Vec<(String, bool)>,
     /// `hash_policy`: what balancing by hash goes by; empty for chance.

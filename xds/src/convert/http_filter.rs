@@ -4,8 +4,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use culvert_model::{
     CorsPolicy, FaultAbort, FaultAnswer, FaultDelay, FilterOverride, FilterOverrides, FilterSettings,
-    Fraction, HeaderChange, HeaderChanges, HeaderMatcher, HttpFault, HttpFilter, HttpRateLimit, HttpRbac,
-    NamedFilter,
+    Fraction, HeaderChange, HeaderChanges, HeaderMatcher, HostRules, HttpFault, HttpFilter, HttpRateLimit,
+    HttpRbac, NamedFilter,
 };
 use envoy_types::pb::{
     envoy::{
@@ -14,19 +14,23 @@ use envoy_types::pb::{
             core::v3::RuntimeFractionalPercent,
             route::v3::{FilterConfig, HeaderMatcher as HeaderMatcherPb},
         },
-        extensions::filters::{
-            common::fault::v3::{FaultDelay as FaultDelayPb, fault_delay::FaultDelaySecifier},
-            http::{
-                cors::v3 as cors_pb,
-                ext_authz::v3 as authz_pb,
-                fault::v3::{self as fault_pb, fault_abort::ErrorType},
-                header_mutation::v3 as mutation_pb,
-                health_check::v3 as health_pb,
-                local_ratelimit::v3 as rate_pb,
-                rbac::v3 as rbac_pb,
-                router::v3::Router,
+        extensions::{
+            common::ratelimit::v3::{VhRateLimitsOptions, XRateLimitHeadersRfcVersion},
+            filters::{
+                common::fault::v3::{FaultDelay as FaultDelayPb, fault_delay::FaultDelaySecifier},
+                http::{
+                    cors::v3 as cors_pb,
+                    ext_authz::v3 as authz_pb,
+                    fault::v3::{self as fault_pb, fault_abort::ErrorType},
+                    header_mutation::v3 as mutation_pb,
+                    health_check::v3 as health_pb,
+                    local_ratelimit::v3 as rate_pb,
+                    ratelimit::v3 as global_pb,
+                    rbac::v3 as rbac_pb,
+                    router::v3::Router,
+                },
+                network::http_connection_manager::v3::{self as pb, http_filter},
             },
-            network::http_connection_manager::v3::{self as pb, http_filter},
         },
         r#type::v3::{FractionalPercent, fractional_percent::DenominatorType},
     },
@@ -116,6 +120,8 @@ fn http_filter(at: &At<'_>, any: &Any) -> Option<Known> {
         HttpFilter::Fault(self::fault(at, &fault)?)
     } else if let Some(limit) = unpack::<rate_pb::LocalRateLimit>(any) {
         HttpFilter::LocalRateLimit(rate_limit(at, &limit)?)
+    } else if let Some(limit) = unpack::<global_pb::RateLimit>(any) {
+        HttpFilter::RateLimit(super::rate_limit::filter(at, &limit)?)
     } else if let Some(health) = unpack::<health_pb::HealthCheck>(any) {
         if health.pass_through_mode.as_ref().is_some_and(|pass| pass.value) {
             return at.field("pass_through_mode").unsupported("health checks are answered, not passed on");
@@ -163,6 +169,7 @@ fn is_settings(any: &Any) -> bool {
         || unpack::<authz_pb::ExtAuthzPerRoute>(any).is_some()
         || unpack::<fault_pb::HttpFault>(any).is_some()
         || unpack::<rate_pb::LocalRateLimit>(any).is_some()
+        || unpack::<global_pb::RateLimitPerRoute>(any).is_some()
 }
 
 fn settings(at: &At<'_>, any: &Any) -> Option<FilterSettings> {
@@ -186,6 +193,8 @@ fn settings(at: &At<'_>, any: &Any) -> Option<FilterSettings> {
                 .error("local rate limit token bucket must be set for per filter configs");
         }
         FilterSettings::LocalRateLimit(rate_limit(at, &limit)?)
+    } else if let Some(limit) = unpack::<global_pb::RateLimitPerRoute>(any) {
+        FilterSettings::RateLimit(super::rate_limit::per_route(at, &limit)?)
     } else {
         return at
             .unsupported(format!("{} is not what a route says about a filter", extension_name(Some(any))));
@@ -326,6 +335,8 @@ fn rate_limit(at: &At<'_>, limit: &rate_pb::LocalRateLimit) -> Option<Arc<HttpRa
     let request_add = header::additions(&at.field(add), &limit.request_headers_to_add_when_not_enforced);
     let response_add =
         header::additions(&at.field("response_headers_to_add"), &limit.response_headers_to_add);
+    let descriptors = super::rate_limit::descriptors(&at.field("descriptors"), &limit.descriptors);
+    let rules = super::rate_limit::own_rules(&at.field("rate_limits"), &limit.rate_limits);
     Some(Arc::new(HttpRateLimit {
         stat_prefix: limit.stat_prefix.clone(),
         status: u16::try_from(status).ok().filter(|status| *status >= 400).unwrap_or(429),
@@ -337,6 +348,17 @@ fn rate_limit(at: &At<'_>, limit: &rate_pb::LocalRateLimit) -> Option<Arc<HttpRa
         request_add: request_add?,
         response_add: response_add?,
         resource_exhausted: limit.rate_limited_as_resource_exhausted,
+        descriptors: descriptors?,
+        stage: limit.stage,
+        host_rules: match limit.vh_rate_limits() {
+            VhRateLimitsOptions::Override => HostRules::Override,
+            VhRateLimitsOptions::Include => HostRules::Include,
+            VhRateLimitsOptions::Ignore => HostRules::Ignore,
+        },
+        rules: rules?,
+        always_default: limit.always_consume_default_token_bucket.as_ref().is_none_or(|always| always.value),
+        max_dynamic: limit.max_dynamic_descriptors.as_ref().map_or(20, |max| max.value as usize),
+        limit_headers: limit.enable_x_ratelimit_headers() == XRateLimitHeadersRfcVersion::DraftVersion03,
     }))
 }
 

@@ -31,6 +31,7 @@ mod material;
 mod metadata;
 mod network;
 mod outlier;
+mod rate_limit;
 mod rbac;
 mod retry;
 mod route;

@@ -14,7 +14,7 @@ use envoy_types::pb::{
     google::protobuf,
 };
 
-use super::{core, header, http_filter, matcher, metadata, retry, route_action};
+use super::{core, header, http_filter, matcher, metadata, rate_limit, retry, route_action};
 use crate::at::At;
 
 /// Bytes of a direct response's body when `max_direct_response_body_size_bytes` is not given.
@@ -111,6 +111,7 @@ pub(super) fn virtual_host(at: &At<'_>, host: &pb::VirtualHost, scope: &Scope<'_
         host.per_request_buffer_limit_bytes.as_ref(),
         host.request_body_buffer_limit.as_ref(),
     );
+    let rate_limits = rate_limit::rules(&at.field("rate_limits"), &host.rate_limits);
     let at_routes = at.field("routes");
     let routes: Vec<_> = host
         .routes
@@ -133,6 +134,7 @@ pub(super) fn virtual_host(at: &At<'_>, host: &pb::VirtualHost, scope: &Scope<'_
         include_attempt_count_in_response: host.include_attempt_count_in_response,
         retry: retry?,
         request_buffer: buffer?,
+        rate_limits: rate_limits?.into(),
     })
 }
 

@@ -17,7 +17,7 @@ use envoy_types::pb::envoy::config::route::v3::{
 use super::{
     core,
     hash_policy::hash_policies,
-    header, http_filter, matcher,
+    header, http_filter, matcher, rate_limit,
     route::{self, Scope},
 };
 use crate::at::At;
@@ -113,6 +113,7 @@ fn forward(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<R
         None => Some(None),
     };
     let retry = route::retry_policy(at, action.retry_policy.as_ref());
+    let rate_limits = rate_limit::rules(&at.field("rate_limits"), &action.rate_limits);
     let upgrades = upgrades(&at.field("upgrade_configs"), &action.upgrade_configs);
     let hash_policy = hash_policies(&at.field("hash_policy"), &action.hash_policy);
     let duration = match action.max_stream_duration.as_ref() {
@@ -133,6 +134,8 @@ fn forward(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<R
         idle_timeout: idle_timeout?,
         max_stream_duration: duration?,
         retry: retry?,
+        rate_limits: rate_limits?.into(),
+        include_vh_rate_limits: action.include_vh_rate_limits.as_ref().is_some_and(|it| it.value),
         upgrades: upgrades?,
         hash_policy: hash_policy?,
     })

@@ -97,7 +97,141 @@ pub(super) const TABLES: &[Table] = &[
         no_effect: &[("emit_client_span", NO_SPANS)],
         ..Table::of("envoy.extensions.filters.http.ext_authz.v3.CheckSettings")
     },
+    Table {
+        used: &[
+            "domain",
+            "stage",
+            "request_type",
+            "timeout",
+            "failure_mode_deny",
+            "rate_limited_as_resource_exhausted",
+            "rate_limit_service",
+            "enable_x_ratelimit_headers",
+            "disable_x_envoy_ratelimited_header",
+            "rate_limited_status",
+            "response_headers_to_add",
+            "status_on_error",
+            "stat_prefix",
+            "filter_enabled",
+            "filter_enforced",
+            "failure_mode_deny_percent",
+            "rate_limits",
+            "metadata_namespace",
+        ],
+        only_off: &["enable_retry_after_header"],
+        ..Table::of("envoy.extensions.filters.http.ratelimit.v3.RateLimit")
+    },
+    Table {
+        used: &["vh_rate_limits", "rate_limits", "domain"],
+        only_off: &["override_option"],
+        ..Table::of("envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute")
+    },
+    Table {
+        used: &["transport_api_version"],
+        used_as: &[("grpc_service", &CALL)],
+        ..Table::of("envoy.config.ratelimit.v3.RateLimitServiceConfig")
+    },
+    Table {
+        used: &["actions", "limit", "hits_addend"],
+        only_off: &["stage", "disable_key", "apply_on_stream_done", "x_ratelimit_option"],
+        ..Table::of("envoy.config.route.v3.RateLimit")
+    },
+    Table {
+        used: &[
+            "source_cluster",
+            "destination_cluster",
+            "request_headers",
+            "query_parameters",
+            "remote_address",
+            "generic_key",
+            "header_value_match",
+            "metadata",
+            "masked_remote_address",
+            "query_parameter_value_match",
+            "remote_address_match",
+        ],
+        refused: &[
+            ("dynamic_metadata", "it is deprecated; metadata says the same"),
+            ("extension", "descriptors of extensions are not supported"),
+        ],
+        ..Table::of("envoy.config.route.v3.RateLimit.Action")
+    },
+    Table::of("envoy.config.route.v3.RateLimit.Action.SourceCluster"),
+    Table::of("envoy.config.route.v3.RateLimit.Action.DestinationCluster"),
+    Table::of("envoy.config.route.v3.RateLimit.Action.RemoteAddress"),
+    Table {
+        used: &["header_name", "descriptor_key", "skip_if_absent"],
+        ..Table::of("envoy.config.route.v3.RateLimit.Action.RequestHeaders")
+    },
+    Table {
+        used: &["query_parameter_name", "descriptor_key", "skip_if_absent"],
+        ..Table::of("envoy.config.route.v3.RateLimit.Action.QueryParameters")
+    },
+    Table {
+        used: &["v4_prefix_mask_len", "v6_prefix_mask_len"],
+        ..Table::of("envoy.config.route.v3.RateLimit.Action.MaskedRemoteAddress")
+    },
+    Table {
+        used: &["descriptor_value", "descriptor_key"],
+        no_effect: &[("default_value", AS_IT_IS)],
+        ..Table::of("envoy.config.route.v3.RateLimit.Action.GenericKey")
+    },
+    Table {
+        used: &["descriptor_value", "descriptor_key", "expect_match", "headers"],
+        no_effect: &[("default_value", AS_IT_IS)],
+        ..Table::of("envoy.config.route.v3.RateLimit.Action.HeaderValueMatch")
+    },
+    Table {
+        used: &["descriptor_value", "descriptor_key", "expect_match", "query_parameters"],
+        no_effect: &[("default_value", AS_IT_IS)],
+        ..Table::of("envoy.config.route.v3.RateLimit.Action.QueryParameterValueMatch")
+    },
+    Table {
+        used: &["descriptor_value", "descriptor_key", "address_matcher"],
+        no_effect: &[("default_value", AS_IT_IS)],
+        ..Table::of("envoy.config.route.v3.RateLimit.Action.RemoteAddressMatch")
+    },
+    Table { used: &["ranges", "invert_match"], ..Table::of("envoy.type.matcher.v3.AddressMatcher") },
+    Table { used: &["address_prefix", "prefix_len"], ..Table::of("xds.core.v3.CidrRange") },
+    Table {
+        used: &["descriptor_key", "metadata_key", "default_value", "source", "skip_if_absent"],
+        ..Table::of("envoy.config.route.v3.RateLimit.Action.MetaData")
+    },
+    Table { used: &["key", "path"], ..Table::of("envoy.type.metadata.v3.MetadataKey") },
+    Table { used: &["key"], ..Table::of("envoy.type.metadata.v3.MetadataKey.PathSegment") },
+    Table {
+        used: &["dynamic_metadata"],
+        refused: &[("rate_limit", "limits are taken from metadata only")],
+        ..Table::of("envoy.config.route.v3.RateLimit.Override")
+    },
+    Table {
+        used: &["metadata_key"],
+        ..Table::of("envoy.config.route.v3.RateLimit.Override.DynamicMetadata")
+    },
+    Table {
+        used: &["number", "is_negative_hits"],
+        refused: &[("format", "what a request counts cannot be a substitution")],
+        ..Table::of("envoy.config.route.v3.RateLimit.HitsAddend")
+    },
+    Table {
+        used: &["entries", "token_bucket", "shadow_mode"],
+        ..Table::of("envoy.extensions.common.ratelimit.v3.LocalRateLimitDescriptor")
+    },
+    Table {
+        used: &["key", "value"],
+        ..Table::of("envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.Entry")
+    },
 ];
+
+const AS_IT_IS: &str = "the value is taken as it is";
+
+/// Rules of routes, as opposed to those in settings of a filter.
+pub(super) const ROUTE_RATE_LIMIT: Table = Table {
+    used: &["stage", "actions", "limit"],
+    no_effect: &[("hits_addend", "it counts in settings of the filter only, as in Envoy")],
+    only_off: &["disable_key", "apply_on_stream_done", "x_ratelimit_option"],
+    ..Table::of("envoy.config.route.v3.RateLimit")
+};
 
 /// A service that is asked once for each request, where others are streams.
 const CALL: Table = Table {

@@ -3,7 +3,6 @@
 use super::Table;
 
 const NO_RUNTIME: &str = "the runtime cannot override it";
-const NO_DESCRIPTORS: &str = "rate limits by descriptors are not supported";
 const NO_TRAILERS: &str = "trailers are not changed";
 
 pub(super) const TABLES: &[Table] = &[
@@ -103,23 +102,16 @@ pub(super) const TABLES: &[Table] = &[
             "request_headers_to_add_when_not_enforced",
             "response_headers_to_add",
             "rate_limited_as_resource_exhausted",
-        ],
-        no_effect: &[
-            ("stage", NO_DESCRIPTORS),
-            ("vh_rate_limits", NO_DESCRIPTORS),
-            ("always_consume_default_token_bucket", NO_DESCRIPTORS),
-            ("max_dynamic_descriptors", NO_DESCRIPTORS),
-        ],
-        only_off: &[
-            "local_rate_limit_per_downstream_connection",
+            "descriptors",
+            "stage",
+            "vh_rate_limits",
+            "rate_limits",
+            "always_consume_default_token_bucket",
+            "max_dynamic_descriptors",
             "enable_x_ratelimit_headers",
-            "enable_retry_after_header",
         ],
-        refused: &[
-            ("descriptors", NO_DESCRIPTORS),
-            ("rate_limits", NO_DESCRIPTORS),
-            ("local_cluster_rate_limit", "limits are not shared among the servers of a cluster"),
-        ],
+        only_off: &["local_rate_limit_per_downstream_connection", "enable_retry_after_header"],
+        refused: &[("local_cluster_rate_limit", "limits are not shared among the servers of a cluster")],
         ..Table::of("envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit")
     },
     Table { used: &["code"], ..Table::of("envoy.type.v3.HttpStatus") },

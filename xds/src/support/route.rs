@@ -1,11 +1,10 @@
 //! `config.route.v3`.
 
-use super::Table;
+use super::{Table, callout::ROUTE_RATE_LIMIT};
 
 const NO_READER: &str = "nothing reads it";
 const NO_PLUG_IN: &str = "the policy has to be in retry_policy";
 const NO_HEDGING: &str = "a request is sent again only after the attempt before has ended";
-const NO_RATE_LIMIT: &str = "rate limits are not supported";
 const NO_MIRROR: &str = "mirroring is not supported";
 
 pub(super) const TABLES: &[Table] = &[
@@ -66,10 +65,10 @@ pub(super) const TABLES: &[Table] = &[
             ("matcher", "route matching trees are not supported"),
             ("retry_policy_typed_config", NO_PLUG_IN),
             ("hedge_policy", NO_HEDGING),
-            ("rate_limits", NO_RATE_LIMIT),
             ("cors", "the policy has to be in typed_per_filter_config"),
             ("request_mirror_policies", NO_MIRROR),
         ],
+        used_as: &[("rate_limits", &ROUTE_RATE_LIMIT)],
         ..Table::of("envoy.config.route.v3.VirtualHost")
     },
     Table {
@@ -158,8 +157,9 @@ pub(super) const TABLES: &[Table] = &[
             "retry_policy",
             "upgrade_configs",
             "hash_policy",
+            "include_vh_rate_limits",
         ],
-        only_off: &["include_vh_rate_limits", "priority"],
+        only_off: &["priority"],
         refused: &[
             ("cluster_specifier_plugin", "cluster specifier plug-ins are not supported"),
             ("inline_cluster_specifier_plugin", "cluster specifier plug-ins are not supported"),
@@ -168,10 +168,10 @@ pub(super) const TABLES: &[Table] = &[
             ("retry_policy_typed_config", NO_PLUG_IN),
             ("hedge_policy", NO_HEDGING),
             ("request_mirror_policies", NO_MIRROR),
-            ("rate_limits", NO_RATE_LIMIT),
             ("cors", "the policy has to be in typed_per_filter_config"),
             ("internal_redirect_policy", "internal redirects are not supported"),
         ],
+        used_as: &[("rate_limits", &ROUTE_RATE_LIMIT)],
         ..Table::of("envoy.config.route.v3.RouteAction")
     },
     Table {

@@ -4,20 +4,24 @@
 //! once for all workers.
 
 pub mod cors;
+pub mod descriptor;
 pub mod fault;
+pub mod local_limit;
 
 use std::sync::Arc;
 
 use culvert_model::{
-    AuthOverride, CorsPolicy, FilterSettings, HeaderChange, HeaderChanges, HttpFault, HttpRateLimit, HttpRbac,
+    AuthOverride, CorsPolicy, FilterSettings, HeaderChange, HeaderChanges, HttpFault, HttpRbac,
+    RateLimitOverride,
 };
 
 use crate::{
     Headers,
-    bucket::Bucket,
     rbac::Engine,
     route::{Formatter, change_header, string_matches},
 };
+
+pub use local_limit::RateLimit;
 
 /// Rules of access, compiled.
 #[derive(Debug, Default)]
@@ -38,25 +42,6 @@ impl AccessControl {
     }
 }
 
-/// A limit of requests, with the tokens that all workers take from.
-#[derive(Debug)]
-pub struct RateLimit {
-    /// As configured.
-    pub config: Arc<HttpRateLimit>,
-    /// Its tokens, on a clock in nanoseconds.
-    pub bucket: Bucket,
-}
-
-impl RateLimit {
-    /// A full bucket.
-    #[must_use]
-    pub fn new(config: Arc<HttpRateLimit>) -> Self {
-        let interval = u64::try_from(config.fill_interval.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = Bucket::new(config.max_tokens, config.tokens_per_fill, interval, 0);
-        Self { config, bucket }
-    }
-}
-
 /// Settings of a filter on a level of routes, compiled.
 #[derive(Debug)]
 pub enum Settings {
@@ -70,6 +55,8 @@ pub enum Settings {
     HeaderMutation(Arc<HeaderChanges>),
     /// `local_ratelimit`
     LocalRateLimit(RateLimit),
+    /// `ratelimit`
+    RateLimit(Arc<RateLimitOverride>),
     /// `rbac`
     Rbac(Box<AccessControl>),
 }
@@ -83,6 +70,7 @@ impl Settings {
             FilterSettings::Fault(fault) => Self::Fault(fault.clone()),
             FilterSettings::HeaderMutation(changes) => Self::HeaderMutation(changes.clone()),
             FilterSettings::LocalRateLimit(limit) => Self::LocalRateLimit(RateLimit::new(limit.clone())),
+            FilterSettings::RateLimit(own) => Self::RateLimit(own.clone()),
             FilterSettings::Rbac(rbac) => Self::Rbac(Box::new(AccessControl::compile(rbac))),
         }
     }

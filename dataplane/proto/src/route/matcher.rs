@@ -135,7 +135,7 @@ fn value_matches(rule: &HeaderRule, value: &[u8]) -> Verdict {
 }
 
 /// Looks at the first parameter of that name, as it is: nothing is decoded.
-fn query_matches(matcher: &QueryMatcher, path: &[u8]) -> bool {
+pub(crate) fn query_matches(matcher: &QueryMatcher, path: &[u8]) -> bool {
     let value = query_value(path, matcher.name.as_bytes());
     match &matcher.rule {
         QueryRule::Present(present) => value.is_some() == *present,
@@ -143,7 +143,7 @@ fn query_matches(matcher: &QueryMatcher, path: &[u8]) -> bool {
     }
 }
 
-pub(super) fn query_value<'p>(path: &'p [u8], name: &[u8]) -> Option<&'p [u8]> {
+pub(crate) fn query_value<'p>(path: &'p [u8], name: &[u8]) -> Option<&'p [u8]> {
     split_query(path).1?.split(|&byte| byte == b'&').find_map(|parameter| {
         match parameter.strip_prefix(name)? {
             [] => Some(&[][..]),

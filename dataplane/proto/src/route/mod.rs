@@ -17,6 +17,7 @@ mod weighted;
 
 pub use hash::{HashContext, cookie_text, ip_hash, request_hash, set_cookie};
 pub use matcher::{header_matches, response_header_matches, string_matches};
+pub(crate) use matcher::{query_matches, query_value};
 pub use mutate::{Formatter, Mutations, change_header};
 pub use overrides::{Override, Place};
 pub use rewrite::{redirect_location, rewrite_host, rewrite_path, tls_location};

@@ -31,6 +31,7 @@ fn kind(filter: &HttpFilter) -> Option<HttpFilterKind> {
         HttpFilter::LocalRateLimit(config) => {
             HttpFilterKind::LocalRateLimit(Arc::new(RateLimit::new(config.clone())))
         }
+        HttpFilter::RateLimit(config) => HttpFilterKind::RateLimit(config.clone()),
         HttpFilter::Rbac(config) => HttpFilterKind::Rbac(Arc::new(HttpRbacSpec {
             control: AccessControl::compile(config),
             config: config.clone(),

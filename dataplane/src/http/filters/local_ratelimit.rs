@@ -8,12 +8,16 @@ use std::{
 };
 
 use culvert_proto::{
-    filter::{RateLimit, Settings},
+    filter::{
+        RateLimit, Settings,
+        descriptor::{Descriptors, describe},
+        local_limit::{Decision, Remembered},
+    },
     route::change_header,
 };
 use culvert_ring::time;
 
-use super::{Response, Scope, State, Verdict};
+use super::{Response, Scope, State, Verdict, describing};
 use crate::{
     http::{exchange::Exchange, format::Values, log::Flags, reply::Reply},
     observe::stats::{HttpRateLimitStats, Registry},
@@ -25,14 +29,23 @@ static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// The filter on one worker.
 pub(super) struct RateLimiter {
     limit: Arc<RateLimit>,
+    remembered: RefCell<Remembered>,
     /// By `stat_prefix`: levels of routes have their own.
     stats: RefCell<HashMap<String, Arc<HttpRateLimitStats>>>,
+}
+
+/// What was taken for a request.
+#[derive(Clone, Copy)]
+pub(super) struct Taken {
+    decision: Decision,
+    /// There was too little, and this filter has answered.
+    refused: bool,
 }
 
 impl RateLimiter {
     pub(super) fn new(limit: Arc<RateLimit>, registry: &Registry) -> Self {
         LazyLock::force(&BEGINNING);
-        let filter = Self { limit, stats: RefCell::default() };
+        let filter = Self { limit, remembered: RefCell::default(), stats: RefCell::default() };
         filter.stats(registry, &filter.limit.config.stat_prefix);
         filter
     }
@@ -50,8 +63,12 @@ impl RateLimiter {
         }
         let stats = self.stats(&exchange.conn.worker.process.registry, &config.stat_prefix);
         stats.enabled.inc();
-        let since = time::now().saturating_duration_since(*BEGINNING);
-        if limit.bucket.take(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)) {
+        let decision = self.take(limit, exchange, scope);
+        if decision.shadowed {
+            stats.shadow_mode.inc();
+        }
+        *state = State::Limited(Taken { decision, refused: false });
+        if decision.allowed {
             stats.ok.inc();
             return Verdict::Continue;
         }
@@ -67,7 +84,7 @@ impl RateLimiter {
             return Verdict::Continue;
         }
         stats.enforced.inc();
-        *state = State::Limited;
+        *state = State::Limited(Taken { decision, refused: true });
         let reply = Reply::new(config.status, "local_rate_limited").flag(Flags::RATE_LIMITED);
         let reply = reply.details("local_rate_limited");
         Verdict::Reply(if config.resource_exhausted { reply.grpc_status("8") } else { reply })
@@ -80,13 +97,37 @@ impl RateLimiter {
         state: &State,
         response: &mut Response<'_>,
     ) {
-        if matches!(state, State::Limited) {
+        let State::Limited(taken) = state else { return };
+        let config = &self.limit(scope).config;
+        if config.limit_headers {
+            let Decision { limit, remaining, reset, .. } = taken.decision;
+            response.headers.set("x-ratelimit-limit", limit.to_string());
+            response.headers.set("x-ratelimit-remaining", remaining.to_string());
+            response.headers.set("x-ratelimit-reset", reset.to_string());
+        }
+        if taken.refused {
             let values = Values::for_response(exchange, None);
             let mut scratch = Vec::new();
-            for option in &self.limit(scope).config.response_add {
+            for option in &config.response_add {
                 change_header(option, response.headers, &values, &mut scratch);
             }
         }
+    }
+
+    fn take(&self, limit: &RateLimit, exchange: &Exchange<'_>, scope: &Scope<'_>) -> Decision {
+        let config = &limit.config;
+        let mut descriptors = Descriptors::new();
+        if !config.descriptors.is_empty() {
+            let inputs = describing(exchange, scope);
+            if config.rules.is_empty() {
+                scope.describe(config.stage, config.host_rules, &inputs, &mut descriptors);
+            } else {
+                describe(&config.rules, &inputs, &mut descriptors);
+            }
+        }
+        let since = time::now().saturating_duration_since(*BEGINNING);
+        let now = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        limit.take(&descriptors, &mut self.remembered.borrow_mut(), now)
     }
 
     /// That of the route, if it has one.

@@ -10,14 +10,17 @@ mod fault;
 mod header_mutation;
 mod health_check;
 mod local_ratelimit;
+mod ratelimit;
 mod rbac;
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, net::IpAddr, rc::Rc};
 
-use culvert_model::{Action, ClusterSpecifier, Fraction, Route, WeightedCluster};
+use culvert_model::{
+    Action, ClusterSpecifier, Fraction, HostRules, RateLimitRule, Route, VirtualHost, WeightedCluster,
+};
 use culvert_proto::{
     Headers,
-    filter::Settings,
+    filter::{Settings, descriptor},
     route::{Match, NoRoute, Override, Place, Table, pick_cluster},
 };
 use smallvec::SmallVec;
@@ -26,7 +29,7 @@ use crate::{
     http::{codec::ReceiveError, exchange::Exchange, metadata::DynamicMetadata, reply::Reply},
     observe::stats::Registry,
     snapshot::{HttpFilterKind, HttpFilterSpec},
-    upstream::Host,
+    upstream::{Cluster, Host},
     worker::LocalTable,
 };
 
@@ -44,6 +47,8 @@ enum Filter {
     HealthCheck(health_check::HealthCheck),
     /// `local_ratelimit`
     LocalRateLimit(local_ratelimit::RateLimiter),
+    /// `ratelimit`
+    RateLimit(ratelimit::GlobalLimiter),
     /// `rbac`
     Rbac(rbac::AccessFilter),
     /// One that there is not, and that a route may turn on nevertheless.
@@ -67,14 +72,16 @@ enum State {
     Nothing,
     /// May go on, with changes of the response.
     Authorized(Box<ext_authz::Changes>),
+    /// Counted by a service.
+    Counted(Box<ratelimit::Told>),
     /// A request across origins, which may be.
     CrossOrigin,
     /// A fault, which counts for as long as the request lasts.
     Faulty(#[expect(dead_code, reason = "its end counts")] fault::Active),
     /// A request about the health of this server.
     HealthCheck,
-    /// Above the limit.
-    Limited,
+    /// Has taken tokens.
+    Limited(local_ratelimit::Taken),
     /// An answered preflight; whether the origin is allowed.
     Preflight(bool),
 }
@@ -101,6 +108,9 @@ impl Filter {
             HttpFilterKind::LocalRateLimit(limit) => {
                 Self::LocalRateLimit(local_ratelimit::RateLimiter::new(limit.clone(), registry))
             }
+            HttpFilterKind::RateLimit(config) => {
+                Self::RateLimit(ratelimit::GlobalLimiter::new(config.clone()))
+            }
             HttpFilterKind::Rbac(spec) => {
                 Self::Rbac(rbac::AccessFilter::new(spec.clone(), stat_prefix, registry))
             }
@@ -118,6 +128,7 @@ impl Filter {
             Self::HeaderMutation(filter) => filter.decode(exchange, scope),
             Self::HealthCheck(filter) => filter.decode(exchange, state),
             Self::LocalRateLimit(filter) => filter.decode(exchange, scope, state),
+            Self::RateLimit(filter) => Box::pin(filter.decode(exchange, scope, state)).await,
             Self::Rbac(filter) => filter.decode(exchange, scope),
             Self::Unsupported => Verdict::Reply(Reply::new(500, "").details("filter_not_supported")),
         }
@@ -131,6 +142,7 @@ impl Filter {
             Self::HeaderMutation(filter) => filter.encode(exchange, scope, response),
             Self::HealthCheck(_) => health_check::encode(exchange, state, response),
             Self::LocalRateLimit(filter) => filter.encode(exchange, scope, state, response),
+            Self::RateLimit(filter) => filter.encode(exchange, state, response),
             Self::Fault(_) | Self::Rbac(_) | Self::Unsupported => {}
         }
     }
@@ -183,6 +195,7 @@ pub(super) struct Scope<'t> {
     /// The filter's number in the table.
     number: Option<u32>,
     route: Option<&'t Route>,
+    host: Option<&'t VirtualHost>,
     weighted: Option<&'t WeightedCluster>,
 }
 
@@ -210,6 +223,49 @@ impl<'t> Scope<'t> {
             ClusterSpecifier::Name(name) => Some(name.as_bytes()),
             ClusterSpecifier::Weighted(_) => self.weighted.map(|cluster| cluster.name.as_bytes()),
         }
+    }
+}
+
+impl<'t> Scope<'t> {
+    /// The cluster that the request goes to, if there is one.
+    fn known_cluster(&self, exchange: &Exchange<'_>) -> Option<Rc<Cluster>> {
+        let name = std::str::from_utf8(self.cluster(&exchange.head.headers)?).ok()?;
+        exchange.conn.worker.cluster(name)
+    }
+
+    /// What the request is counted by, after the rules of its route and its virtual host that are for a stage.
+    fn describe<'a>(
+        &self,
+        stage: u32,
+        host_rules: HostRules,
+        inputs: &descriptor::Inputs<'a>,
+        descriptors: &mut descriptor::Descriptors<'a>,
+    ) where
+        't: 'a,
+    {
+        let Some(Action::Forward(action)) = self.route.map(|route| &route.action) else { return };
+        let of_stage = |rules: &'t [RateLimitRule]| rules.iter().filter(move |rule| rule.stage == stage);
+        descriptor::describe(of_stage(&action.rate_limits), inputs, descriptors);
+        let included = match host_rules {
+            HostRules::Include => true,
+            HostRules::Override => action.rate_limits.is_empty(),
+            HostRules::Ignore => false,
+        };
+        if let Some(host) = self.host.filter(|_| included || action.include_vh_rate_limits) {
+            descriptor::describe(of_stage(&host.rate_limits), inputs, descriptors);
+        }
+    }
+}
+
+/// What descriptors of a request are made of.
+fn describing<'a>(exchange: &'a Exchange<'_>, scope: &'a Scope<'_>) -> descriptor::Inputs<'a> {
+    descriptor::Inputs {
+        request: exchange.head.view(),
+        source_cluster: &exchange.conn.worker.process.service_cluster,
+        destination_cluster: scope.cluster(&exchange.head.headers).unwrap_or_default(),
+        remote: exchange.client(),
+        metadata: exchange.filters.metadata.get(),
+        route_metadata: scope.route.and_then(|route| route.metadata.as_ref()),
     }
 }
 
@@ -251,7 +307,14 @@ impl Run {
     fn scope(&self, index: usize) -> Scope<'_> {
         let number = self.numbers.get(index).copied().flatten();
         let table = self.table.as_ref().filter(|_| self.place.is_some()).map(|table| &*table.0);
-        Scope { table, place: self.place.unwrap_or_default(), number, route: None, weighted: None }
+        Scope {
+            table,
+            place: self.place.unwrap_or_default(),
+            number,
+            route: None,
+            host: None,
+            weighted: None,
+        }
     }
 }
 
@@ -270,6 +333,7 @@ pub(super) async fn decode<'t>(
         let scope = Scope {
             table: table.filter(|_| found.is_ok()).map(|table| &*table.0),
             route: found.as_ref().ok().map(|matched| &**matched.route),
+            host: found.as_ref().ok().map(|matched| matched.vhost),
             weighted: found.as_ref().ok().and_then(|matched| chosen_cluster(matched, random)),
             ..exchange.filters.scope(index).detached()
         };
@@ -309,6 +373,24 @@ fn chosen_cluster<'t>(found: &Match<'t>, random: u64) -> Option<&'t WeightedClus
 }
 
 impl Exchange<'_> {
+    /// The client, as `x-forwarded-for` tells where that is trusted: `xff_num_trusted_hops` proxies in front of this one vouch
+    /// for it, besides this one where it has added the other end of the connection itself.
+    fn client(&self) -> Option<IpAddr> {
+        let config = &self.conn.manager.spec.config;
+        let remote = self.conn.downstream.remote.ip();
+        let hops = config.xff_num_trusted_hops as usize;
+        if config.use_remote_address && hops == 0 {
+            return remote;
+        }
+        let own = config.use_remote_address && config.skip_xff_append;
+        let entry = self.head.headers.joined("x-forwarded-for").and_then(|list| {
+            let bytes: &[u8] = &list;
+            let nth = bytes.rsplit(|byte| *byte == b',').nth(hops - usize::from(own))?;
+            std::str::from_utf8(nth).ok()?.trim().parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+        });
+        entry.or(remote)
+    }
+
     /// Whether it is one of so many requests.
     fn draws(&self, fraction: Fraction) -> bool {
         fraction.numerator >= fraction.denominator
@@ -319,7 +401,7 @@ impl Exchange<'_> {
 impl Scope<'_> {
     /// Without what it borrows.
     fn detached<'t>(&self) -> Scope<'t> {
-        Scope { table: None, place: self.place, number: self.number, route: None, weighted: None }
+        Scope { table: None, place: self.place, number: self.number, route: None, host: None, weighted: None }
     }
 }
 

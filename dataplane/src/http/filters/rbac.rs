@@ -1,6 +1,6 @@
 //! `envoy.filters.http.rbac`: which requests are let through.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use culvert_proto::{
     filter::{AccessControl, Settings},
@@ -44,7 +44,7 @@ impl AccessFilter {
         }
         let details = with_view(&exchange.conn.downstream, |view| {
             let view = View {
-                remote: client(exchange),
+                remote: exchange.client(),
                 request: Some(exchange.head.view()),
                 metadata: exchange.filters.metadata.get(),
                 route_metadata: scope.route.and_then(|route| route.metadata.as_ref()),
@@ -66,22 +66,4 @@ impl AccessFilter {
         let Some(details) = details else { return Verdict::Continue };
         Verdict::Reply(Reply::new(403, "RBAC: access denied").details_text(details))
     }
-}
-
-/// The client, as `x-forwarded-for` tells where that is trusted: `xff_num_trusted_hops` proxies in front of this one vouch
-/// for it, besides this one where it has added the other end of the connection itself.
-fn client(exchange: &Exchange<'_>) -> Option<IpAddr> {
-    let config = &exchange.conn.manager.spec.config;
-    let remote = exchange.conn.downstream.remote.ip();
-    let hops = config.xff_num_trusted_hops as usize;
-    if config.use_remote_address && hops == 0 {
-        return remote;
-    }
-    let own = config.use_remote_address && config.skip_xff_append;
-    let entry = exchange.head.headers.joined("x-forwarded-for").and_then(|list| {
-        let bytes: &[u8] = &list;
-        let nth = bytes.rsplit(|byte| *byte == b',').nth(hops - usize::from(own))?;
-        std::str::from_utf8(nth).ok()?.trim().parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
-    });
-    entry.or(remote)
 }

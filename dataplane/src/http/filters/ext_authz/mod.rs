@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use culvert_model::{Action, AuthBody, AuthOverride, AuthPath, AuthService, ExtAuthz, HttpAuth};
+use culvert_model::{AuthBody, AuthOverride, AuthPath, AuthService, ExtAuthz, HttpAuth};
 use culvert_proto::{Headers, filter::Settings, h1, route::change_header};
 use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use prost::Message as _;
@@ -101,14 +101,7 @@ impl Authorizer {
             exchange.attended(deciding).await
         };
         let Some(decision) = asked else { return Verdict::Gone };
-        let cluster = match &route.action {
-            Action::Forward(_) => {
-                let name = scope.cluster(&exchange.head.headers);
-                let name = name.and_then(|name| std::str::from_utf8(name).ok());
-                name.and_then(|name| exchange.conn.worker.cluster(name))
-            }
-            Action::Direct(_) | Action::Redirect(_) => None,
-        };
+        let cluster = scope.known_cluster(exchange);
         match decision {
             Decision::Allowed(changes) => {
                 self.count(exchange, cluster.as_deref(), &self.stats.ok, |stats| &stats.ok);
