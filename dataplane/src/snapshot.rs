@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub routes: Arc<HashMap<Arc<str>, Arc<Table>>>,
     /// Scopes of connection managers with scoped routes, by [`RouteSpec::Scoped`].
     pub scopes: Arc<HashMap<Arc<str>, Arc<Scopes<RouteSpec>>>>,
+    /// HTTP filters from ECDS, by where they come from and their name.
+    pub extensions: Arc<HashMap<Arc<str>, Arc<HttpFilterKind>>>,
     /// By cluster name.
     pub clusters: Arc<HashMap<Arc<str>, Arc<ClusterSpec>>>,
     /// Clusters that were added, changed or removed since the generation before.
@@ -159,6 +161,13 @@ pub struct HttpFilterSpec {
 pub enum HttpFilterKind {
     /// `cors`
     Cors,
+    /// From ECDS.
+    Discovered {
+        /// Its place in [`Snapshot::extensions`].
+        id: Arc<str>,
+        /// What it is until then.
+        default: Option<Arc<HttpFilterKind>>,
+    },
     /// `ext_authz`
     ExtAuthz(Arc<ExtAuthz>),
     /// `fault`

@@ -16,6 +16,8 @@ mod apply;
 mod churn;
 #[path = "xds/discovery.rs"]
 mod discovery;
+#[path = "xds/extensions.rs"]
+mod extensions;
 #[path = "xds/hostile.rs"]
 mod hostile;
 #[path = "xds/protocol.rs"]

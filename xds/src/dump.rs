@@ -22,6 +22,7 @@ pub(crate) fn config_dump(store: &Store, query: &DumpQuery) -> Json {
         sections.push(endpoints(store));
     }
     sections.extend([listeners(store), section("ScopedRoutesConfigDump"), routes(store), secrets(store)]);
+    sections.push(extensions(store));
     if let Some(pattern) = &query.name_regex {
         let pattern = regex::Regex::new(pattern).ok();
         let keep = |name: &str| pattern.as_ref().is_some_and(|pattern| pattern.is_match(name));
@@ -144,6 +145,14 @@ fn endpoints(store: &Store) -> Map<String, Json> {
     let dynamic = store.dynamic(ResourceKind::LoadAssignment);
     let dynamic = dynamic.into_iter().filter_map(|entry| single("endpoint_config", entry));
     insert(&mut section, "dynamic_endpoint_configs", dynamic);
+    section
+}
+
+fn extensions(store: &Store) -> Map<String, Json> {
+    let mut section = section("EcdsConfigDump");
+    let entries = store.dynamic(ResourceKind::ExtensionConfig);
+    let entries = entries.into_iter().filter_map(|entry| single("ecds_filter", entry));
+    insert(&mut section, "ecds_filters", entries);
     section
 }
 
@@ -350,8 +359,9 @@ fn retain(section: &mut Map<String, Json>, keep: &impl Fn(&str) -> bool) {
 }
 
 fn name_of(entry: &Json) -> Option<&str> {
-    let inner =
-        ["cluster", "listener", "route_config"].iter().find_map(|key| entry.get(key)?.get("name")?.as_str());
+    let inner = ["cluster", "listener", "route_config", "ecds_filter"]
+        .iter()
+        .find_map(|key| entry.get(key)?.get("name")?.as_str());
     let endpoint = || entry.get("endpoint_config")?.get("cluster_name")?.as_str();
     entry.get("name").and_then(Json::as_str).or(inner).or_else(endpoint)
 }
@@ -367,6 +377,7 @@ fn entries_of(sections: &[Map<String, Json>], resource: &str) -> Vec<Json> {
         "dynamic_route_configs" => "RoutesConfigDump.DynamicRouteConfig",
         "static_endpoint_configs" => "EndpointsConfigDump.StaticEndpointConfig",
         "dynamic_endpoint_configs" => "EndpointsConfigDump.DynamicEndpointConfig",
+        "ecds_filters" => "EcdsConfigDump.EcdsFilterConfig",
         "dynamic_active_secrets" | "dynamic_warming_secrets" => "SecretsConfigDump.DynamicSecret",
         _ => return Vec::new(),
     };

@@ -57,6 +57,8 @@ pub struct Changes {
     pub scopes: Vec<Arc<ResourceKey>>,
     /// Secrets.
     pub secrets: Vec<Arc<ResourceKey>>,
+    /// Extension configurations.
+    pub extensions: Vec<Arc<ResourceKey>>,
     /// Virtual hosts of VHDS.
     pub virtual_hosts: Vec<Arc<ResourceKey>>,
     /// Whether runtime values are others.

@@ -96,6 +96,10 @@ impl Builder {
         if !(changed.listeners.is_empty() && changed.scopes.is_empty() && changed.virtual_hosts.is_empty()) {
             self.update_scopes(config);
         }
+        if !changed.extensions.is_empty() {
+            let extensions = http_filter::extensions(config, &changed.extensions, &self.last.extensions);
+            self.last.extensions = Arc::new(extensions);
+        }
         let mut clusters = self.update_clusters(config, &changed.clusters, resolved);
         let users = changed.assignments.iter().filter_map(|key| self.users.get(&**key));
         let mut affected: Vec<_> = users.flatten().cloned().collect();

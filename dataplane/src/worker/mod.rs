@@ -41,7 +41,7 @@ use crate::{
         access_log::AccessLogs,
         stats::{CaptureStats, ConfigStats, Http2Stats, Registry},
     },
-    snapshot::{RouteSpec, Snapshot},
+    snapshot::{HttpFilterKind, RouteSpec, Snapshot},
     tls::Contexts,
     upstream::{Cluster, IdleSet},
 };
@@ -270,6 +270,11 @@ impl Worker {
     /// The scopes of a connection manager.
     pub fn scopes(&self, name: &str) -> Option<Rc<LocalScopes>> {
         self.scopes.borrow().get(name).cloned()
+    }
+
+    /// The HTTP filter from ECDS of that name.
+    pub fn extension(&self, name: &str) -> Option<Arc<HttpFilterKind>> {
+        self.snapshot.borrow().extensions.get(name).cloned()
     }
 
     /// The configured listener of that name.

@@ -192,8 +192,8 @@ pub enum ScopeRoutes {
 /// `config.core.v3.TypedExtensionConfig` of an HTTP filter, from ECDS.
 #[derive(Clone, Debug)]
 pub struct TypedExtension {
-    /// `name`
-    pub name: String,
+    /// Full name of the message in `typed_config`.
+    pub type_name: String,
     /// `typed_config`
     pub filter: HttpFilter,
 }
@@ -207,6 +207,8 @@ pub struct DiscoveredFilter {
     pub source: ConfigSource,
     /// `default_config`: until the first configuration comes, or where that is refused.
     pub default: Option<HttpFilter>,
+    /// `apply_default_config_without_warming`: a listener does not wait for the first configuration.
+    pub eager: bool,
     /// `type_urls`: what may come, as full names of messages.
     pub types: Vec<String>,
 }

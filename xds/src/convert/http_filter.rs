@@ -3,15 +3,15 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use culvert_model::{
-    CorsPolicy, FaultAbort, FaultAnswer, FaultDelay, FilterOverride, FilterOverrides, FilterSettings,
-    Fraction, HeaderChange, HeaderChanges, HeaderMatcher, HostRules, HttpFault, HttpFilter, HttpRateLimit,
-    HttpRbac, NamedFilter,
+    CorsPolicy, DiscoveredFilter, FaultAbort, FaultAnswer, FaultDelay, FilterOverride, FilterOverrides,
+    FilterSettings, Fraction, HeaderChange, HeaderChanges, HeaderMatcher, HostRules, HttpFault, HttpFilter,
+    HttpRateLimit, HttpRbac, NamedFilter, TypedExtension,
 };
 use envoy_types::pb::{
     envoy::{
         config::{
             common::mutation_rules::v3::{HeaderMutation, header_mutation::Action as MutationAction},
-            core::v3::RuntimeFractionalPercent,
+            core::v3::{ExtensionConfigSource, RuntimeFractionalPercent, TypedExtensionConfig},
             route::v3::{FilterConfig, HeaderMatcher as HeaderMatcherPb},
         },
         extensions::{
@@ -43,7 +43,7 @@ use super::{
     rbac::{self, Subject},
     unpack,
 };
-use crate::at::At;
+use crate::{at::At, decode, support};
 
 /// The filters, of which the router has to come last. Those that the walk passed over are left out, or in the way of a
 /// route that turns them on.
@@ -54,10 +54,18 @@ pub(super) fn filters(at: &At<'_>, filters: &[pb::HttpFilter]) -> Option<(Vec<Na
     let mut complete = true;
     for (index, filter) in filters.iter().enumerate() {
         let at = at.index(index);
-        let Some(http_filter::ConfigType::TypedConfig(any)) = filter.config_type.as_ref() else {
-            return at.field("typed_config").error("value is required");
-        };
         last = Some((index, &filter.name));
+        let any = match filter.config_type.as_ref() {
+            Some(http_filter::ConfigType::TypedConfig(any)) => any,
+            Some(http_filter::ConfigType::ConfigDiscovery(source)) => {
+                match discovered(&at.field("config_discovery"), &filter.name, source) {
+                    Some(it) => converted.push(named(filter, HttpFilter::Discovered(Arc::new(it)))),
+                    None => complete = false,
+                }
+                continue;
+            }
+            None => return at.field("typed_config").error("value is required"),
+        };
         let Some(config) = unpack::<Router>(any) else {
             match http_filter(&at.field("typed_config"), any) {
                 Some(Known::Yes(it)) => converted.push(named(filter, it)),
@@ -97,6 +105,59 @@ pub(super) fn filters(at: &At<'_>, filters: &[pb::HttpFilter]) -> Option<(Vec<Na
 fn named(filter: &pb::HttpFilter, kind: HttpFilter) -> NamedFilter {
     NamedFilter { name: filter.name.clone(), disabled: filter.disabled, filter: kind }
 }
+
+/// A filter whose configuration comes from ECDS.
+fn discovered(at: &At<'_>, name: &str, source: &ExtensionConfigSource) -> Option<DiscoveredFilter> {
+    let types: Vec<String> = source.type_urls.iter().map(|url| decode::type_name(url).to_owned()).collect();
+    let router = <Router as prost::Name>::full_name();
+    let at_types = at.field("type_urls");
+    for (index, of) in types.iter().enumerate() {
+        let at = at_types.index(index);
+        if *of == router {
+            return at.unsupported("the router cannot be discovered");
+        }
+        if !of.starts_with(HTTP_FILTERS) || support::table(of).is_none() {
+            return at.unsupported(format!("{of} is not a supported HTTP filter"));
+        }
+    }
+    let at_default = at.field("default_config");
+    let default = match &source.default_config {
+        Some(any) if !types.iter().any(|of| of == extension_name(Some(any))) => {
+            return at_default.error(format!("{} is none of type_urls", extension_name(Some(any))));
+        }
+        Some(any) => Some(known(&at_default, any)?),
+        None if source.apply_default_config_without_warming => {
+            return at_default.error("value is required to be applied without warming");
+        }
+        None => None,
+    };
+    Some(DiscoveredFilter {
+        name: name.to_owned(),
+        source: core::config_source(&at.field("config_source"), source.config_source.as_ref())?,
+        default,
+        eager: source.apply_default_config_without_warming,
+        types,
+    })
+}
+
+/// A resource of ECDS.
+pub(crate) fn extension(at: &At<'_>, message: &TypedExtensionConfig) -> Option<TypedExtension> {
+    let at = at.field("typed_config");
+    let Some(any) = &message.typed_config else { return at.error("value is required") };
+    let filter = known(&at, any)?;
+    Some(TypedExtension { type_name: extension_name(Some(any)).to_owned(), filter })
+}
+
+/// A filter that has to be one that there is.
+fn known(at: &At<'_>, any: &Any) -> Option<HttpFilter> {
+    match http_filter(at, any)? {
+        Known::Yes(filter) => Some(filter),
+        Known::No => at.unsupported(format!("{} is not a supported HTTP filter", extension_name(Some(any)))),
+    }
+}
+
+/// What the names of messages of HTTP filters begin with.
+const HTTP_FILTERS: &str = "envoy.extensions.filters.http.";
 
 /// Whether a filter is one that there is.
 enum Known {

@@ -5,7 +5,7 @@ mod compile;
 mod text;
 
 use bounds::Bounds;
-use prost_reflect::{DynamicMessage, FieldDescriptor, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, ReflectMessage as _, Value};
 use text::TextRule;
 
 pub(crate) use compile::{compile, required_oneofs};
@@ -124,9 +124,14 @@ fn check_count(at: &At<'_>, min: Option<u64>, max: Option<u64>, count: usize, wh
     }
 }
 
+fn is_any(message: &DynamicMessage) -> bool {
+    message.descriptor().full_name() == "google.protobuf.Any"
+}
+
 fn check_one(rule: &Rule, value: &Value, field: &FieldDescriptor) -> Result<(), String> {
     match (&rule.kind, value) {
-        (RuleKind::Any { in_, not_in }, Value::Message(any)) => {
+        // Envoy has such rules for other messages too, of which only `required` means anything.
+        (RuleKind::Any { in_, not_in }, Value::Message(any)) if is_any(any) => {
             let url = any
                 .get_field_by_number(1)
                 .and_then(|url| url.as_str().map(str::to_owned))

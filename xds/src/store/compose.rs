@@ -140,7 +140,13 @@ impl Store {
                     };
                     changes.virtual_hosts = self.map(&mut config.virtual_hosts, ids, &gone, model);
                 }
-                Kind::ExtensionConfig => {}
+                Kind::ExtensionConfig => {
+                    let model = |value: &Value| match value {
+                        Value::Extension(extension) => Some(extension.clone()),
+                        _ => None,
+                    };
+                    changes.extensions = self.map(&mut config.extensions, ids, &gone, model);
+                }
             }
         }
         if changes == Changes::default() {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use culvert_model::{ConfigSource, RouteSource, ScopeSource, SourceSpecifier, TerminalFilter};
+use culvert_model::{ConfigSource, HttpFilter, RouteSource, ScopeSource, SourceSpecifier, TerminalFilter};
 use prost::bytes::Bytes;
 use prost_reflect::DynamicMessage;
 
@@ -446,8 +446,42 @@ impl Store {
                 return Err(vec![error]);
             }
         }
+        if let Value::Extension(extension) = &value
+            && let Some(types) = self.types_of(id)
+            && !types.contains(&extension.type_name)
+        {
+            let reason = format!("a {} is not what is asked for: {}", extension.type_name, types.join(", "));
+            return Err(vec![Error::invalid(resource.kind.title(&resource.name), "typed_config", reason)]);
+        }
         self.remark(notes)?;
         Ok(value)
+    }
+
+    /// What an extension configuration may be: the filters that use it say so.
+    fn types_of(&self, id: EntryId) -> Option<Vec<String>> {
+        let entry = self.entry(id);
+        let users = entry.users.iter().filter_map(|(user, _)| self.get(*user));
+        let mut held = users.flat_map(|user| user.warming.iter().chain(&user.active));
+        held.find_map(|held| match &held.value {
+            Value::Listener(listener) => {
+                let mut filters = listener.chains().filter_map(|chain| match &chain.terminal {
+                    Some(TerminalFilter::Http(manager)) => Some(&manager.filters),
+                    _ => None,
+                });
+                filters.find_map(|filters| {
+                    filters.iter().find_map(|filter| match &filter.filter {
+                        HttpFilter::Discovered(filter)
+                            if filter.name == entry.key.name
+                                && entry.key.source.as_ref() == Some(&filter.source.specifier) =>
+                        {
+                            Some(filter.types.clone())
+                        }
+                        _ => None,
+                    })
+                })
+            }
+            _ => None,
+        })
     }
 
     /// Where the routes of a feed's scopes come from: the connection managers that use the scopes say so.

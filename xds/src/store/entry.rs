@@ -104,7 +104,7 @@ impl Entry {
 
     /// Whether nobody has to wait for it any more.
     pub(super) fn is_ready(&self) -> bool {
-        self.subscription.as_deref().is_none_or(Subscription::is_done)
+        self.subscription.as_deref().is_none_or(|subscription| subscription.eager || subscription.is_done())
     }
 
     pub(super) fn add_user(&mut self, user: EntryId) {

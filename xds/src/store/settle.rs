@@ -20,6 +20,9 @@ impl Store {
         };
         let entry = self.entry_mut(id);
         entry.add_user(user);
+        if let Some(subscription) = &mut entry.subscription {
+            subscription.eager |= need.eager;
+        }
         if need.localities != Localities::default() && entry.localities != need.localities {
             entry.localities = need.localities;
             self.weigh(id);

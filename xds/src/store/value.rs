@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use culvert_model::{
     CertificateSource, CommonTls, ConfigSource, Discovery, HttpFilter, Listener, LoadAssignment,
     RouteConfiguration, RouteSource, ScopeRoutes, ScopeSource, ScopedRoute, Secret, SecretRef,
-    SessionTickets, TerminalFilter, ValidationSource, VirtualHost,
+    SessionTickets, TerminalFilter, TypedExtension, ValidationSource, VirtualHost,
 };
 use envoy_types::pb::envoy::{
     config::{
-        cluster::v3 as cluster_pb, endpoint::v3 as endpoint_pb, listener::v3 as listener_pb,
-        route::v3 as route_pb,
+        cluster::v3 as cluster_pb, core::v3 as core_pb, endpoint::v3 as endpoint_pb,
+        listener::v3 as listener_pb, route::v3 as route_pb,
     },
     extensions::transport_sockets::tls::v3 as tls_pb,
     service::runtime::v3 as runtime_pb,
@@ -18,7 +18,7 @@ use envoy_types::pb::envoy::{
 use prost_reflect::DynamicMessage;
 
 use crate::{
-    Error, ErrorKind, Note,
+    Error, Note,
     convert::{self, Clusters, Localities},
     resource::{Kind, Resource},
 };
@@ -28,6 +28,8 @@ use crate::{
 pub(crate) enum Value {
     /// Of CDS.
     Cluster(Arc<culvert_model::Cluster>, Localities),
+    /// Of ECDS.
+    Extension(Arc<TypedExtension>),
     /// Of EDS, with what the weights of localities were taken to mean.
     Assignment(Arc<LoadAssignment>, Localities),
     /// Of SDS.
@@ -53,6 +55,8 @@ pub(crate) struct Need<'a> {
     /// Under which name its subscription's counters are shown.
     pub(crate) prefix: String,
     pub(crate) localities: Localities,
+    /// It is subscribed to, but not waited for.
+    pub(crate) eager: bool,
 }
 
 impl Value {
@@ -99,11 +103,9 @@ impl Value {
             Kind::VirtualHost => resource
                 .convert_message::<route_pb::VirtualHost, _>(message, convert::discovered_host)
                 .map(|(host, notes)| (Self::VirtualHost(Arc::new(host)), notes)),
-            Kind::ExtensionConfig => {
-                let reason = format!("a {} is not supported", resource.kind);
-                let error = Error::invalid(resource.kind.title(&resource.name), "", reason);
-                Err(vec![Error { kind: ErrorKind::Unsupported, ..error }])
-            }
+            Kind::ExtensionConfig => resource
+                .convert_message::<core_pb::TypedExtensionConfig, _>(message, convert::extension)
+                .map(|(extension, notes)| (Self::Extension(Arc::new(extension)), notes)),
         }
     }
 
@@ -114,7 +116,7 @@ impl Value {
                 if let Discovery::Eds { service_name, source } = &cluster.discovery {
                     let prefix = format!("cluster.{}", cluster.stat_name);
                     let (kind, localities) = (Kind::LoadAssignment, *localities);
-                    need(Need { kind, source, name: Some(service_name), prefix, localities });
+                    need(Need { kind, source, name: Some(service_name), prefix, localities, eager: false });
                 }
                 let matched = cluster.transport_socket_matches.iter().map(|socket| &socket.tls);
                 for tls in matched.chain([&cluster.tls]).flatten() {
@@ -142,7 +144,11 @@ impl Value {
                 }
                 (ScopeRoutes::Name(_), None) => {}
             },
-            Self::Assignment(..) | Self::Runtime(_) | Self::Secret(_) | Self::VirtualHost(_) => {}
+            Self::Assignment(..)
+            | Self::Extension(_)
+            | Self::Runtime(_)
+            | Self::Secret(_)
+            | Self::VirtualHost(_) => {}
         }
     }
 }
@@ -166,7 +172,7 @@ fn manager_needs(manager: &culvert_model::HttpConnectionManager, need: &mut impl
             }
             ScopeSource::Srds(source) => {
                 let prefix = format!("http.{}.scoped_rds.{}", manager.stat_prefix, scoped.name);
-                need(Need { kind: Kind::ScopedRoute, source, name: None, prefix, localities });
+                need(Need { kind: Kind::ScopedRoute, source, name: None, prefix, localities, eager: false });
             }
         },
     }
@@ -174,7 +180,7 @@ fn manager_needs(manager: &culvert_model::HttpConnectionManager, need: &mut impl
         if let HttpFilter::Discovered(filter) = &filter.filter {
             let prefix = format!("extension_config_discovery.http_filter.{}", filter.name);
             let (kind, source, name) = (Kind::ExtensionConfig, &filter.source, Some(filter.name.as_str()));
-            need(Need { kind, source, name, prefix, localities });
+            need(Need { kind, source, name, prefix, localities, eager: filter.eager });
         }
     }
 }
@@ -182,14 +188,21 @@ fn manager_needs(manager: &culvert_model::HttpConnectionManager, need: &mut impl
 fn scope_routes(name: &str, source: &ConfigSource, stat_prefix: &str, need: &mut impl FnMut(Need<'_>)) {
     let prefix = format!("http.{stat_prefix}.rds.{name}");
     let localities = Localities::default();
-    need(Need { kind: Kind::RouteConfiguration, source, name: Some(name), prefix, localities });
+    need(Need { kind: Kind::RouteConfiguration, source, name: Some(name), prefix, localities, eager: false });
 }
 
 /// The virtual hosts that a route configuration does not bring itself.
 fn hosts(routes: &RouteConfiguration, need: &mut impl FnMut(Need<'_>)) {
     let Some(source) = &routes.vhds else { return };
     let prefix = format!("vhds.{}", routes.name);
-    need(Need { kind: Kind::VirtualHost, source, name: None, prefix, localities: Localities::default() });
+    need(Need {
+        kind: Kind::VirtualHost,
+        source,
+        name: None,
+        prefix,
+        localities: Localities::default(),
+        eager: false,
+    });
 }
 
 fn secrets(common: &CommonTls, need: &mut impl FnMut(Need<'_>)) {
@@ -210,5 +223,5 @@ fn secret(reference: &SecretRef, need: &mut impl FnMut(Need<'_>)) {
     // Without a source it is one of the bootstrap's, which is there.
     let Some(source) = &reference.source else { return };
     let (name, prefix) = (Some(reference.name.as_str()), format!("sds.{}", reference.name));
-    need(Need { kind: Kind::Secret, source, name, prefix, localities: Localities::default() });
+    need(Need { kind: Kind::Secret, source, name, prefix, localities: Localities::default(), eager: false });
 }

@@ -194,9 +194,12 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.extensions.filters.network.http_connection_manager.v3.Rds")
     },
     Table {
-        used: &["name", "typed_config", "is_optional", "disabled"],
-        refused: &[("config_discovery", "extension discovery is not supported")],
+        used: &["name", "typed_config", "config_discovery", "is_optional", "disabled"],
         ..Table::of("envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter")
+    },
+    Table {
+        used: &["config_source", "default_config", "apply_default_config_without_warming", "type_urls"],
+        ..Table::of("envoy.config.core.v3.ExtensionConfigSource")
     },
     Table {
         used: &["upgrade_type", "enabled"],

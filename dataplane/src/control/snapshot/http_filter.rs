@@ -1,8 +1,11 @@
 //! HTTP filters before the router.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicU64},
+};
 
-use culvert_model::{HttpFilter, NamedFilter};
+use culvert_model::{Config, HttpFilter, NamedFilter, ResourceKey};
 use culvert_proto::filter::{AccessControl, RateLimit};
 
 use crate::snapshot::{FaultSpec, HttpFilterKind, HttpFilterSpec, HttpRbacSpec};
@@ -14,6 +17,28 @@ pub(super) fn compile(filters: &[NamedFilter]) -> Vec<HttpFilterSpec> {
         Some(HttpFilterSpec { name: named.name.clone(), disabled: named.disabled, kind })
     };
     filters.iter().filter_map(spec).collect()
+}
+
+/// Filters from ECDS, of which those called `changed` are not what they were in `before`.
+pub(super) fn extensions(
+    config: &Config,
+    changed: &[Arc<ResourceKey>],
+    before: &HashMap<Arc<str>, Arc<HttpFilterKind>>,
+) -> HashMap<Arc<str>, Arc<HttpFilterKind>> {
+    let mut extensions = before.clone();
+    for key in changed {
+        let id = extension_id(key);
+        match config.extensions.get(key).and_then(|extension| kind(&extension.filter)) {
+            Some(kind) => extensions.insert(id, Arc::new(kind)),
+            None => extensions.remove(&id),
+        };
+    }
+    extensions
+}
+
+/// How a filter from ECDS is found in a snapshot.
+fn extension_id(key: &ResourceKey) -> Arc<str> {
+    super::route_id(key)
 }
 
 fn kind(filter: &HttpFilter) -> Option<HttpFilterKind> {
@@ -37,7 +62,10 @@ fn kind(filter: &HttpFilter) -> Option<HttpFilterKind> {
             config: config.clone(),
         })),
         HttpFilter::Unsupported => HttpFilterKind::Unsupported,
-        // Discovered filters are refused where the configuration is read.
-        HttpFilter::Discovered(_) | HttpFilter::Router => return None,
+        HttpFilter::Discovered(filter) => HttpFilterKind::Discovered {
+            id: extension_id(&ResourceKey::new(&filter.source, &filter.name)),
+            default: filter.default.as_ref().and_then(kind).map(Arc::new),
+        },
+        HttpFilter::Router => return None,
     })
 }

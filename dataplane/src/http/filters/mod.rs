@@ -5,6 +5,7 @@
 //! is made when the connection manager is; what routes say about it is found by number.
 
 mod cors;
+mod discovered;
 mod ext_authz;
 mod fault;
 mod header_mutation;
@@ -37,6 +38,8 @@ use crate::{
 enum Filter {
     /// `cors`
     Cors(cors::Cors),
+    /// Whatever ECDS says.
+    Discovered(discovered::Discovered),
     /// `ext_authz`
     ExtAuthz(ext_authz::Authorizer),
     /// `fault`
@@ -76,6 +79,8 @@ enum State {
     Counted(Box<ratelimit::Told>),
     /// A request across origins, which may be.
     CrossOrigin,
+    /// What the filter that was discovered remembers.
+    Discovered(Box<(Rc<Filter>, Self)>),
     /// A fault, which counts for as long as the request lasts.
     Faulty(#[expect(dead_code, reason = "its end counts")] fault::Active),
     /// A request about the health of this server.
@@ -90,6 +95,12 @@ impl Filter {
     fn new(kind: &HttpFilterKind, stat_prefix: &str, registry: &Registry) -> Self {
         match kind {
             HttpFilterKind::Cors => Self::Cors(cors::Cors::new(stat_prefix, registry)),
+            HttpFilterKind::Discovered { id, default } => Self::Discovered(discovered::Discovered::new(
+                id.clone(),
+                default.clone(),
+                stat_prefix,
+                registry,
+            )),
             HttpFilterKind::ExtAuthz(config) => {
                 Self::ExtAuthz(ext_authz::Authorizer::new(config.clone(), stat_prefix, registry))
             }
@@ -124,6 +135,7 @@ impl Filter {
             Self::Cors(filter) => filter.decode(exchange, scope, state),
             // Boxed, as requests that nobody is asked about would pay for its size.
             Self::ExtAuthz(filter) => Box::pin(filter.decode(exchange, scope, state)).await,
+            Self::Discovered(filter) => Box::pin(filter.decode(exchange, scope, state)).await,
             Self::Fault(filter) => filter.decode(exchange, scope, state).await,
             Self::HeaderMutation(filter) => filter.decode(exchange, scope),
             Self::HealthCheck(filter) => filter.decode(exchange, state),
@@ -138,6 +150,7 @@ impl Filter {
     fn encode(&self, exchange: &Exchange<'_>, scope: &Scope<'_>, state: &State, response: &mut Response<'_>) {
         match self {
             Self::Cors(filter) => filter.encode(exchange, scope, state, response),
+            Self::Discovered(_) => discovered::encode(exchange, scope, state, response),
             Self::ExtAuthz(_) => ext_authz::encode(state, response),
             Self::HeaderMutation(filter) => filter.encode(exchange, scope, response),
             Self::HealthCheck(_) => health_check::encode(exchange, state, response),

@@ -41,6 +41,7 @@ flags! {
     DOWNSTREAM_TERMINATION = 15, "DC", "DownstreamConnectionTermination";
     STREAM_IDLE_TIMEOUT = 17, "SI", "StreamIdleTimeout";
     DOWNSTREAM_PROTOCOL_ERROR = 19, "DPE", "DownstreamProtocolError";
+    NO_FILTER_CONFIG = 22, "NFCF", "NoFilterConfigFound";
     DURATION_TIMEOUT = 23, "DT", "DurationTimeout";
     UPSTREAM_PROTOCOL_ERROR = 24, "UPE", "UpstreamProtocolError";
     NO_CLUSTER = 25, "NC", "NoClusterFound";
