@@ -7,7 +7,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, OnceLock,
+        Arc, LazyLock, OnceLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -19,7 +19,7 @@ use culvert_model::{
     HttpFault, HttpRbac, Listener, NetworkRbac, TcpProxy,
 };
 use culvert_proto::{
-    balance::HostSet,
+    balance::{HostSet, LocalZones, Rules},
     bucket::Bucket,
     chain::Chains,
     filter::{AccessControl, RateLimit},
@@ -230,6 +230,8 @@ pub struct ClusterSpec {
     pub policy: AssignmentPolicy,
     /// Of an aggregate cluster: those it stands for, with how many percent of the requests they get.
     pub children: Vec<(Arc<str>, u8)>,
+    /// The zones of the cluster that Culvert is a part of, for zone-aware routing.
+    pub local: Option<Arc<LocalZones>>,
     /// Shared by all workers and by later versions of the cluster.
     pub limits: Arc<Limits>,
     /// See [`ClusterSpec::arranged`].
@@ -243,7 +245,14 @@ impl ClusterSpec {
             let now: Vec<Cow<'_, Endpoint>> = self.hosts.iter().map(|host| host.now()).collect();
             let endpoints: Vec<&Endpoint> = now.iter().map(AsRef::as_ref).collect();
             let config = &self.config;
-            Arc::new(HostSet::new(&endpoints, &self.policy, config.panic_percent, &config.lb_policy))
+            let rules = Rules {
+                policy: &config.lb_policy,
+                assignment: &self.policy,
+                panic_percent: config.panic_percent,
+                localities: config.localities,
+                local: self.local.as_deref(),
+            };
+            Arc::new(HostSet::new(&endpoints, &rules))
         };
         self.arranged.get_or_init(arrange).clone()
     }
@@ -290,8 +299,25 @@ impl HostSpec {
 
 /// What Culvert itself found out about the health of a host: Envoy's health flags. Written by the control thread, which
 /// publishes a snapshot after changes that concern the choice of hosts.
-#[derive(Debug, Default)]
-pub struct HealthWord(AtomicU32);
+#[derive(Debug)]
+pub struct HealthWord {
+    flags: AtomicU32,
+    /// When it was made, or passed its checks again; in milliseconds after [`START`].
+    healthy_since: AtomicU64,
+}
+
+/// Some time before there is any host.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl Default for HealthWord {
+    fn default() -> Self {
+        Self { flags: AtomicU32::new(0), healthy_since: AtomicU64::new(now_ms()) }
+    }
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
 
 /// One bit of a [`HealthWord`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -316,18 +342,28 @@ pub enum HealthFlag {
 impl HealthWord {
     /// Whether `flag` is set.
     pub fn has(&self, flag: HealthFlag) -> bool {
-        self.0.load(Ordering::Relaxed) & flag as u32 != 0
+        self.flags.load(Ordering::Relaxed) & flag as u32 != 0
     }
 
     /// Sets or clears `flag`. Whether that changed anything.
     pub fn set(&self, flag: HealthFlag, on: bool) -> bool {
         let bit = flag as u32;
         let before = if on {
-            self.0.fetch_or(bit, Ordering::Relaxed)
+            self.flags.fetch_or(bit, Ordering::Relaxed)
         } else {
-            self.0.fetch_and(!bit, Ordering::Relaxed)
+            self.flags.fetch_and(!bit, Ordering::Relaxed)
         };
-        (before & bit != 0) != on
+        let changed = (before & bit != 0) != on;
+        if changed && !on && flag == HealthFlag::FailedActive {
+            self.healthy_since.store(now_ms(), Ordering::Relaxed);
+        }
+        changed
+    }
+
+    /// For how long the host has been there, or has passed its checks.
+    pub fn age(&self, now: Instant) -> Duration {
+        let since = *START + Duration::from_millis(self.healthy_since.load(Ordering::Relaxed));
+        now.saturating_duration_since(since)
     }
 
     /// Whether it fails its checks or is ejected: connections to it are given up.

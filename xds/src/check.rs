@@ -16,7 +16,7 @@ pub use crate::support::{FieldPromise, Promise, promises};
 use crate::{
     Error, ErrorKind, LoadOptions, Note, NoteKind,
     at::Sink,
-    convert::{Clusters, Localities, NOT_PEM},
+    convert::{Clusters, NOT_PEM},
     decode::{self, UnknownFields},
     descriptor,
     load::examine,
@@ -280,7 +280,7 @@ fn convert(
     let exists = |name: &str| known.is_none_or(|names| names.contains(name));
     let clusters = Clusters { exists: &exists, validate: true };
     let clusters = Clusters { validate: resource.kind != Kind::RouteConfiguration, ..clusters };
-    let (value, mut notes) = Value::convert(resource, Some(message), &clusters, Localities::default())?;
+    let (value, mut notes) = Value::convert(resource, Some(message), &clusters)?;
     value.needs(|need| {
         // Whoever takes all there are names none.
         let Some(name) = need.name else { return };

@@ -17,7 +17,7 @@ use prost_reflect::{DynamicMessage, Value};
 use crate::{
     Error, Errors, Note,
     at::Sink,
-    convert::{self, Clusters, Localities},
+    convert::{self, Clusters},
     decode::{self, Syntax, UnknownFields},
     descriptor,
     document::{Document, Part, Unreadable},
@@ -54,8 +54,6 @@ pub struct Loaded {
     pub notes: Vec<Note>,
     /// What `/config_dump` shows.
     pub(crate) raw: Raw,
-    /// How the static EDS clusters read their endpoints, by service name.
-    pub(crate) localities: Vec<(String, Localities)>,
     /// `--reject-unknown-dynamic-fields`.
     pub(crate) reject_unknown_dynamic_fields: bool,
 }
@@ -175,13 +173,11 @@ struct Resources<T> {
     resources: Vec<Resource>,
     /// Also of those that did not convert: an error in a cluster is not one in every route to it.
     names: HashSet<String>,
-    /// See [`Loaded::localities`].
-    localities: Vec<(String, Localities)>,
 }
 
 impl<T> Default for Resources<T> {
     fn default() -> Self {
-        Self { models: Vec::new(), resources: Vec::new(), names: HashSet::new(), localities: Vec::new() }
+        Self { models: Vec::new(), resources: Vec::new(), names: HashSet::new() }
     }
 }
 
@@ -235,6 +231,8 @@ impl Reading {
             capture: settings.capture,
             max_downstream_connections: settings.max_downstream_connections,
             resolver: Arc::new(settings.resolver),
+            locality: settings.locality,
+            local_cluster: settings.local_cluster,
         };
         let raw = Raw {
             rest: decode::canonical(&rest).into(),
@@ -245,7 +243,6 @@ impl Reading {
             bootstrap,
             notes: Vec::new(),
             raw,
-            localities: clusters.localities,
             reject_unknown_dynamic_fields: options.reject_unknown_dynamic_fields,
         }))
     }
@@ -318,10 +315,7 @@ impl Reading {
             let Some((resource, message)) = self.read(unread, &mut read.names) else { continue };
             match resource.convert_message::<cluster_pb::Cluster, _>(Some(&message), convert::cluster) {
                 Ok((cluster, notes)) => {
-                    if let Discovery::Eds { service_name, .. } = &cluster.model.discovery {
-                        read.localities.push((service_name.clone(), cluster.localities));
-                    }
-                    read.models.push(Arc::new(cluster.model));
+                    read.models.push(Arc::new(cluster));
                     self.notes.extend(notes);
                 }
                 Err(found) => self.errors.extend(found),

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use culvert_model::{Address, Endpoint, Health, LbPolicy, LoadAssignment};
-use culvert_proto::balance::{Balance, Balancer, HostSet, child_shares};
+use culvert_model::{Address, Endpoint, Hashing, Health, LbPolicy, LoadAssignment, LocalityPolicy};
+use culvert_proto::balance::{Balance, Balancer, HostSet, Rules, child_shares};
 
 const PICKS: usize = 100_000;
 
@@ -14,7 +14,7 @@ fn endpoint(weight: u32, priority: u32, health: Health) -> Endpoint {
         additional: Box::default(),
         hostname: Arc::default(),
         metadata: None,
-        locality_match: None,
+        locality: Arc::default(),
         weight,
         priority,
         health,
@@ -22,13 +22,17 @@ fn endpoint(weight: u32, priority: u32, health: Health) -> Endpoint {
     }
 }
 
-fn host_set(assignment: &LoadAssignment, policy: &LbPolicy) -> HostSet {
+fn arranged(assignment: &LoadAssignment, panic_percent: u32, policy: &LbPolicy) -> HostSet {
+    let endpoints: Vec<_> = assignment.endpoints.iter().map(AsRef::as_ref).collect();
+    let localities = LocalityPolicy::default();
     HostSet::new(
-        &assignment.endpoints.iter().map(AsRef::as_ref).collect::<Vec<_>>(),
-        &assignment.policy,
-        50,
-        policy,
+        &endpoints,
+        &Rules { policy, assignment: &assignment.policy, panic_percent, localities, local: None },
     )
+}
+
+fn host_set(assignment: &LoadAssignment, policy: &LbPolicy) -> HostSet {
+    arranged(assignment, 50, policy)
 }
 
 fn of(endpoints: Vec<Endpoint>) -> LoadAssignment {
@@ -40,7 +44,7 @@ fn healthy(weights: &[u32]) -> LoadAssignment {
 }
 
 fn policies() -> [LbPolicy; 3] {
-    [LbPolicy::RoundRobin, LbPolicy::Random, LbPolicy::LeastRequest { choices: 2 }]
+    [LbPolicy::RoundRobin, LbPolicy::Random, LbPolicy::least_request(2)]
 }
 
 fn balancer(policy: &LbPolicy, assignment: &LoadAssignment, rng: &mut fastrand::Rng) -> Balancer {
@@ -77,9 +81,14 @@ fn close_to(counts: &[usize], shares: &[f64]) {
 }
 
 #[test]
-fn every_policy_respects_weights() {
+fn every_policy_but_chance_respects_weights() {
     for policy in policies() {
         close_to(&counts(&policy, &healthy(&[1, 1, 1, 1]), PICKS), &[1.0; 4]);
+        if policy == LbPolicy::Random {
+            // As in Envoy 1.40.
+            close_to(&counts(&policy, &healthy(&[1, 99]), PICKS), &[1.0; 2]);
+            continue;
+        }
         close_to(&counts(&policy, &healthy(&[1, 2, 7]), PICKS), &[1.0, 2.0, 7.0]);
         close_to(&counts(&policy, &healthy(&[99, 1]), PICKS), &[99.0, 1.0]);
         close_to(&counts(&policy, &healthy(&[u32::MAX, u32::MAX, 1]), PICKS), &[1.0, 1.0, 0.0]);
@@ -158,12 +167,12 @@ fn lower_priorities_take_over_gradually() {
 #[test]
 fn least_request_prefers_the_less_busy() {
     let mut rng = fastrand::Rng::with_seed(7);
-    let mut two = balancer(&LbPolicy::LeastRequest { choices: 2 }, &healthy(&[1, 1]), &mut rng);
+    let mut two = balancer(&LbPolicy::least_request(2), &healthy(&[1, 1]), &mut rng);
     let busy = vec![5, 0];
     let picked = (0..PICKS).filter(|_| two.pick(&busy, &mut rng) == Some(0)).count();
     // Drawn with repetition: the busy one is taken only when it is drawn twice.
     close_to(&[picked, PICKS - picked], &[1.0, 3.0]);
-    let mut many = balancer(&LbPolicy::LeastRequest { choices: 10 }, &healthy(&[1, 1]), &mut rng);
+    let mut many = balancer(&LbPolicy::least_request(10), &healthy(&[1, 1]), &mut rng);
     let picked = (0..PICKS).filter(|_| many.pick(&busy, &mut rng) == Some(0)).count();
     close_to(&[picked, PICKS - picked], &[1.0, 1_023.0]);
 }
@@ -171,7 +180,7 @@ fn least_request_prefers_the_less_busy() {
 #[test]
 fn least_request_shares_weights_by_load() {
     let mut rng = fastrand::Rng::with_seed(7);
-    let mut balancer = balancer(&LbPolicy::LeastRequest { choices: 2 }, &healthy(&[2, 1]), &mut rng);
+    let mut balancer = balancer(&LbPolicy::least_request(2), &healthy(&[2, 1]), &mut rng);
     let counts = |balancer: &mut Balancer, active: Vec<u32>, rng: &mut fastrand::Rng| {
         let first = (0..PICKS).filter(|_| balancer.pick(&active, rng) == Some(0)).count();
         [first, PICKS - first]
@@ -200,8 +209,8 @@ fn places(weights: &[u32]) -> LoadAssignment {
 }
 
 fn hashing() -> [LbPolicy; 3] {
-    let ring = |murmur| LbPolicy::RingHash { min: 4_096, max: 1 << 20, murmur, by_hostname: false };
-    [LbPolicy::Maglev { table_size: 65_537, by_hostname: false }, ring(false), ring(true)]
+    let ring = |murmur| LbPolicy::RingHash { min: 4_096, max: 1 << 20, murmur, hashing: Hashing::default() };
+    [LbPolicy::Maglev { table_size: 65_537, hashing: Hashing::default() }, ring(false), ring(true)]
 }
 
 /// The endpoint of each of many hashes.
@@ -241,13 +250,19 @@ fn an_endpoint_that_goes_moves_little_else() {
 
 #[test]
 fn endpoints_can_be_hashed_by_name() {
-    let policy = LbPolicy::RingHash { min: 1_024, max: 1_024, murmur: false, by_hostname: true };
+    let ring = |by_hostname| LbPolicy::RingHash {
+        min: 1_024,
+        max: 1_024,
+        murmur: false,
+        hashing: Hashing { by_hostname, balance_factor: None },
+    };
+    let policy = ring(true);
     let mut moved = places(&[1, 1, 1]);
     for (index, endpoint) in moved.endpoints.iter_mut().enumerate() {
         Arc::make_mut(endpoint).address = Address::Ip(format!("10.9.9.{index}:81").parse().unwrap());
     }
     assert_eq!(table(&policy, &places(&[1, 1, 1])), table(&policy, &moved));
-    let by_address = LbPolicy::RingHash { min: 1_024, max: 1_024, murmur: false, by_hostname: false };
+    let by_address = ring(false);
     assert_ne!(table(&by_address, &places(&[1, 1, 1])), table(&by_address, &moved));
 }
 
@@ -256,8 +271,8 @@ fn the_panic_threshold_and_the_overprovisioning_factor_count() {
     use Health::{Healthy, Unhealthy};
     let assignment = of([Healthy, Unhealthy, Unhealthy, Unhealthy].map(|h| endpoint(1, 0, h)).to_vec());
     let picks = |assignment: &LoadAssignment, panic: u32| {
-        let endpoints: Vec<_> = assignment.endpoints.iter().map(AsRef::as_ref).collect();
-        let hosts = HostSet::new(&endpoints, &assignment.policy, panic, &LbPolicy::Random);
+        let endpoints = &assignment.endpoints;
+        let hosts = arranged(assignment, panic, &LbPolicy::Random);
         let mut rng = fastrand::Rng::with_seed(7);
         let mut balancer = Balancer::new(&LbPolicy::Random, Arc::new(hosts), &mut rng);
         let mut counts = vec![0; endpoints.len() + 1];

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use culvert_model::{Address, AssignmentPolicy, Endpoint, Health, LbPolicy, Metadata, Struct, Value, xxh64};
-use culvert_proto::balance::{Balancer, HostSet};
+use culvert_model::{
+    Address, AssignmentPolicy, Endpoint, Hashing, Health, LbPolicy, LocalityPolicy, Metadata, Struct, Value,
+    xxh64,
+};
+use culvert_proto::balance::{Balancer, HostSet, Rules};
 
 /// Five endpoints of these weights, at the addresses that Envoy was asked with.
 fn endpoints(weights: [u32; 5]) -> Vec<Endpoint> {
@@ -12,7 +15,7 @@ fn endpoints(weights: [u32; 5]) -> Vec<Endpoint> {
         additional: Box::default(),
         hostname: format!("h{}.example", 21_801 + index).into(),
         metadata: None,
-        locality_match: None,
+        locality: Arc::default(),
         weight,
         priority: 0,
         health: Health::Healthy,
@@ -25,7 +28,10 @@ fn endpoints(weights: [u32; 5]) -> Vec<Endpoint> {
 #[track_caller]
 fn check(policy: &LbPolicy, endpoints: &[Endpoint], expected: &str) {
     let endpoints: Vec<_> = endpoints.iter().collect();
-    let hosts = HostSet::new(&endpoints, &AssignmentPolicy::default(), 50, policy);
+    let assignment = AssignmentPolicy::default();
+    let localities = LocalityPolicy::default();
+    let rules = Rules { policy, assignment: &assignment, panic_percent: 50, localities, local: None };
+    let hosts = HostSet::new(&endpoints, &rules);
     let mut rng = fastrand::Rng::with_seed(7);
     let mut balancer = Balancer::new(policy, Arc::new(hosts), &mut rng);
     let mut chosen = String::new();
@@ -37,10 +43,16 @@ fn check(policy: &LbPolicy, endpoints: &[Endpoint], expected: &str) {
 }
 
 fn ring(murmur: bool, by_hostname: bool) -> LbPolicy {
-    LbPolicy::RingHash { min: 1_024, max: 8 << 20, murmur, by_hostname }
+    LbPolicy::RingHash {
+        min: 1_024,
+        max: 8 << 20,
+        murmur,
+        hashing: Hashing { by_hostname, balance_factor: None },
+    }
 }
 
-const MAGLEV: LbPolicy = LbPolicy::Maglev { table_size: 1_009, by_hostname: false };
+const MAGLEV: LbPolicy =
+    LbPolicy::Maglev { table_size: 1_009, hashing: Hashing { by_hostname: false, balance_factor: None } };
 const EQUAL: [u32; 5] = [1; 5];
 const WEIGHTS: [u32; 5] = [1, 2, 3, 5, 8];
 
@@ -79,6 +91,15 @@ fn maglev() {
         &endpoints(WEIGHTS),
         "23441222204143133344432334243443340143413444104342\
          24440433223314412342441443013143433433234434141334",
+    );
+    // Whatever their order: these are the same endpoints with the last one first.
+    let mut reversed = endpoints(EQUAL);
+    reversed.reverse();
+    check(
+        &MAGLEV,
+        &reversed,
+        "33003242242304424300412110221401304301034003340404\
+         20104311221433232442043001431341411411243010303410",
     );
 }
 

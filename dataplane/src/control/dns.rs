@@ -283,7 +283,7 @@ pub(super) fn endpoint(name: &DnsEndpoint, address: IpAddr) -> Endpoint {
         additional: Box::default(),
         hostname: if name.hostname.is_empty() { &*name.host } else { &*name.hostname }.into(),
         metadata: name.metadata.clone(),
-        locality_match: name.locality_match.clone(),
+        locality: name.locality.clone(),
         weight: name.weight,
         priority: name.priority,
         health: name.health,

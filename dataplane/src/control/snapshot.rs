@@ -6,6 +6,7 @@ mod http_filter;
 mod listener;
 mod route;
 mod socket;
+mod zones;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -13,7 +14,9 @@ use std::{
     time::Instant,
 };
 
-use culvert_model::{Cluster, Config, Discovery, LoadAssignment, ResourceKey, RouteSource, SourceSpecifier};
+use culvert_model::{
+    Cluster, Config, Discovery, LoadAssignment, Locality, ResourceKey, RouteSource, SourceSpecifier,
+};
 use culvert_proto::route::Scopes;
 use culvert_xds::Changes;
 use tokio::sync::mpsc::UnboundedSender;
@@ -22,6 +25,7 @@ use hosts::count_members;
 pub(super) use hosts::is_checked;
 use socket::Sockets;
 pub(super) use socket::tls_for;
+use zones::Zones;
 
 use crate::{
     control::sources::Breakers,
@@ -47,6 +51,7 @@ pub(super) struct Builder {
     users: HashMap<ResourceKey, Vec<Arc<str>>>,
     /// Names of aggregate clusters.
     aggregates: BTreeSet<Arc<str>>,
+    zones: Zones,
 }
 
 /// A cluster of the snapshot before.
@@ -79,7 +84,14 @@ impl Builder {
             clusters: HashMap::new(),
             users: HashMap::new(),
             aggregates: BTreeSet::new(),
+            zones: Zones::default(),
         }
+    }
+
+    /// Routes by zone, as far as clusters want it: from `locality`, where Culvert is one of the endpoints of `cluster`.
+    pub(super) fn among(mut self, cluster: Option<Arc<str>>, locality: Locality) -> Self {
+        self.zones = Zones::new(cluster, locality);
+        self
     }
 
     /// The next snapshot: the one before with what is different in `config`.
@@ -141,6 +153,7 @@ impl Builder {
                 passing_tls: spec.passing_tls.clone(),
                 policy: spec.policy.clone(),
                 children: spec.children.clone(),
+                local: spec.local.clone(),
                 limits: spec.limits.clone(),
                 arranged: OnceLock::new(),
             });
@@ -150,6 +163,7 @@ impl Builder {
 
     fn finish(&mut self, mut changed_clusters: Vec<Arc<str>>, arrived: Option<Instant>) -> Arc<Snapshot> {
         if !changed_clusters.is_empty() {
+            self.update_zones(&mut changed_clusters);
             self.update_aggregates(&mut changed_clusters);
         }
         if !changed_clusters.is_empty() {
@@ -313,6 +327,7 @@ impl Builder {
             },
             policy: endpoints.policy.clone(),
             children: Vec::new(),
+            local: self.zones.local(),
             limits,
             arranged: OnceLock::new(),
         });

@@ -119,7 +119,8 @@ impl Control {
             outliers,
             dialer,
             tls,
-            builder: Builder::new(options.concurrency, registry, contexts, trips),
+            builder: Builder::new(options.concurrency, registry, contexts, trips)
+                .among(loaded.bootstrap.local_cluster.clone(), loaded.bootstrap.locality.clone()),
             sockets: Sockets::default(),
             dns: Dns::new(sender, loaded.bootstrap.resolver.clone()),
             resolved: Resolved::new(),

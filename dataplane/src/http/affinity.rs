@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, net::IpAddr};
 
-use culvert_model::{Action, ClusterSpecifier, HashCookie, HashPolicy, LbPolicy, RouteAction};
+use culvert_model::{Action, ClusterSpecifier, HashCookie, HashPolicy, RouteAction};
 use culvert_proto::{
     Headers,
     hash::xxh64,
@@ -33,7 +33,7 @@ impl Exchange<'_> {
     pub(super) fn affinity(&self, action: &RouteAction, cluster: &Cluster) -> Option<u64> {
         let config = cluster.config();
         // Nobody asks for the hash of other policies, and they give no cookies.
-        if !matches!(config.lb_policy, LbPolicy::Maglev { .. } | LbPolicy::RingHash { .. }) {
+        if !config.lb_policy.hashes() {
             return None;
         }
         let of_cluster = &config.hash_policy;

@@ -163,6 +163,15 @@ stat_set! {
 }
 
 stat_set! {
+    /// Scope `cluster.<alt_stat_name or name>`: requests that are routed by zone.
+    pub struct ZoneStats {
+        counter lb_zone_routing_all_directly,
+        counter lb_zone_routing_cross_zone,
+        counter lb_zone_routing_sampled,
+    }
+}
+
+stat_set! {
     /// Scope `cluster.<alt_stat_name or name>`: what the workers do with the cluster. Response codes are beside it in a
     /// [`CodeStats::upstream`](crate::observe::codes::CodeStats::upstream) of the same scope.
     pub struct ClusterStats {

@@ -153,10 +153,12 @@ impl Session {
         let destination = self.state(DESTINATION_KEY, |text| text.parse().ok());
         let choice = Choice {
             hash: self.hash(),
+            attempt: 0,
             destination: destination.or_else(|| self.downstream.original_destination()),
         };
         let mut picked = None;
-        for _ in 0..=failed.len() {
+        for attempt in 0..=failed.len() {
+            let choice = Choice { attempt: attempt as u32, ..choice };
             let host = cluster.pick(&mut self.worker.rng.borrow_mut(), choice)?;
             let is_new = !failed.iter().any(|known| Rc::ptr_eq(known, &host));
             picked = Some(host);

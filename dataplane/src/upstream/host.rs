@@ -1,18 +1,23 @@
 //! One endpoint as a worker sees it.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::VecDeque,
     net::IpAddr,
     rc::Rc,
     sync::Arc,
+    time::{Duration, Instant},
 };
+
+use culvert_model::LbPolicy;
+use culvert_ring::time;
 
 use crate::{
     http::codec::h2::STREAMS_UNTIL_SETTINGS,
     snapshot::{HostSpec, HostStats},
     upstream::{
         LocalFailure, ServerNames, Via,
+        latency::Latency,
         pool::{Parked, Waiter},
         shared::SharedConn,
     },
@@ -42,6 +47,8 @@ pub struct Host {
     epoch: Cell<u32>,
     /// Whether it was seen to fail its checks, or to be ejected.
     failed: Cell<bool>,
+    /// Where the cluster balances by it.
+    latency: OnceCell<Box<Latency>>,
 }
 
 /// Whose connection it is. Requests of different pods, with different preserved source addresses, or for servers of
@@ -85,6 +92,7 @@ impl Host {
             waiters: RefCell::default(),
             removed: Cell::new(false),
             epoch: Cell::new(0),
+            latency: OnceCell::new(),
         }
     }
 
@@ -125,8 +133,29 @@ impl Host {
         }
     }
 
+    /// Keeps what `policy` goes by.
+    pub(super) fn follow(&self, policy: &LbPolicy) {
+        if let LbPolicy::PeakEwma { decay } = policy {
+            self.latency.get_or_init(|| Box::new(Latency::new(*decay)));
+        }
+    }
+
+    /// What a further request would cost: requests in flight where nothing else is known.
+    pub(super) fn cost(&self) -> f64 {
+        let active = self.active.get();
+        self.latency.get().map_or_else(|| f64::from(active), |latency| latency.cost(active))
+    }
+
+    /// For how long it has been healthy.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        self.spec.borrow().health.age(now)
+    }
+
     /// Tells outlier detection that there was no answer.
     pub fn failed(&self, failure: LocalFailure) {
+        if let Some(latency) = self.latency.get() {
+            latency.fail();
+        }
         if let Some(monitor) = &self.spec.borrow().outlier {
             monitor.failed(self.worker, failure);
         }
@@ -156,16 +185,22 @@ impl Host {
             s.rq_total.inc();
             s.rq_active.inc();
         });
-        ActiveRequest(self.clone())
+        ActiveRequest { host: self.clone(), begun: time::now() }
     }
 }
 
 /// A request in flight to a [`Host`].
-pub struct ActiveRequest(Rc<Host>);
+pub struct ActiveRequest {
+    host: Rc<Host>,
+    begun: Instant,
+}
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        self.0.active.set(self.0.active.get() - 1);
-        self.0.stats(|s| s.rq_active.dec());
+        self.host.active.set(self.host.active.get() - 1);
+        self.host.stats(|s| s.rq_active.dec());
+        if let Some(latency) = self.host.latency.get() {
+            latency.observe(self.begun);
+        }
     }
 }

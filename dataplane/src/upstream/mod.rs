@@ -3,6 +3,7 @@
 mod balancer;
 mod connect;
 mod host;
+mod latency;
 mod limit;
 mod original_dst;
 mod outlier;
@@ -17,6 +18,7 @@ use std::{
 };
 
 use culvert_model::{self as model, Discovery};
+use culvert_proto::balance::ZoneChoice;
 
 pub(crate) use connect::{keepalive, socket_for};
 pub use host::{ActiveRequest, Host, PoolKey};
@@ -26,8 +28,8 @@ pub use pool::{AcquireError, IdleSet, Lent, TcpConn, TunnelConn, discard_where, 
 
 use crate::{
     capture::PodHandle,
-    observe::stats::{ClusterStats, CodeStats, Http2Stats, Registry},
-    snapshot::{ClusterSpec, Limits},
+    observe::stats::{ClusterStats, CodeStats, Http2Stats, Registry, ZoneStats},
+    snapshot::{ClusterSpec, HostSpec, Limits},
     tls::TlsStats,
     upstream::{balancer::Balancer, original_dst::Passing},
 };
@@ -57,6 +59,8 @@ pub struct ServerNames {
 pub struct Choice {
     /// For policies that hash.
     pub hash: Option<u64>,
+    /// How many hosts were chosen before and would not do.
+    pub attempt: u32,
     /// Where the downstream connection was going, for clusters of type ORIGINAL_DST.
     pub destination: Option<SocketAddr>,
 }
@@ -80,6 +84,7 @@ pub struct Cluster {
     /// Of handshakes; registered with the first.
     tls_stats: OnceCell<Arc<TlsStats>>,
     http2_stats: OnceCell<Arc<Http2Stats>>,
+    zone_stats: OnceCell<Arc<ZoneStats>>,
     registry: Registry,
 }
 
@@ -91,7 +96,9 @@ impl Cluster {
         registry.register(scope.clone(), stats.clone());
         let codes = Arc::new(CodeStats::upstream());
         registry.register(scope, codes.clone());
-        let hosts: Vec<_> = spec.hosts.iter().map(|host| Rc::new(Host::new(host.clone(), worker))).collect();
+        let new = |host: &Arc<HostSpec>| Rc::new(Host::new(host.clone(), worker));
+        let hosts: Vec<_> = spec.hosts.iter().map(new).collect();
+        hosts.iter().for_each(|host| host.follow(&spec.config.lb_policy));
         Self {
             balancer: RefCell::new(Balancer::new(&spec)),
             hosts: RefCell::new(hosts),
@@ -103,6 +110,7 @@ impl Cluster {
             retry_codes: OnceCell::new(),
             tls_stats: OnceCell::new(),
             http2_stats: OnceCell::new(),
+            zone_stats: OnceCell::new(),
             registry: registry.clone(),
             spec: RefCell::new(spec),
         }
@@ -141,6 +149,7 @@ impl Cluster {
         for gone in old {
             gone.removed.set(true);
         }
+        hosts.iter().for_each(|host| host.follow(&spec.config.lb_policy));
         *self.balancer.borrow_mut() = Balancer::new(spec);
         *self.hosts.borrow_mut() = hosts;
         *self.spec.borrow_mut() = spec.clone();
@@ -189,6 +198,14 @@ impl Cluster {
         made.clone()
     }
 
+    fn zone_stats(&self) -> &ZoneStats {
+        self.zone_stats.get_or_init(|| {
+            let stats = Arc::new(ZoneStats::default());
+            self.registry.register(format!("cluster.{}", self.config().stat_name), stats.clone());
+            stats
+        })
+    }
+
     /// The cluster as configured.
     pub fn config(&self) -> Arc<model::Cluster> {
         self.spec.borrow().config.clone()
@@ -233,11 +250,19 @@ impl Cluster {
         }
         let hosts = self.hosts.borrow();
         let mut balancer = self.balancer.borrow_mut();
-        if balancer.panics() {
+        let total = u32::try_from(self.stats.upstream_rq_active.value()).unwrap_or(0);
+        let index = balancer.pick((choice.hash, choice.attempt), &hosts, total, rng);
+        let how = balancer.last_choice();
+        if how.panics {
             self.stats.lb_healthy_panic.inc();
         }
-        let index = balancer.pick(choice.hash, &hosts, rng)?;
-        hosts.get(index).cloned()
+        match how.zone {
+            ZoneChoice::None => {}
+            ZoneChoice::Direct => self.zone_stats().lb_zone_routing_all_directly.inc(),
+            ZoneChoice::Sampled => self.zone_stats().lb_zone_routing_sampled.inc(),
+            ZoneChoice::Crossed => self.zone_stats().lb_zone_routing_cross_zone.inc(),
+        }
+        hosts.get(index?).cloned()
     }
 }
 

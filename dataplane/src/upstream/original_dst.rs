@@ -82,7 +82,7 @@ fn spec(
         additional: Box::default(),
         hostname: Arc::default(),
         metadata: None,
-        locality_match: None,
+        locality: Arc::default(),
         weight: 1,
         priority: 0,
         health: Health::Healthy,

@@ -1,6 +1,7 @@
 //! Which endpoint a request goes to, over real sockets, on both drivers.
 
 mod affinity;
+mod localities;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use crate::{ConfigSource, DnsAssignment, HashPolicy, Http2Options, LoadAssignment, Struct};
+use crate::{
+    ConfigSource, DnsAssignment, HashPolicy, Http2Options, LbPolicy, LoadAssignment, LocalityPolicy,
+    SlowStart, Struct,
+};
 
 /// `config.cluster.v3.Cluster`.
 #[derive(Clone, Debug)]
@@ -13,8 +16,12 @@ pub struct Cluster {
     pub stat_name: String,
     /// Where its endpoints come from.
     pub discovery: Discovery,
-    /// `lb_policy`
+    /// `lb_policy`, or `load_balancing_policy`, which goes first.
     pub lb_policy: LbPolicy,
+    /// `locality_config_specifier` of either.
+    pub localities: LocalityPolicy,
+    /// `slow_start_config` of either: endpoints have all of their weight at once.
+    pub slow_start: Option<SlowStart>,
     /// `hash_policy` of the load balancing policy, else of the HTTP protocol options: takes the place of the routes'.
     pub hash_policy: Vec<HashPolicy>,
     /// `common_lb_config.healthy_panic_threshold` in percent: 50; 0 (and `{}`) turns panic off.
@@ -232,38 +239,6 @@ pub enum DnsFamily {
     V4Preferred,
     /// `V6_ONLY`
     V6Only,
-}
-
-/// `Cluster.lb_policy` with its settings.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum LbPolicy {
-    /// `LEAST_REQUEST`
-    LeastRequest {
-        /// `choice_count`: 2; at least 2.
-        choices: u32,
-    },
-    /// `MAGLEV`
-    Maglev {
-        /// `table_size`: 65537; a prime.
-        table_size: u32,
-        /// `use_hostname_for_hashing`
-        by_hostname: bool,
-    },
-    /// `RANDOM`
-    Random,
-    /// `RING_HASH`
-    RingHash {
-        /// `minimum_ring_size`: 1024.
-        min: u64,
-        /// `maximum_ring_size`: 8 Mi.
-        max: u64,
-        /// `hash_function: MURMUR_HASH_2` instead of `XX_HASH`.
-        murmur: bool,
-        /// `use_hostname_for_hashing`
-        by_hostname: bool,
-    },
-    /// `ROUND_ROBIN`
-    RoundRobin,
 }
 
 /// `CircuitBreakers.Thresholds`.

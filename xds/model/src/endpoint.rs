@@ -48,9 +48,9 @@ pub struct Endpoint {
     pub hostname: Arc<str>,
     /// `metadata`
     pub metadata: Option<Arc<Metadata>>,
-    /// `envoy.transport_socket_match` in the metadata of its locality.
-    pub locality_match: Option<Arc<Struct>>,
-    /// Endpoint weight times its locality's share: at least 1.
+    /// Where it is.
+    pub locality: Arc<Locality>,
+    /// `load_balancing_weight`: 1.
     pub weight: u32,
     /// `priority`: 0 is used first.
     pub priority: u32,
@@ -58,6 +58,35 @@ pub struct Endpoint {
     pub health: Health,
     /// `health_check_config`
     pub check: Option<Arc<EndpointCheck>>,
+}
+
+/// Where endpoints are (`config.core.v3.Locality`), with what they share (`LocalityLbEndpoints`).
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Locality {
+    /// `region`
+    pub region: String,
+    /// `zone`
+    pub zone: String,
+    /// `sub_zone`
+    pub sub_zone: String,
+    /// `load_balancing_weight`: 0.
+    pub weight: u32,
+    /// `envoy.transport_socket_match` in its metadata.
+    pub socket_match: Option<Arc<Struct>>,
+}
+
+impl Locality {
+    /// Whether both are the same place.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other) || self.place() == other.place()
+    }
+
+    /// Region, zone and sub-zone.
+    #[must_use]
+    pub fn place(&self) -> (&str, &str, &str) {
+        (&self.region, &self.zone, &self.sub_zone)
+    }
 }
 
 /// `core.v3.HealthStatus`, reduced to what it means for choosing.
@@ -94,8 +123,8 @@ pub struct DnsEndpoint {
     pub hostname: String,
     /// See [`Endpoint::metadata`].
     pub metadata: Option<Arc<Metadata>>,
-    /// See [`Endpoint::locality_match`].
-    pub locality_match: Option<Arc<Struct>>,
+    /// See [`Endpoint::locality`].
+    pub locality: Arc<Locality>,
     /// See [`Endpoint::weight`].
     pub weight: u32,
     /// See [`Endpoint::priority`].

@@ -77,4 +77,8 @@ pub struct Bootstrap {
     pub stats: crate::StatsSettings,
     /// `typed_dns_resolver_config`: for clusters without one of their own.
     pub resolver: Arc<DnsResolver>,
+    /// `node.locality`
+    pub locality: crate::Locality,
+    /// `cluster_manager.local_cluster_name`: the cluster whose endpoints are this and others like it.
+    pub local_cluster: Option<Arc<str>>,
 }

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod access_log;
+mod balance;
 mod call;
 mod cluster;
 mod endpoint;
@@ -35,6 +36,7 @@ mod stats;
 mod tls;
 
 pub use access_log::*;
+pub use balance::*;
 pub use call::*;
 pub use cluster::*;
 pub use endpoint::*;

@@ -3,8 +3,8 @@
 use std::{collections::HashMap, net::IpAddr, str::FromStr as _, sync::Arc};
 
 use culvert_model::{
-    Address, ApiKind, ApiSource, CaptureSettings, ConfigSource, Discovered, DnsResolver, ResourceKey,
-    RuntimeLayer, RuntimeLayerKind, Secret, StatsSettings,
+    Address, ApiKind, ApiSource, CaptureSettings, ConfigSource, Discovered, DnsResolver, Locality,
+    ResourceKey, RuntimeLayer, RuntimeLayerKind, Secret, StatsSettings,
 };
 use envoy_types::pb::{
     envoy::{
@@ -22,7 +22,7 @@ use envoy_types::pb::{
 };
 use ipnet::IpNet;
 
-use super::{cluster_dns, core, extension_name, stats, tls, unpack};
+use super::{cluster_dns, core, endpoint, extension_name, stats, tls, unpack};
 use crate::{NoteKind, at::At};
 
 const CONNECTION_LIMIT: &str = "overload.global_downstream_max_connections";
@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) runtime: Vec<RuntimeLayer>,
     pub(crate) stats: StatsSettings,
     pub(crate) resolver: DnsResolver,
+    pub(crate) locality: Locality,
+    pub(crate) local_cluster: Option<Arc<str>>,
 }
 
 /// The settings of a bootstrap.
@@ -80,6 +82,13 @@ pub(crate) fn settings(at: &At<'_>, message: &pb::Bootstrap) -> Option<Settings>
         runtime,
         stats: stats?,
         resolver: resolver?.unwrap_or_default(),
+        locality: endpoint::place(message.node.as_ref().and_then(|node| node.locality.as_ref())),
+        local_cluster: message
+            .cluster_manager
+            .as_ref()
+            .map(|manager| manager.local_cluster_name.as_str())
+            .filter(|name| !name.is_empty())
+            .map(Into::into),
     })
 }
 

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use culvert_model::{
-    Discovery, HashPolicy, HeaderCase, HealthChecker, Http2Options, LbPolicy, OriginalDst, UpstreamProtocol,
+    Cluster, Discovery, HashPolicy, HeaderCase, HealthChecker, Http2Options, LbPolicy, OriginalDst,
+    UpstreamProtocol,
 };
 use envoy_types::pb::envoy::{
     config::{
@@ -28,19 +29,12 @@ use envoy_types::pb::envoy::{
 };
 
 use super::{
-    Localities, cluster_balance, cluster_dns, cluster_options, core, endpoint, extension_name,
+    cluster_balance, cluster_dns, cluster_options, core, endpoint, extension_name,
     hash_policy::hash_policies, health_check, http, http2, outlier, tls, unpack,
 };
 use crate::{NoteKind, at::At};
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-
-/// A cluster, with what is needed to read its endpoints when they come from elsewhere.
-#[derive(Clone, Debug)]
-pub(crate) struct Cluster {
-    pub(crate) model: culvert_model::Cluster,
-    pub(crate) localities: Localities,
-}
 
 /// `cleanup_interval` when there is none.
 const CLEANUP: Duration = Duration::from_secs(5);
@@ -48,8 +42,7 @@ const CLEANUP: Duration = Duration::from_secs(5);
 /// A cluster.
 pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
     let balancing = cluster_balance::balancing(at, message);
-    let localities = balancing.as_ref().map(|balancing| balancing.localities).unwrap_or_default();
-    let discovery = discovery(at, message, localities);
+    let discovery = discovery(at, message);
     let protocol = protocol(at, message);
     let socket = tls::upstream(&at.field("transport_socket"), message.transport_socket.as_ref());
     let connect_timeout = core::duration_or(
@@ -102,11 +95,13 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
     let common = message.common_lb_config.as_ref();
     let connection = message.upstream_connection_options.as_ref();
     let stat_name = if message.alt_stat_name.is_empty() { &message.name } else { &message.alt_stat_name };
-    let model = culvert_model::Cluster {
+    Some(Cluster {
         name: message.name.as_str().into(),
         stat_name: stat_name.clone(),
         discovery,
         lb_policy,
+        localities: balancing.localities,
+        slow_start: balancing.slow_start,
         hash_policy: match balancing.hash_policy.is_empty() {
             true => protocol.hash_policy,
             false => balancing.hash_policy,
@@ -144,8 +139,7 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         outlier_detection,
         ignore_new_until_checked: common.is_some_and(|config| config.ignore_new_hosts_until_first_hc),
         ignore_health_on_removal: message.ignore_health_on_host_removal,
-    };
-    Some(Cluster { model, localities })
+    })
 }
 
 /// The policy of a cluster that may choose by itself, as those of some types do.
@@ -162,12 +156,12 @@ fn policy_for(at: &At<'_>, discovery: &Discovery, policy: Option<LbPolicy>) -> O
     }
 }
 
-fn discovery(at: &At<'_>, message: &pb::Cluster, localities: Localities) -> Option<Discovery> {
+fn discovery(at: &At<'_>, message: &pb::Cluster) -> Option<Discovery> {
     let kind = match message.cluster_discovery_type.as_ref() {
         None => DiscoveryType::Static,
         Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(*kind).ok()?,
         Some(ClusterDiscoveryType::ClusterType(custom)) => {
-            return custom_discovery(at, message, custom, localities);
+            return custom_discovery(at, message, custom);
         }
     };
     if kind != DiscoveryType::Eds && message.eds_cluster_config.is_some() {
@@ -177,27 +171,22 @@ fn discovery(at: &At<'_>, message: &pb::Cluster, localities: Localities) -> Opti
         DiscoveryType::Static => {
             let empty = ClusterLoadAssignment::default();
             let assignment = message.load_assignment.as_ref().unwrap_or(&empty);
-            endpoint::load_assignment(&at.field("load_assignment"), assignment, localities)
+            endpoint::load_assignment(&at.field("load_assignment"), assignment)
                 .map(|assignment| Discovery::Static(Arc::new(assignment)))
         }
-        DiscoveryType::StrictDns => cluster_dns::typed(at, message, false, localities),
-        DiscoveryType::LogicalDns => cluster_dns::typed(at, message, true, localities),
+        DiscoveryType::StrictDns => cluster_dns::typed(at, message, false),
+        DiscoveryType::LogicalDns => cluster_dns::typed(at, message, true),
         DiscoveryType::Eds => eds(at, message),
         DiscoveryType::OriginalDst => original_dst(at, message).map(Discovery::OriginalDst),
     }
 }
 
-fn custom_discovery(
-    at: &At<'_>,
-    message: &pb::Cluster,
-    custom: &CustomClusterType,
-    localities: Localities,
-) -> Option<Discovery> {
+fn custom_discovery(at: &At<'_>, message: &pb::Cluster, custom: &CustomClusterType) -> Option<Discovery> {
     let at_type = at.field("cluster_type");
     let at_type = at_type.field("typed_config");
     let any = custom.typed_config.as_ref();
     if let Some(dns) = any.and_then(unpack::<DnsCluster>) {
-        return cluster_dns::custom(at, message, &at_type, &dns, localities);
+        return cluster_dns::custom(at, message, &at_type, &dns);
     }
     if let Some(aggregate) = any.and_then(unpack::<Aggregate>) {
         let names = aggregate.clusters.iter().map(|name| name.as_str().into()).collect();

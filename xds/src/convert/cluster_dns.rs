@@ -24,19 +24,14 @@ use envoy_types::pb::{
     google::protobuf,
 };
 
-use super::{Localities, core, endpoint, extension_name, unpack};
+use super::{core, endpoint, extension_name, unpack};
 use crate::at::At;
 
 /// `dns_refresh_rate` when there is none.
 const REFRESH: Duration = Duration::from_secs(5);
 
 /// A cluster of type `STRICT_DNS` or `LOGICAL_DNS`.
-pub(super) fn typed(
-    at: &At<'_>,
-    message: &pb::Cluster,
-    logical: bool,
-    localities: Localities,
-) -> Option<Discovery> {
+pub(super) fn typed(at: &At<'_>, message: &pb::Cluster, logical: bool) -> Option<Discovery> {
     let refresh =
         core::duration_or(&at.field("dns_refresh_rate"), message.dns_refresh_rate.as_ref(), REFRESH);
     let jitter = core::duration_or(&at.field("dns_jitter"), message.dns_jitter.as_ref(), Duration::ZERO);
@@ -62,7 +57,7 @@ pub(super) fn typed(
         },
         resolver: resolver?,
     };
-    discovery(at, message, options, localities)
+    discovery(at, message, options)
 }
 
 /// A cluster of type `envoy.clusters.dns`. The settings of the cluster itself that it replaces have no effect.
@@ -71,7 +66,6 @@ pub(super) fn custom(
     message: &pb::Cluster,
     at_dns: &At<'_>,
     dns: &dns_pb::DnsCluster,
-    localities: Localities,
 ) -> Option<Discovery> {
     let refresh =
         core::duration_or(&at_dns.field("dns_refresh_rate"), dns.dns_refresh_rate.as_ref(), REFRESH);
@@ -106,19 +100,14 @@ pub(super) fn custom(
         },
         resolver: resolver?,
     };
-    discovery(at, message, options, localities)
+    discovery(at, message, options)
 }
 
-fn discovery(
-    at: &At<'_>,
-    message: &pb::Cluster,
-    options: DnsOptions,
-    localities: Localities,
-) -> Option<Discovery> {
+fn discovery(at: &At<'_>, message: &pb::Cluster, options: DnsOptions) -> Option<Discovery> {
     let at = at.field("load_assignment");
     let empty = ClusterLoadAssignment::default();
     let assignment = message.load_assignment.as_ref().unwrap_or(&empty);
-    let assignment = endpoint::dns_assignment(&at, assignment, localities)?;
+    let assignment = endpoint::dns_assignment(&at, assignment)?;
     if options.logical && assignment.names.len() != 1 {
         return at.error(
             "a cluster of LOGICAL_DNS must have a single locality_lb_endpoint and a single lb_endpoint",

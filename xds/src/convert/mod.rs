@@ -46,7 +46,7 @@ use envoy_types::pb::google::protobuf::Any;
 
 pub(crate) use bootstrap::{Settings, settings};
 pub(crate) use cluster::cluster;
-pub(crate) use endpoint::{Localities, load_assignment};
+pub(crate) use endpoint::load_assignment;
 pub(crate) use http_filter::extension;
 pub(crate) use listener::listener;
 pub(crate) use material::NOT_PEM;

@@ -86,7 +86,7 @@ impl Store {
             match kind {
                 Kind::Cluster => {
                     let model = |value: &Value| match value {
-                        Value::Cluster(cluster, _) => Some(cluster.clone()),
+                        Value::Cluster(cluster) => Some(cluster.clone()),
                         _ => None,
                     };
                     let list = &mut config.clusters;
@@ -102,7 +102,7 @@ impl Store {
                 }
                 Kind::LoadAssignment => {
                     let model = |value: &Value| match value {
-                        Value::Assignment(assignment, _) => Some(assignment.clone()),
+                        Value::Assignment(assignment) => Some(assignment.clone()),
                         _ => None,
                     };
                     changes.assignments = self.map(&mut config.assignments, ids, &gone, model);

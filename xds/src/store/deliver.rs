@@ -14,7 +14,7 @@ use super::{Entry, EntryId, Failure, FeedId, Held, Store, Value};
 use crate::{
     Error, Note, NoteKind,
     at::Sink,
-    convert::{Clusters, Localities},
+    convert::Clusters,
     decode::{self, UnknownFields},
     load::same_address,
     remote,
@@ -431,7 +431,7 @@ impl Store {
             let reason = format!("the bootstrap has a static {} of that name", resource.kind);
             return Err(vec![Error::invalid(resource.kind.title(&resource.name), "name", reason)]);
         }
-        let (mut value, notes) = self.convert(resource, message, self.entry(id).localities)?;
+        let (mut value, notes) = self.convert(resource, message)?;
         if let Value::Scope(_, source) = &mut value {
             *source = self.routes_of_scopes(self.entry(id).feed);
         }
@@ -510,11 +510,10 @@ impl Store {
         &self,
         resource: &Resource,
         message: Option<&DynamicMessage>,
-        localities: Localities,
     ) -> Result<(Value, Vec<Note>), Vec<Error>> {
         let exists = |name: &str| self.has_cluster(name);
         let clusters = Clusters { exists: &exists, validate: resource.kind == Kind::Listener };
-        Value::convert(resource, message, &clusters, localities)
+        Value::convert(resource, message, &clusters)
     }
 
     /// Keeps notes for the log. Fields that do not exist are counted, or refused.

@@ -8,7 +8,7 @@ use std::{
 use culvert_model::ResourceKey;
 
 use super::{Subscription, Value};
-use crate::{convert::Localities, resource::Resource};
+use crate::resource::Resource;
 
 /// An entry of the store's table.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -37,8 +37,6 @@ pub(crate) struct Entry {
     pub(super) users: Vec<(EntryId, u32)>,
     /// For what is asked for by name, and for collections.
     pub(crate) subscription: Option<Box<Subscription>>,
-    /// For EDS: what the weights of localities mean to the clusters that use it.
-    pub(super) localities: Localities,
     /// When waiting for it ends.
     pub(super) deadline: Option<Instant>,
     /// When it is removed unless it is heard of again.
@@ -81,7 +79,6 @@ impl Entry {
             failure: None,
             users: Vec::new(),
             subscription: None,
-            localities: Localities::default(),
             deadline: None,
             expiry: None,
             position: None,

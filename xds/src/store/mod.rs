@@ -143,13 +143,8 @@ impl Store {
             unknown_fields: 0,
         };
         store.entries.reserve_exact(fixed.clusters.len() + fixed.listeners.len());
-        let localities: HashMap<_, _> = loaded.localities.iter().cloned().collect();
         for (model, resource) in fixed.clusters.iter().zip(&loaded.raw.clusters) {
-            let localities = match &model.discovery {
-                culvert_model::Discovery::Eds { service_name, .. } => localities.get(service_name),
-                _ => None,
-            };
-            let value = Value::Cluster(model.clone(), localities.copied().unwrap_or_default());
+            let value = Value::Cluster(model.clone());
             store.insert_static(resource, value, time);
         }
         for (model, resource) in fixed.listeners.iter().zip(&loaded.raw.listeners) {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{BOOTSTRAP, Entry, EntryId, Store, Value, value::Need};
-use crate::{convert::Localities, resource::Kind};
+use crate::resource::Kind;
 
 impl Store {
     /// Subscribes to what `value` of `user` needs.
@@ -23,10 +23,6 @@ impl Store {
         if let Some(subscription) = &mut entry.subscription {
             subscription.eager |= need.eager;
         }
-        if need.localities != Localities::default() && entry.localities != need.localities {
-            entry.localities = need.localities;
-            self.weigh(id);
-        }
         id
     }
 
@@ -44,40 +40,7 @@ impl Store {
             }
             if self.entry(id).users.is_empty() {
                 self.touched.push(id);
-            } else if self.entry(id).localities != Localities::default() {
-                self.relocate(id);
             }
-        }
-    }
-
-    /// What the weights of localities mean to the clusters that still use an assignment.
-    fn relocate(&mut self, id: EntryId) {
-        let of = |held: &super::Held| match &held.value {
-            Value::Cluster(_, localities) => *localities,
-            _ => Localities::default(),
-        };
-        let users = self.entry(id).users.iter().filter_map(|(user, _)| self.get(*user));
-        let held = users.flat_map(|user| user.active.iter().chain(&user.warming));
-        let localities = held.map(of).find(|localities| *localities != Localities::default());
-        let localities = localities.unwrap_or_default();
-        if self.entry(id).localities != localities {
-            self.entry_mut(id).localities = localities;
-            self.weigh(id);
-        }
-    }
-
-    /// Reads an assignment again whose clusters have changed their mind about localities.
-    fn weigh(&mut self, id: EntryId) {
-        let entry = self.entry(id);
-        let Some(held) = &entry.active else { return };
-        let localities = entry.localities;
-        if matches!(&held.value, Value::Assignment(_, as_read) if *as_read != localities)
-            && let Ok((again, _)) = self.convert(&held.resource, None, localities)
-        {
-            if let Some(held) = &mut self.entry_mut(id).active {
-                held.value = again;
-            }
-            self.next.changed(Kind::LoadAssignment, id, false);
         }
     }
 

@@ -19,7 +19,7 @@ use prost_reflect::DynamicMessage;
 
 use crate::{
     Error, Note,
-    convert::{self, Clusters, Localities},
+    convert::{self, Clusters},
     resource::{Kind, Resource},
 };
 
@@ -27,11 +27,11 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
     /// Of CDS.
-    Cluster(Arc<culvert_model::Cluster>, Localities),
+    Cluster(Arc<culvert_model::Cluster>),
     /// Of ECDS.
     Extension(Arc<TypedExtension>),
-    /// Of EDS, with what the weights of localities were taken to mean.
-    Assignment(Arc<LoadAssignment>, Localities),
+    /// Of EDS.
+    Assignment(Arc<LoadAssignment>),
     /// Of SDS.
     Secret(Arc<Secret>),
     /// Of LDS.
@@ -54,7 +54,6 @@ pub(crate) struct Need<'a> {
     pub(crate) name: Option<&'a str>,
     /// Under which name its subscription's counters are shown.
     pub(crate) prefix: String,
-    pub(crate) localities: Localities,
     /// It is subscribed to, but not waited for.
     pub(crate) eager: bool,
 }
@@ -68,17 +67,14 @@ impl Value {
         resource: &Resource,
         message: Option<&DynamicMessage>,
         clusters: &Clusters<'_>,
-        localities: Localities,
     ) -> Result<(Self, Vec<Note>), Vec<Error>> {
         match resource.kind {
             Kind::Cluster => resource
                 .convert_message::<cluster_pb::Cluster, _>(message, convert::cluster)
-                .map(|(cluster, notes)| (Self::Cluster(Arc::new(cluster.model), cluster.localities), notes)),
+                .map(|(cluster, notes)| (Self::Cluster(Arc::new(cluster)), notes)),
             Kind::LoadAssignment => resource
-                .convert_message::<endpoint_pb::ClusterLoadAssignment, _>(message, |at, message| {
-                    convert::load_assignment(at, message, localities)
-                })
-                .map(|(assignment, notes)| (Self::Assignment(Arc::new(assignment), localities), notes)),
+                .convert_message::<endpoint_pb::ClusterLoadAssignment, _>(message, convert::load_assignment)
+                .map(|(assignment, notes)| (Self::Assignment(Arc::new(assignment)), notes)),
             Kind::Listener => resource
                 .convert_message::<listener_pb::Listener, _>(message, |at, message| {
                     convert::listener(at, message, clusters)
@@ -112,11 +108,11 @@ impl Value {
     /// Calls `need` for each resource that has to be there, or given up waiting for, before this one serves.
     pub(crate) fn needs(&self, mut need: impl FnMut(Need<'_>)) {
         match self {
-            Self::Cluster(cluster, localities) => {
+            Self::Cluster(cluster) => {
                 if let Discovery::Eds { service_name, source } = &cluster.discovery {
                     let prefix = format!("cluster.{}", cluster.stat_name);
-                    let (kind, localities) = (Kind::LoadAssignment, *localities);
-                    need(Need { kind, source, name: Some(service_name), prefix, localities, eager: false });
+                    let kind = Kind::LoadAssignment;
+                    need(Need { kind, source, name: Some(service_name), prefix, eager: false });
                 }
                 let matched = cluster.transport_socket_matches.iter().map(|socket| &socket.tls);
                 for tls in matched.chain([&cluster.tls]).flatten() {
@@ -154,7 +150,6 @@ impl Value {
 }
 
 fn manager_needs(manager: &culvert_model::HttpConnectionManager, need: &mut impl FnMut(Need<'_>)) {
-    let localities = Localities::default();
     match &manager.routes {
         RouteSource::Inline(routes) => hosts(routes, need),
         RouteSource::Rds { source, name } => scope_routes(name, source, &manager.stat_prefix, need),
@@ -172,7 +167,7 @@ fn manager_needs(manager: &culvert_model::HttpConnectionManager, need: &mut impl
             }
             ScopeSource::Srds(source) => {
                 let prefix = format!("http.{}.scoped_rds.{}", manager.stat_prefix, scoped.name);
-                need(Need { kind: Kind::ScopedRoute, source, name: None, prefix, localities, eager: false });
+                need(Need { kind: Kind::ScopedRoute, source, name: None, prefix, eager: false });
             }
         },
     }
@@ -180,29 +175,21 @@ fn manager_needs(manager: &culvert_model::HttpConnectionManager, need: &mut impl
         if let HttpFilter::Discovered(filter) = &filter.filter {
             let prefix = format!("extension_config_discovery.http_filter.{}", filter.name);
             let (kind, source, name) = (Kind::ExtensionConfig, &filter.source, Some(filter.name.as_str()));
-            need(Need { kind, source, name, prefix, localities, eager: filter.eager });
+            need(Need { kind, source, name, prefix, eager: filter.eager });
         }
     }
 }
 
 fn scope_routes(name: &str, source: &ConfigSource, stat_prefix: &str, need: &mut impl FnMut(Need<'_>)) {
     let prefix = format!("http.{stat_prefix}.rds.{name}");
-    let localities = Localities::default();
-    need(Need { kind: Kind::RouteConfiguration, source, name: Some(name), prefix, localities, eager: false });
+    need(Need { kind: Kind::RouteConfiguration, source, name: Some(name), prefix, eager: false });
 }
 
 /// The virtual hosts that a route configuration does not bring itself.
 fn hosts(routes: &RouteConfiguration, need: &mut impl FnMut(Need<'_>)) {
     let Some(source) = &routes.vhds else { return };
     let prefix = format!("vhds.{}", routes.name);
-    need(Need {
-        kind: Kind::VirtualHost,
-        source,
-        name: None,
-        prefix,
-        localities: Localities::default(),
-        eager: false,
-    });
+    need(Need { kind: Kind::VirtualHost, source, name: None, prefix, eager: false });
 }
 
 fn secrets(common: &CommonTls, need: &mut impl FnMut(Need<'_>)) {
@@ -223,5 +210,5 @@ fn secret(reference: &SecretRef, need: &mut impl FnMut(Need<'_>)) {
     // Without a source it is one of the bootstrap's, which is there.
     let Some(source) = &reference.source else { return };
     let (name, prefix) = (Some(reference.name.as_str()), format!("sds.{}", reference.name));
-    need(Need { kind: Kind::Secret, source, name, prefix, localities: Localities::default(), eager: false });
+    need(Need { kind: Kind::Secret, source, name, prefix, eager: false });
 }

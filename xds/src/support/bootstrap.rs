@@ -70,8 +70,8 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.bootstrap.v3.Bootstrap.DynamicResources")
     },
     Table {
+        used: &["local_cluster_name"],
         no_effect: &[
-            ("local_cluster_name", "zone-aware routing is not done: endpoints of all localities are used"),
             ("outlier_detection", "ejections are written to the log of the process"),
             ("load_stats_config", "load is not reported"),
             ("enable_deferred_cluster_creation", "clusters cost little before they are used"),

@@ -5,10 +5,6 @@ use super::{
     http::{UPSTREAM_COMMON, UPSTREAM_HTTP1},
 };
 
-const ALL_LOCALITIES: &str = "endpoints of all localities are used by their weights";
-const NO_SLOW_START: &str = "slow start is not supported";
-const HASH_LOAD: &str = "hashing disregards the load of endpoints";
-
 pub(super) const TABLES: &[Table] = &[
     Table {
         used: &[
@@ -113,16 +109,22 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.cluster.v3.Cluster.EdsClusterConfig")
     },
     Table {
-        used: &["choice_count"],
-        refused: &[
-            ("active_request_bias", "the weight of active requests cannot be changed"),
-            ("slow_start_config", NO_SLOW_START),
-        ],
+        used: &["choice_count", "active_request_bias", "slow_start_config"],
         ..Table::of("envoy.config.cluster.v3.Cluster.LeastRequestLbConfig")
     },
+    Table { used: &["slow_start_config"], ..Table::of("envoy.config.cluster.v3.Cluster.RoundRobinLbConfig") },
     Table {
-        refused: &[("slow_start_config", NO_SLOW_START)],
-        ..Table::of("envoy.config.cluster.v3.Cluster.RoundRobinLbConfig")
+        used: &["slow_start_window", "aggression", "min_weight_percent"],
+        ..Table::of("envoy.config.cluster.v3.Cluster.SlowStartConfig")
+    },
+    Table {
+        used: &["slow_start_window", "aggression", "min_weight_percent"],
+        ..Table::of("envoy.extensions.load_balancing_policies.common.v3.SlowStartConfig")
+    },
+    Table {
+        used: &["default_value"],
+        no_effect: &[("runtime_key", "no runtime can override the value")],
+        ..Table::of("envoy.config.core.v3.RuntimeDouble")
     },
     Table {
         used: &[
@@ -131,18 +133,19 @@ pub(super) const TABLES: &[Table] = &[
             "healthy_panic_threshold",
             "ignore_new_hosts_until_first_hc",
             "locality_weighted_lb_config",
+            "zone_aware_lb_config",
         ],
-        no_effect: &[
-            ("zone_aware_lb_config", ALL_LOCALITIES),
-            ("update_merge_window", "updates take effect at once"),
-        ],
+        no_effect: &[("update_merge_window", "updates take effect at once")],
         refused: &[("override_host_status", "hosts cannot be overridden")],
         ..Table::of("envoy.config.cluster.v3.Cluster.CommonLbConfig")
     },
     Table::of("envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig"),
     Table {
-        used: &["use_hostname_for_hashing"],
-        refused: &[("hash_balance_factor", HASH_LOAD)],
+        used: &["routing_enabled", "min_cluster_size", "fail_traffic_on_panic"],
+        ..Table::of("envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig")
+    },
+    Table {
+        used: &["use_hostname_for_hashing", "hash_balance_factor"],
         ..Table::of("envoy.config.cluster.v3.Cluster.CommonLbConfig.ConsistentHashingLbConfig")
     },
     Table {
@@ -223,16 +226,17 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.cluster.v3.LoadBalancingPolicy.Policy")
     },
     Table {
-        used: &["locality_lb_config"],
-        refused: &[("slow_start_config", NO_SLOW_START)],
+        used: &["locality_lb_config", "slow_start_config"],
         ..Table::of("envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin")
     },
     Table {
-        used: &["choice_count", "locality_lb_config"],
-        only_off: &["enable_full_scan", "selection_method"],
-        refused: &[
-            ("active_request_bias", "the weight of active requests cannot be changed"),
-            ("slow_start_config", NO_SLOW_START),
+        used: &[
+            "choice_count",
+            "locality_lb_config",
+            "enable_full_scan",
+            "selection_method",
+            "active_request_bias",
+            "slow_start_config",
         ],
         ..Table::of("envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest")
     },
@@ -248,8 +252,8 @@ pub(super) const TABLES: &[Table] = &[
             "use_hostname_for_hashing",
             "consistent_hashing_lb_config",
             "locality_weighted_lb_config",
+            "hash_balance_factor",
         ],
-        refused: &[("hash_balance_factor", HASH_LOAD)],
         ..Table::of("envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash")
     },
     Table {
@@ -257,15 +261,35 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.extensions.load_balancing_policies.maglev.v3.Maglev")
     },
     Table {
-        used: &["use_hostname_for_hashing", "hash_policy"],
-        refused: &[("hash_balance_factor", HASH_LOAD)],
+        used: &["use_hostname_for_hashing", "hash_policy", "hash_balance_factor"],
         ..Table::of("envoy.extensions.load_balancing_policies.common.v3.ConsistentHashingLbConfig")
     },
     Table::of("envoy.extensions.load_balancing_policies.cluster_provided.v3.ClusterProvided"),
     Table {
-        used: &["locality_weighted_lb_config"],
-        no_effect: &[("zone_aware_lb_config", ALL_LOCALITIES)],
+        used: &["endpoint_picking_policy"],
+        ..Table::of("envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality")
+    },
+    Table { used: &["decay_time"], ..Table::of("culvert.v1.PeakEwma") },
+    Table {
+        used: &["locality_weighted_lb_config", "zone_aware_lb_config"],
         ..Table::of("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig")
+    },
+    Table {
+        used: &[
+            "routing_enabled",
+            "min_cluster_size",
+            "fail_traffic_on_panic",
+            "force_locality_direct_routing",
+            "force_local_zone",
+            "locality_basis",
+        ],
+        ..Table::of("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.ZoneAwareLbConfig")
+    },
+    Table {
+        used: &["min_size"],
+        ..Table::of(
+            "envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.ZoneAwareLbConfig.ForceLocalZone",
+        )
     },
     Table::of("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig.LocalityWeightedLbConfig"),
     Table {

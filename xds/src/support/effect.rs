@@ -18,7 +18,7 @@ use super::{Promise, promises, table};
 use crate::{
     LoadOptions,
     at::Sink,
-    convert::{Clusters, Localities},
+    convert::Clusters,
     decode::{self, Syntax, UnknownFields},
     descriptor, load_bootstrap,
     resource::{Kind, Resource},
@@ -162,7 +162,7 @@ fn model(message: &DynamicMessage) -> Result<String, String> {
     let kind = Kind::of(&name).unwrap_or_else(|| panic!("{name} is no resource"));
     let clusters = Clusters { exists: &|name| name != "missing", validate: false };
     let resource = Resource::new(kind, message);
-    Value::convert(&resource, Some(message), &clusters, Localities::default())
+    Value::convert(&resource, Some(message), &clusters)
         .map(|(value, _)| format!("{value:?}"))
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
 }

@@ -19,11 +19,8 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.endpoint.v3.ClusterLoadAssignment.Policy.DropOverload")
     },
     Table {
-        used: &["lb_endpoints", "load_balancing_weight", "priority", "metadata"],
-        no_effect: &[
-            ("locality", "endpoints of all localities are used by their weights"),
-            ("proximity", "nothing reads it"),
-        ],
+        used: &["lb_endpoints", "load_balancing_weight", "priority", "metadata", "locality"],
+        no_effect: &[("proximity", "nothing reads it")],
         ..Table::of("envoy.config.endpoint.v3.LocalityLbEndpoints")
     },
     Table {

@@ -2,7 +2,10 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use culvert_model::{Cluster, Discovery, DnsFamily, HeaderCase, Health, LbPolicy};
+use culvert_model::{
+    Cluster, Discovery, DnsFamily, Hashing, HeaderCase, Health, LbPolicy, LocalityPolicy, SlowStart,
+    ZoneAware,
+};
 
 use crate::{good, http, seconds};
 
@@ -88,22 +91,35 @@ fn load_balancing() {
     };
     for (text, expected) in [
         ("lb_policy: ROUND_ROBIN".to_owned(), LbPolicy::RoundRobin),
-        ("lb_policy: LEAST_REQUEST".to_owned(), LbPolicy::LeastRequest { choices: 2 }),
+        ("lb_policy: LEAST_REQUEST".to_owned(), LbPolicy::least_request(2)),
         (
             "lb_policy: least_request\n    least_request_lb_config: {choice_count: 5}".to_owned(),
-            LbPolicy::LeastRequest { choices: 5 },
+            LbPolicy::least_request(5),
         ),
         ("lb_policy: Random".to_owned(), LbPolicy::Random),
         (policy("round_robin.v3.RoundRobin", ""), LbPolicy::RoundRobin),
-        (policy("least_request.v3.LeastRequest", "choice_count: 3"), LbPolicy::LeastRequest { choices: 3 }),
+        (policy("least_request.v3.LeastRequest", "choice_count: 3"), LbPolicy::least_request(3)),
         (policy("random.v3.Random", ""), LbPolicy::Random),
         (
             "lb_policy: RING_HASH\n    ring_hash_lb_config: {minimum_ring_size: 9, hash_function: MURMUR_HASH_2}".to_owned(),
-            LbPolicy::RingHash { min: 9, max: 8 << 20, murmur: true, by_hostname: false },
+            LbPolicy::RingHash { min: 9, max: 8 << 20, murmur: true, hashing: Hashing::default() },
         ),
         (
             policy("maglev.v3.Maglev", "table_size: 101, consistent_hashing_lb_config: {use_hostname_for_hashing: true}"),
-            LbPolicy::Maglev { table_size: 101, by_hostname: true },
+            LbPolicy::Maglev { table_size: 101, hashing: Hashing { by_hostname: true, balance_factor: None } },
+        ),
+        (
+            policy(
+                "least_request.v3.LeastRequest",
+                "selection_method: FULL_SCAN, active_request_bias: {default_value: 0.5, runtime_key: b}",
+            ),
+            LbPolicy::LeastRequest { choices: 2, full_scan: true, bias: 0.5 },
+        ),
+        (
+            "load_balancing_policy: {policies: [{typed_extension_config: {name: n, typed_config: {'@type': \
+             type.googleapis.com/culvert.v1.PeakEwma}}}]}"
+                .to_owned(),
+            LbPolicy::PeakEwma { decay: Duration::from_secs(10) },
         ),
         (format!("lb_policy: MAGLEV\n    {}", policy("random.v3.Random", "")), LbPolicy::Random),
     ] {
@@ -150,29 +166,65 @@ fn limits_and_protocol() {
 }
 
 #[test]
-fn localities_share_by_weight_where_asked() {
-    let endpoints = "load_assignment: {cluster_name: a, endpoints: [
-      {load_balancing_weight: 1, lb_endpoints: [ONE, ONE2]}, {load_balancing_weight: 3, lb_endpoints: \
-      [TWO]}]}"
-        .replace("ONE2", "{endpoint: {address: {socket_address: {address: 10.0.0.2, port_value: 1}}}}")
-        .replace("ONE", "{endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 1}}}}")
-        .replace("TWO", "{endpoint: {address: {socket_address: {address: 10.0.0.3, port_value: 1}}}}");
-    let weights = |config: &str| {
-        let loaded = good(&http(&[("CLUSTER", &format!("{config}\n    {endpoints}"))]));
-        match &loaded.bootstrap.config.clusters[0].discovery {
-            Discovery::Static(assignment) => {
-                assignment.endpoints.iter().map(|e| e.weight).collect::<Vec<_>>()
-            }
-            other => panic!("{other:?}"),
-        }
+fn what_localities_mean() {
+    let typed = |policy: &str, fields: &str| {
+        format!(
+            "load_balancing_policy: {{policies: [{{typed_extension_config: {{name: n, typed_config: {{'@type': \
+             EXT/load_balancing_policies.{policy}, {fields}}}}}}}]}}"
+        )
     };
-    assert_eq!(weights(""), [1, 1, 1]);
-    assert_eq!(weights("common_lb_config: {locality_weighted_lb_config: {}}"), [1, 1, 6]);
-    let typed = "load_balancing_policy: {policies: [{typed_extension_config: {name: n, typed_config: \
-    {'@type': \
-        EXT/load_balancing_policies.random.v3.Random, locality_lb_config: {locality_weighted_lb_config: \
-        {}}}}}]}";
-    assert_eq!(weights(typed), [1, 1, 6]);
+    let zones = ZoneAware::default();
+    for (text, expected) in [
+        (String::new(), LocalityPolicy::ZoneAware(zones)),
+        ("common_lb_config: {locality_weighted_lb_config: {}}".to_owned(), LocalityPolicy::Weighted),
+        (
+            "common_lb_config: {zone_aware_lb_config: {routing_enabled: {value: 40}, min_cluster_size: 2, \
+             fail_traffic_on_panic: true}}"
+                .to_owned(),
+            LocalityPolicy::ZoneAware(ZoneAware {
+                percent: 40,
+                min_cluster_size: 2,
+                fail_on_panic: true,
+                ..zones
+            }),
+        ),
+        (
+            typed("random.v3.Random", "locality_lb_config: {locality_weighted_lb_config: {}}"),
+            LocalityPolicy::Weighted,
+        ),
+        (
+            typed(
+                "round_robin.v3.RoundRobin",
+                "locality_lb_config: {zone_aware_lb_config: {force_local_zone: {}, locality_basis: HEALTHY_HOSTS_WEIGHT}}",
+            ),
+            LocalityPolicy::ZoneAware(ZoneAware { force_local: Some(1), by_weight: true, ..zones }),
+        ),
+        (
+            typed(
+                "wrr_locality.v3.WrrLocality",
+                "endpoint_picking_policy: {policies: [{typed_extension_config: {name: n, typed_config: {'@type': \
+                 EXT/load_balancing_policies.round_robin.v3.RoundRobin}}}]}",
+            ),
+            LocalityPolicy::Weighted,
+        ),
+    ] {
+        assert_eq!(of(&text).localities, expected, "{text}");
+    }
+}
+
+#[test]
+fn slow_start() {
+    let slow =
+        |fields: &str| of(&format!("round_robin_lb_config: {{slow_start_config: {{{fields}}}}}")).slow_start;
+    let expected = SlowStart { window: Duration::from_secs(9), aggression: 1.0, min_weight: 0.1 };
+    assert_eq!(slow("slow_start_window: 9s"), Some(expected));
+    assert_eq!(
+        slow(
+            "slow_start_window: 9s, aggression: {default_value: 2, runtime_key: a}, min_weight_percent: {value: 25}"
+        ),
+        Some(SlowStart { aggression: 2.0, min_weight: 0.25, ..expected })
+    );
+    assert_eq!(slow(""), None, "no window");
 }
 
 #[test]
@@ -259,6 +311,6 @@ fn what_an_assignment_says_besides_its_endpoints() {
     let endpoint = &assignment.endpoints[0];
     assert_eq!(endpoint.additional.len(), 1);
     let metadata = endpoint.metadata.as_ref().unwrap();
-    assert!(endpoint.locality_match.as_ref().is_some_and(|criteria| criteria.contains_key("mode")));
+    assert!(endpoint.locality.socket_match.as_ref().is_some_and(|criteria| criteria.contains_key("mode")));
     assert!(metadata.get("envoy.lb", ["hash_key"]).is_some());
 }

@@ -270,8 +270,25 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     (
         "CLUSTER",
-        "common_lb_config: {consistent_hashing_lb_config: {hash_balance_factor: 120}}",
-        "cluster \"a\": common_lb_config.consistent_hashing_lb_config.hash_balance_factor: hashing disregards",
+        "common_lb_config: {consistent_hashing_lb_config: {hash_balance_factor: 99}}",
+        "cluster \"a\": common_lb_config.consistent_hashing_lb_config.hash_balance_factor: value must be",
+    ),
+    (
+        "CLUSTER",
+        "round_robin_lb_config: {slow_start_config: {slow_start_window: 1s, aggression: {default_value: 0, runtime_key: a}}}",
+        "cluster \"a\": round_robin_lb_config.slow_start_config.aggression: must be greater than 0",
+    ),
+    (
+        "CLUSTER",
+        "lb_policy: LEAST_REQUEST\n    least_request_lb_config: {active_request_bias: {default_value: -1, runtime_key: a}}",
+        "cluster \"a\": least_request_lb_config.active_request_bias: must not be negative",
+    ),
+    (
+        "CLUSTER",
+        "load_balancing_policy: {policies: [{typed_extension_config: {name: n, typed_config: {'@type': \
+         EXT/load_balancing_policies.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin}}}]}",
+        "cluster \"a\": load_balancing_policy.policies: not supported: envoy.extensions.load_balancing_policies\
+         .client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin",
     ),
     (
         "CLUSTER",

@@ -17,9 +17,18 @@ struct Turn {
 
 impl Edf {
     /// All members of these weights (above 0), before their first turn.
-    pub(super) fn new(weights: impl Iterator<Item = u32>) -> Self {
-        let turn = |(member, weight)| Turn { deadline: 1.0 / f64::from(weight), member };
+    pub(super) fn new(weights: impl Iterator<Item = f64>) -> Self {
+        let turn = |(member, weight)| Turn { deadline: 1.0 / weight, member };
         Self { heap: weights.enumerate().map(turn).collect() }
+    }
+
+    /// As [`Edf::new`], after so many turns: not all schedules begin with the same member.
+    pub(super) fn after(turns: usize, weights: &[f64]) -> Self {
+        let mut edf = Self::new(weights.iter().copied());
+        for _ in 0..turns {
+            edf.next(|member| weights[member]);
+        }
+        edf
     }
 
     /// The member whose turn it is. `weight` gives its weight for the time until its next turn.
@@ -57,17 +66,16 @@ mod tests {
 
     #[test]
     fn turns_are_spaced_by_weight() {
-        let weights = [1, 2, 4];
+        let weights = [1.0, 2.0, 4.0];
         let mut edf = Edf::new(weights.into_iter());
-        let turns: Vec<usize> =
-            (0..14).map(|_| edf.next(|member| f64::from(weights[member])).unwrap()).collect();
+        let turns: Vec<usize> = (0..14).map(|_| edf.next(|member| weights[member]).unwrap()).collect();
         assert_eq!(turns, [2, 1, 2, 2, 0, 1, 2, 2, 1, 2, 2, 0, 1, 2]);
         assert_eq!(Edf::default().next(|_| 1.0), None);
     }
 
     #[test]
     fn equal_weights_take_turns() {
-        let mut edf = Edf::new([7; 5].into_iter());
+        let mut edf = Edf::new([7.0; 5].into_iter());
         for round in 0..3 {
             for expected in 0..5 {
                 assert_eq!(edf.next(|_| 7.0), Some(expected), "round {round}");

@@ -1,82 +1,80 @@
-//! `LEAST_REQUEST`: the less busy of a few.
-
-use std::sync::Arc;
+//! `LEAST_REQUEST`: the less busy of a few, or of all.
 
 use crate::balance::{
-    ActiveRequests, Balance, HostSet,
+    Load,
     edf::Edf,
     hosts::{Member, Pool},
+    round_robin::weighted_round,
 };
 
-/// `LEAST_REQUEST`. Equal weights: the least busy of `choice_count` endpoints drawn by chance; else a weighted round in
-/// which an endpoint counts `weight / (requests in flight + 1)` (Envoy's `active_request_bias` of 1).
-#[derive(Debug)]
-pub struct LeastRequest {
-    hosts: Arc<HostSet>,
-    choices: u32,
-    /// By pool; `None` where all weights are equal.
-    rounds: Vec<Option<Edf>>,
+/// How the less busy one is found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LeastRequest {
+    /// How many are compared; `None` for all. 2 are nearly as good as all, and cannot herd.
+    pub(super) choices: Option<u32>,
+    /// What requests in flight count where weights differ.
+    pub(super) bias: f64,
+}
+
+/// The weighted round of a pool, in which an endpoint counts `weight / (requests in flight + 1) ^ bias`; `None` where all
+/// weights are equal, and `weighted` is not asked for.
+pub(super) fn round(pool: &Pool, weighted: bool, rng: &mut fastrand::Rng) -> Option<Edf> {
+    let turns = rng.usize(..pool.members.len());
+    (!pool.uniform || weighted).then(|| weighted_round(pool, turns))
 }
 
 impl LeastRequest {
-    /// `choices` is how many endpoints are compared: 2 is nearly as good as all, and cannot herd.
-    #[must_use]
-    pub fn new(hosts: Arc<HostSet>, choices: u32, rng: &mut fastrand::Rng) -> Self {
-        let rounds = hosts.pools().iter().map(|pool| weighted_round(pool, rng)).collect();
-        Self { hosts, choices, rounds }
-    }
-
-    /// The endpoints it chooses from.
-    #[must_use]
-    pub fn hosts(&self) -> &Arc<HostSet> {
-        &self.hosts
-    }
-}
-
-impl Balance for LeastRequest {
-    fn pick(&mut self, active: &dyn ActiveRequests, rng: &mut fastrand::Rng) -> Option<usize> {
-        let index = self.hosts.pick_pool(rng)?;
-        let members = self.hosts.pools()[index].members();
-        match &mut self.rounds[index] {
-            Some(edf) => {
-                let member = edf.next(|member| effective_weight(&members[member], active))?;
+    /// The index of the endpoint for one request.
+    pub(super) fn pick(
+        self,
+        pool: &Pool,
+        round: Option<&mut Edf>,
+        load: &dyn Load,
+        rng: &mut fastrand::Rng,
+    ) -> Option<usize> {
+        let members = &pool.members;
+        match (round, self.choices) {
+            (Some(edf), _) => {
+                let member = edf.next(|member| self.weight(members[member], load))?;
                 Some(members[member].endpoint)
             }
-            None => Some(least_busy(members, self.choices, active, rng)),
+            (None, Some(choices)) => Some(less_busy(members, choices, load, rng)),
+            (None, None) => least_busy(members, load, rng),
         }
     }
-}
 
-fn weighted_round(pool: &Pool, rng: &mut fastrand::Rng) -> Option<Edf> {
-    if pool.is_uniform() {
-        return None;
+    fn weight(self, member: Member, load: &dyn Load) -> f64 {
+        let busy = f64::from(load.active(member.endpoint)) + 1.0;
+        f64::from(member.weight) / busy.powf(self.bias) * load.warmth(member.endpoint)
     }
-    let members = pool.members();
-    let mut edf = Edf::new(members.iter().map(|member| member.weight));
-    for _ in 0..rng.usize(..members.len()) {
-        edf.next(|member| f64::from(members[member].weight));
-    }
-    Some(edf)
-}
-
-fn effective_weight(member: &Member, active: &dyn ActiveRequests) -> f64 {
-    f64::from(member.weight) / (f64::from(active.active(member.endpoint)) + 1.0)
 }
 
 /// Draws with repetition, as Envoy does; the first of equals stays.
-fn least_busy(
-    members: &[Member],
-    choices: u32,
-    active: &dyn ActiveRequests,
-    rng: &mut fastrand::Rng,
-) -> usize {
+fn less_busy(members: &[Member], choices: u32, load: &dyn Load, rng: &mut fastrand::Rng) -> usize {
     let mut best = members[rng.usize(..members.len())].endpoint;
-    let mut best_active = active.active(best);
+    let mut best_active = load.active(best);
     for _ in 1..choices {
         let other = members[rng.usize(..members.len())].endpoint;
-        let other_active = active.active(other);
+        let other_active = load.active(other);
         if other_active < best_active {
             (best, best_active) = (other, other_active);
+        }
+    }
+    best
+}
+
+/// The least busy of all; equals have the same chance.
+fn least_busy(members: &[Member], load: &dyn Load, rng: &mut fastrand::Rng) -> Option<usize> {
+    let (mut best, mut best_active, mut equals) = (None, u32::MAX, 0);
+    for member in members {
+        let active = load.active(member.endpoint);
+        if active < best_active || best.is_none() {
+            (best, best_active, equals) = (Some(member.endpoint), active, 1);
+        } else if active == best_active {
+            equals += 1;
+            if rng.u32(..equals) == 0 {
+                best = Some(member.endpoint);
+            }
         }
     }
     best

@@ -1,6 +1,6 @@
 //! How requests are spread over priorities: Envoy's `LoadBalancerBase::recalculatePerPriorityState`.
 
-use culvert_model::{Endpoint, Health, LoadAssignment};
+use culvert_model::{Health, LoadAssignment};
 
 use crate::balance::hosts;
 
@@ -68,14 +68,17 @@ pub(super) fn plan(levels: &[Level], overprovisioning: u32, panic: u32) -> Plan 
         percents[level][health] += left;
     }
     let mut plan = Plan::default();
-    for (level, [healthy, degraded]) in levels.iter().zip(percents) {
+    // A hash leads through the healthy ones of all levels first.
+    for (level, [healthy, degraded]) in levels.iter().zip(&percents) {
         if panicking(level) {
             plan.panics |= healthy + degraded > 0;
             plan.shares.push(share(level, None, healthy + degraded));
         } else {
-            plan.shares.push(share(level, Some(Health::Healthy), healthy));
-            plan.shares.push(share(level, Some(Health::Degraded), degraded));
+            plan.shares.push(share(level, Some(Health::Healthy), *healthy));
         }
+    }
+    for (level, [_, degraded]) in levels.iter().zip(&percents).filter(|(level, _)| !panicking(level)) {
+        plan.shares.push(share(level, Some(Health::Degraded), *degraded));
     }
     plan
 }
@@ -105,8 +108,7 @@ pub fn child_shares(children: &[(&LoadAssignment, u32)]) -> Vec<u8> {
     let mut levels: Vec<Level> = Vec::new();
     let mut owners = Vec::new();
     for (child, (assignment, _)) in children.iter().enumerate() {
-        let endpoints: Vec<&Endpoint> = assignment.endpoints.iter().map(AsRef::as_ref).collect();
-        for level in hosts::levels(&endpoints, &assignment.policy) {
+        for level in hosts::levels(assignment.endpoints.iter().map(AsRef::as_ref), &assignment.policy) {
             levels.push(Level { priority: levels.len() as u32, ..level });
             owners.push(child);
         }

@@ -1,66 +1,45 @@
 //! `ROUND_ROBIN`: in turn, heavier endpoints more often.
 
-use std::sync::Arc;
+use crate::balance::{Load, edf::Edf, hosts::Pool};
 
-use crate::balance::{ActiveRequests, Balance, HostSet, edf::Edf, hosts::Pool};
-
-/// `ROUND_ROBIN`. Equal weights: one after the other; else earliest deadline first, as in Envoy.
+/// The round of one pool. Equal weights: one after the other; else earliest deadline first, as in Envoy.
 #[derive(Debug)]
-pub struct RoundRobin {
-    hosts: Arc<HostSet>,
-    /// By pool.
-    rounds: Vec<Round>,
-}
-
-#[derive(Debug)]
-enum Round {
+pub(super) enum Round {
     /// The next member.
     Uniform(usize),
     Weighted(Edf),
 }
 
-impl RoundRobin {
-    /// Starts at a place that `rng` decides.
-    #[must_use]
-    pub fn new(hosts: Arc<HostSet>, rng: &mut fastrand::Rng) -> Self {
-        let rounds = hosts.pools().iter().map(|pool| Round::new(pool, rng)).collect();
-        Self { hosts, rounds }
+impl Round {
+    /// Starts at a place that `rng` decides. `weighted`: also where all weights are equal.
+    pub(super) fn new(pool: &Pool, weighted: bool, rng: &mut fastrand::Rng) -> Self {
+        let start = rng.usize(..pool.members.len());
+        if pool.uniform && !weighted {
+            return Self::Uniform(start);
+        }
+        Self::Weighted(weighted_round(pool, start))
     }
 
-    /// The endpoints it chooses from.
-    #[must_use]
-    pub fn hosts(&self) -> &Arc<HostSet> {
-        &self.hosts
-    }
-}
-
-impl Balance for RoundRobin {
-    fn pick(&mut self, _: &dyn ActiveRequests, rng: &mut fastrand::Rng) -> Option<usize> {
-        let index = self.hosts.pick_pool(rng)?;
-        let members = self.hosts.pools()[index].members();
-        let member = match &mut self.rounds[index] {
-            Round::Uniform(next) => {
+    /// The index of the endpoint whose turn it is.
+    pub(super) fn pick(&mut self, pool: &Pool, load: &dyn Load) -> Option<usize> {
+        let members = &pool.members;
+        let member = match self {
+            Self::Uniform(next) => {
                 let member = *next;
                 *next = if member + 1 < members.len() { member + 1 } else { 0 };
                 member
             }
-            Round::Weighted(edf) => edf.next(|member| f64::from(members[member].weight))?,
+            Self::Weighted(edf) => edf.next(|member| {
+                let member = members[member];
+                f64::from(member.weight) * load.warmth(member.endpoint)
+            })?,
         };
         Some(members[member].endpoint)
     }
 }
 
-impl Round {
-    fn new(pool: &Pool, rng: &mut fastrand::Rng) -> Self {
-        let members = pool.members();
-        let start = rng.usize(..members.len());
-        if pool.is_uniform() {
-            return Self::Uniform(start);
-        }
-        let mut edf = Edf::new(members.iter().map(|member| member.weight));
-        for _ in 0..start {
-            edf.next(|member| f64::from(members[member].weight));
-        }
-        Self::Weighted(edf)
-    }
+/// A weighted round of a pool, after so many turns.
+pub(super) fn weighted_round(pool: &Pool, turns: usize) -> Edf {
+    let weights: Vec<_> = pool.members.iter().map(|member| f64::from(member.weight)).collect();
+    Edf::after(turns, &weights)
 }

@@ -101,7 +101,7 @@ async fn resolved_names_and_later_configurations_are_used() {
         address: Address::Ip(([127, 0, 0, 1], two).into()),
         additional: Box::default(),
         metadata: None,
-        locality_match: None,
+        locality: Arc::default(),
         hostname: Arc::default(),
         weight: 1,
         priority: 0,

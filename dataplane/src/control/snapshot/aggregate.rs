@@ -36,6 +36,7 @@ impl Builder {
                 policy: AssignmentPolicy::default(),
                 children,
                 passing_tls: None,
+                local: None,
                 limits: known.spec.limits.clone(),
                 arranged: OnceLock::new(),
             });

@@ -75,7 +75,7 @@ pub(in crate::control) fn socket_match(config: &Cluster, endpoint: &Endpoint) ->
         matches.iter().position(|socket| socket.criteria.iter().all(has))
     };
     let own = endpoint.metadata.as_ref().and_then(|metadata| metadata.0.get(NAMESPACE));
-    find(own).or_else(|| find(endpoint.locality_match.as_deref()))
+    find(own).or_else(|| find(endpoint.locality.socket_match.as_deref()))
 }
 
 /// The TLS context that connections to an endpoint need; `None` leaves them in the clear.

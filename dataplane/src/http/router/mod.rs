@@ -249,17 +249,16 @@ impl Exchange<'_> {
     fn choose(&self, passage: &Passage<'_>) -> Option<Rc<Host>> {
         let cluster = &passage.cluster;
         let hash = *passage.hash.get_or_init(|| self.affinity(passage.action, cluster));
-        let mut choice = Choice { hash, destination: self.destination(cluster) };
+        let mut choice = Choice { hash, attempt: 0, destination: self.destination(cluster) };
         let rng = &mut self.conn.worker.rng.borrow_mut();
         let mut host = cluster.pick(rng, choice);
         if let Some(retrying) = passage.retrying.as_ref() {
             let again = if passage.is_retry.get() { retrying.host_attempts() } else { 0 };
-            for nth in 1..=u64::from(again) {
+            for attempt in 1..=again {
                 if !host.as_ref().is_some_and(|host| retrying.avoids(host)) {
                     break;
                 }
-                // The same hash would lead to the same host, as in Envoy.
-                choice.hash = hash.map(|hash| hash ^ nth.wrapping_neg());
+                choice.attempt = attempt;
                 host = cluster.pick(rng, choice);
             }
             if let Some(host) = &host {

@@ -268,33 +268,6 @@ fn static_names_and_addresses_are_not_taken_over() {
 }
 
 #[test]
-fn localities_follow_the_clusters_that_use_an_assignment() {
-    let two = json!({"cluster_name": "a", "endpoints": [
-        {"load_balancing_weight": 1, "locality": {"zone": "1"}, "lb_endpoints": [assignment("a", 1)["endpoints"][0]["lb_endpoints"][0]]},
-        {"load_balancing_weight": 3, "locality": {"zone": "2"}, "lb_endpoints": [assignment("a", 2)["endpoints"][0]["lb_endpoints"][0]]},
-    ]});
-    let weights = |f: &Fixture| {
-        let config = f.store.config();
-        let assignment = config.assignments.values().next().unwrap().clone();
-        assignment.endpoints.iter().map(|endpoint| endpoint.weight).collect::<Vec<_>>()
-    };
-    let mut f = mesh();
-    f.sotw(Kind::LoadAssignment, "2", std::slice::from_ref(&two)).unwrap();
-    f.changed();
-    assert_eq!(weights(&f), [1, 1]);
-    let mut weighted = cluster("a", 1_000);
-    weighted["common_lb_config"] = json!({"locality_weighted_lb_config": {}});
-    f.sotw(Kind::Cluster, "2", &[weighted]).unwrap();
-    f.sotw(Kind::LoadAssignment, "2", &[two]).unwrap();
-    f.changed();
-    assert_eq!(weights(&f), [1, 3]);
-    f.sotw(Kind::Cluster, "3", &[cluster("a", 1_000)]).unwrap();
-    f.after(Duration::from_secs(15));
-    f.changed();
-    assert_eq!(weights(&f), [1, 1]);
-}
-
-#[test]
 fn a_secret_that_cannot_be_used_changes_nothing() {
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate =

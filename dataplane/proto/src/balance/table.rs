@@ -1,86 +1,70 @@
 //! `RING_HASH` and `MAGLEV`: the same hash meets the same endpoint, also when others come and go.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::fmt::Write as _;
 
-use culvert_model::{Endpoint, LbPolicy, Value};
+use culvert_model::{Endpoint, Hashing, LbPolicy, Value};
 
 use crate::{
-    balance::{ActiveRequests, Balance, HostSet},
+    balance::hosts::Placed,
     hash::{murmur2, xxh64},
 };
 
-/// `RING_HASH` or `MAGLEV`, whose tables are part of the [`HostSet`].
-#[derive(Debug)]
-pub struct Hashed {
-    hosts: Arc<HostSet>,
-}
-
-impl Hashed {
-    /// Has no state.
-    #[must_use]
-    pub fn new(hosts: Arc<HostSet>) -> Self {
-        Self { hosts }
-    }
-
-    /// The endpoints it chooses from.
-    #[must_use]
-    pub fn hosts(&self) -> &Arc<HostSet> {
-        &self.hosts
-    }
-
-    /// The index of the endpoint for `hash`, in the load assignment.
-    #[must_use]
-    pub fn pick_for(&self, hash: u64) -> Option<usize> {
-        let pool = &self.hosts.pools()[self.hosts.pool_of(hash)?];
-        let member = pool.table().map(|table| table.member(hash))?;
-        Some(pool.members()[member].endpoint)
-    }
-}
-
-impl Balance for Hashed {
-    fn pick(&mut self, _: &dyn ActiveRequests, rng: &mut fastrand::Rng) -> Option<usize> {
-        self.pick_for(rng.u64(..))
-    }
-}
-
 /// From hashes to members of a pool.
 #[derive(Debug)]
-pub(super) enum Table {
+pub(super) struct Table {
+    places: Places,
+    /// The share of each member; all together they are 1, or less where localities are empty.
+    pub(super) shares: Box<[f64]>,
+    /// `hash_balance_factor`
+    pub(super) balance_factor: Option<u32>,
+}
+
+#[derive(Debug)]
+enum Places {
     Maglev(Box<[u32]>),
     /// Sorted.
     Ring(Box<[(u64, u32)]>),
 }
 
 impl Table {
-    /// The table of these endpoints with their weights (above 0); `None` for a policy that has none.
-    pub(super) fn new(policy: &LbPolicy, members: &[(&Endpoint, u32)]) -> Option<Self> {
+    /// The table of these endpoints with their shares (above 0); `None` without any, or for a policy that has none.
+    pub(super) fn new(policy: &LbPolicy, members: &[(Placed<'_>, f64)]) -> Option<Self> {
         if members.is_empty() {
             return None;
         }
-        let sum: f64 = members.iter().map(|(_, weight)| f64::from(*weight)).sum();
-        match *policy {
-            LbPolicy::Maglev { table_size, by_hostname } => {
-                let entries = members
-                    .iter()
-                    .map(|(endpoint, weight)| (key(endpoint, by_hostname), f64::from(*weight) / sum));
-                Some(Self::Maglev(maglev(&entries.collect::<Vec<_>>(), u64::from(table_size))))
+        let entries = |hashing: Hashing| {
+            members
+                .iter()
+                .map(|((_, endpoint), share)| (key(endpoint, hashing.by_hostname), *share))
+                .collect::<Vec<_>>()
+        };
+        let (places, hashing) = match *policy {
+            LbPolicy::Maglev { table_size, hashing } => {
+                (Places::Maglev(maglev(&entries(hashing), u64::from(table_size))), hashing)
             }
-            LbPolicy::RingHash { min, max, murmur, by_hostname } => {
-                let entries = members
-                    .iter()
-                    .map(|(endpoint, weight)| (key(endpoint, by_hostname), f64::from(*weight) / sum));
-                Some(Self::Ring(ring(&entries.collect::<Vec<_>>(), min, max, murmur)))
+            LbPolicy::RingHash { min, max, murmur, hashing } => {
+                (Places::Ring(ring(&entries(hashing), min, max, murmur)), hashing)
             }
-            LbPolicy::LeastRequest { .. } | LbPolicy::Random | LbPolicy::RoundRobin => None,
-        }
+            LbPolicy::LeastRequest { .. }
+            | LbPolicy::PeakEwma { .. }
+            | LbPolicy::Random
+            | LbPolicy::RoundRobin => return None,
+        };
+        let shares = members.iter().map(|(_, share)| *share).collect();
+        Some(Self { places, shares, balance_factor: hashing.balance_factor })
     }
 
-    fn member(&self, hash: u64) -> usize {
-        let member = match self {
-            Self::Maglev(table) => table[(hash % table.len() as u64) as usize],
-            Self::Ring(ring) => {
+    /// The member for `hash`; another one, mostly, for each further `attempt` to find one that will do.
+    pub(super) fn member(&self, hash: u64, attempt: u32) -> usize {
+        let member = match &self.places {
+            Places::Maglev(table) => {
+                let hash = hash ^ u64::from(attempt).wrapping_neg();
+                table[(hash % table.len() as u64) as usize]
+            }
+            Places::Ring(ring) => {
                 let at = ring.partition_point(|(point, _)| *point < hash);
-                ring[if at == ring.len() { 0 } else { at }].1
+                let at = if at == ring.len() { 0 } else { at };
+                ring[(at + attempt as usize) % ring.len()].1
             }
         };
         member as usize
@@ -122,10 +106,11 @@ fn ring(entries: &[(String, f64)], min: u64, max: u64, murmur: bool) -> Box<[(u6
     points.into_boxed_slice()
 }
 
-/// Envoy's `OriginalMaglevTable`: endpoints take turns to claim the next free place of their own permutation; lighter
-/// ones sit out turns.
+/// Envoy's `OriginalMaglevTable`: endpoints take turns, in the order of their keys, to claim the next free place of their
+/// own permutation; lighter ones sit out turns.
 fn maglev(entries: &[(String, f64)], size: u64) -> Box<[u32]> {
     struct Claim {
+        member: u32,
         offset: u64,
         skip: u64,
         next: u64,
@@ -134,9 +119,12 @@ fn maglev(entries: &[(String, f64)], size: u64) -> Box<[u32]> {
     }
     const FREE: u32 = u32::MAX;
     let heaviest = entries.iter().map(|(_, weight)| *weight).fold(0.0, f64::max);
-    let mut claims: Vec<Claim> = entries
-        .iter()
-        .map(|(key, weight)| Claim {
+    let mut order: Vec<_> = entries.iter().enumerate().collect();
+    order.sort_by(|(_, (one, _)), (_, (other, _))| one.cmp(other));
+    let mut claims: Vec<Claim> = order
+        .into_iter()
+        .map(|(member, (key, weight))| Claim {
+            member: member as u32,
             offset: xxh64(key.as_bytes(), 0) % size,
             skip: xxh64(key.as_bytes(), 1) % size.saturating_sub(1).max(1) + 1,
             next: 0,
@@ -148,7 +136,7 @@ fn maglev(entries: &[(String, f64)], size: u64) -> Box<[u32]> {
     let mut taken = 0;
     let mut turn = 1.0;
     while taken < size {
-        for (member, claim) in claims.iter_mut().enumerate() {
+        for claim in &mut claims {
             if taken == size {
                 break;
             }
@@ -160,7 +148,7 @@ fn maglev(entries: &[(String, f64)], size: u64) -> Box<[u32]> {
                 let place = (claim.offset + claim.skip * claim.next) % size;
                 claim.next += 1;
                 if table[place as usize] == FREE {
-                    table[place as usize] = member as u32;
+                    table[place as usize] = claim.member;
                     taken += 1;
                     break;
                 }
