@@ -19,7 +19,7 @@ use culvert_model::{
     HttpFault, HttpRbac, Listener, NetworkRbac, TcpProxy,
 };
 use culvert_proto::{
-    balance::{HostSet, LocalZones, Rules},
+    balance::{HostSet, LocalZones, Rules, SubsetIndex},
     bucket::Bucket,
     chain::Chains,
     filter::{AccessControl, RateLimit},
@@ -235,12 +235,12 @@ pub struct ClusterSpec {
     /// Shared by all workers and by later versions of the cluster.
     pub limits: Arc<Limits>,
     /// See [`ClusterSpec::arranged`].
-    pub arranged: OnceLock<Arc<HostSet>>,
+    pub arranged: OnceLock<Arranged>,
 }
 
 impl ClusterSpec {
     /// The hosts as the cluster's policy chooses among them. Made for the first worker that asks, shared by all.
-    pub fn arranged(&self) -> Arc<HostSet> {
+    pub fn arranged(&self) -> &Arranged {
         let arrange = || {
             let now: Vec<Cow<'_, Endpoint>> = self.hosts.iter().map(|host| host.now()).collect();
             let endpoints: Vec<&Endpoint> = now.iter().map(AsRef::as_ref).collect();
@@ -252,10 +252,21 @@ impl ClusterSpec {
                 localities: config.localities,
                 local: self.local.as_deref(),
             };
-            Arc::new(HostSet::new(&endpoints, &rules))
+            match &config.subsets {
+                Some(subsets) => Arranged::Subsets(Arc::new(SubsetIndex::new(&endpoints, &rules, subsets))),
+                None => Arranged::Whole(Arc::new(HostSet::new(&endpoints, &rules))),
+            }
         };
-        self.arranged.get_or_init(arrange).clone()
+        self.arranged.get_or_init(arrange)
     }
+}
+
+/// Hosts as they are chosen from.
+pub enum Arranged {
+    /// By the labels that are asked for.
+    Subsets(Arc<SubsetIndex>),
+    /// All of them.
+    Whole(Arc<HostSet>),
 }
 
 /// An endpoint.

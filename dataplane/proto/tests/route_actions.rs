@@ -318,6 +318,7 @@ fn weighted_clusters_and_responses_have_changes_too() {
     let cluster = WeightedCluster {
         name: "c".into(),
         weight: 1,
+        subset: None,
         host_rewrite: None,
         headers: HeaderMutations {
             response_remove: vec!["server".to_owned()],

@@ -11,7 +11,7 @@ use crate::{
         Ask, Shared,
         admin::{
             Backend, CircuitLimits, ClusterView, DrainRequest, HealthFlags, HostAddress, HostView,
-            ListenerView, Memory, ServerInfo, ServerState,
+            ListenerView, LocalityView, Memory, ServerInfo, ServerState,
         },
         total_connections,
     },
@@ -146,6 +146,11 @@ fn host_view(host: &HostSpec) -> HostView {
         hostname: endpoint.hostname.to_string(),
         weight: endpoint.weight,
         priority: endpoint.priority,
+        locality: LocalityView {
+            region: endpoint.locality.region.clone(),
+            zone: endpoint.locality.zone.clone(),
+            sub_zone: endpoint.locality.sub_zone.clone(),
+        },
         health: HealthFlags {
             failed_eds_health: endpoint.health == Health::Unhealthy,
             degraded_eds_health: endpoint.health == Health::Degraded,

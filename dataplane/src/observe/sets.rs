@@ -163,6 +163,15 @@ stat_set! {
 }
 
 stat_set! {
+    /// Scope `cluster.<alt_stat_name or name>`: requests that ask for a subset of its endpoints.
+    pub struct SubsetStats {
+        counter lb_subsets_fallback,
+        counter lb_subsets_fallback_panic,
+        counter lb_subsets_selected,
+    }
+}
+
+stat_set! {
     /// Scope `cluster.<alt_stat_name or name>`: requests that are routed by zone.
     pub struct ZoneStats {
         counter lb_zone_routing_all_directly,

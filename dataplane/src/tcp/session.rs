@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use culvert_model::{ClusterSpecifier, TcpHash};
+use culvert_model::{ClusterSpecifier, SubsetMatch, TcpHash};
 use culvert_proto::{
     hash::xxh64,
     route::{ip_hash, pick_cluster},
@@ -93,7 +93,7 @@ impl Session {
 
     /// Tries one host after the other, `max_connect_attempts` times.
     async fn try_hosts(&self) -> Option<(Rc<Cluster>, TcpConn)> {
-        let Some(cluster) = self.cluster() else {
+        let Some((cluster, subset)) = self.cluster() else {
             self.manager.stats.downstream_cx_no_route.inc();
             self.flag(Flags::NO_CLUSTER);
             return None;
@@ -108,7 +108,7 @@ impl Session {
         };
         let mut failed: Vec<Rc<Host>> = Vec::new();
         for attempt in 1..=self.manager.config.max_connect_attempts {
-            let Some(host) = self.pick(&cluster, &failed) else {
+            let Some(host) = self.pick(&cluster, subset, &failed) else {
                 cluster.stats.upstream_cx_none_healthy.inc();
                 self.flag(Flags::NO_HEALTHY_UPSTREAM);
                 return None;
@@ -149,10 +149,11 @@ impl Session {
     }
 
     /// The balancer's choice; where it can, a host that has not failed this connection.
-    fn pick(&self, cluster: &Cluster, failed: &[Rc<Host>]) -> Option<Rc<Host>> {
+    fn pick(&self, cluster: &Cluster, subset: Option<&SubsetMatch>, failed: &[Rc<Host>]) -> Option<Rc<Host>> {
         let destination = self.state(DESTINATION_KEY, |text| text.parse().ok());
         let choice = Choice {
             hash: self.hash(),
+            subset,
             attempt: 0,
             destination: destination.or_else(|| self.downstream.original_destination()),
         };
@@ -176,19 +177,22 @@ impl Session {
         }
     }
 
-    fn cluster(&self) -> Option<Rc<Cluster>> {
-        if let Some(cluster) = self.state(CLUSTER_KEY, |name| Some(self.worker.cluster(name))) {
-            return cluster;
-        }
-        match &self.manager.config.cluster {
-            // Configuration refuses this for a TCP proxy: there are no headers.
-            ClusterSpecifier::Header(_) => None,
-            ClusterSpecifier::Name(name) => self.worker.cluster(name),
-            ClusterSpecifier::Weighted(weighted) => {
-                let random = self.worker.rng.borrow_mut().u64(..);
-                self.worker.cluster(&pick_cluster(weighted, random)?.name)
-            }
-        }
+    /// The cluster, with the labels that its endpoint has to have.
+    fn cluster(&self) -> Option<(Rc<Cluster>, Option<&SubsetMatch>)> {
+        let config = &self.manager.config;
+        let (cluster, subset) =
+            match (self.state(CLUSTER_KEY, |name| Some(self.worker.cluster(name))), &config.cluster) {
+                (Some(cluster), _) => (cluster, &config.subset),
+                // Configuration refuses this for a TCP proxy: there are no headers.
+                (None, ClusterSpecifier::Header(_)) => return None,
+                (None, ClusterSpecifier::Name(name)) => (self.worker.cluster(name), &config.subset),
+                (None, ClusterSpecifier::Weighted(weighted)) => {
+                    let random = self.worker.rng.borrow_mut().u64(..);
+                    let chosen = pick_cluster(weighted, random)?;
+                    (self.worker.cluster(&chosen.name), &chosen.subset)
+                }
+            };
+        Some((cluster?, subset.as_ref()))
     }
 
     async fn relay(&self, stream: Transport, cluster: &Cluster, upstream: TcpConn, until: Option<Instant>) {

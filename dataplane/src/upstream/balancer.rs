@@ -3,16 +3,24 @@
 use std::{rc::Rc, time::Instant};
 
 use culvert_model::SlowStart;
-use culvert_proto::balance::{Balancer as Policy, Choice as Chosen, Load};
+use culvert_proto::balance::{Balancer as Whole, Choice as Chosen, Load, SubsetBalancer, SubsetChoice};
 use culvert_ring::time;
 
-use crate::{snapshot::ClusterSpec, upstream::Host};
+use crate::{
+    snapshot::{Arranged, ClusterSpec},
+    upstream::{Choice, Host},
+};
 
 /// A policy with its state.
 pub(super) struct Balancer {
     policy: Policy,
     /// While some hosts start slowly.
     slow_start: Option<SlowStart>,
+}
+
+enum Policy {
+    Subsets(Box<SubsetBalancer>),
+    Whole(Whole),
 }
 
 impl Balancer {
@@ -22,25 +30,41 @@ impl Balancer {
         let rng = &mut fastrand::Rng::new();
         let is_young = |slow: &SlowStart| spec.hosts.iter().any(|host| host.health.age(now) < slow.window);
         let slow_start = spec.config.slow_start.filter(is_young);
-        let make = if slow_start.is_some() { Policy::slow_start } else { Policy::new };
-        Self { policy: make(&spec.config.lb_policy, spec.arranged(), rng), slow_start }
+        let config = spec.config.lb_policy;
+        let policy = match spec.arranged() {
+            Arranged::Subsets(index) => {
+                let policy = SubsetBalancer::new(config, index.clone(), slow_start.is_some());
+                Policy::Subsets(Box::new(policy))
+            }
+            Arranged::Whole(hosts) => {
+                let make = if slow_start.is_some() { Whole::slow_start } else { Whole::new };
+                Policy::Whole(make(&config, hosts.clone(), rng))
+            }
+        };
+        Self { policy, slow_start }
     }
 
-    /// The index of the host for one request, which hashes to `hash`, where so many hosts before would not do.
+    /// The index of the host for one request.
     pub(super) fn pick(
         &mut self,
-        (hash, attempt): (Option<u64>, u32),
+        choice: Choice<'_>,
         hosts: &[Rc<Host>],
         total: u32,
         rng: &mut fastrand::Rng,
     ) -> Option<usize> {
         let load = Seen { hosts, total, slow_start: self.slow_start, now: time::now() };
-        self.policy.pick_again(hash, attempt, &load, rng)
+        match &mut self.policy {
+            Policy::Subsets(policy) => policy.pick(choice.subset, (choice.hash, choice.attempt), &load, rng),
+            Policy::Whole(policy) => policy.pick_again(choice.hash, choice.attempt, &load, rng),
+        }
     }
 
     /// How the last choice came about.
-    pub(super) fn last_choice(&self) -> Chosen {
-        self.policy.last_choice()
+    pub(super) fn last_choice(&self) -> (Chosen, SubsetChoice) {
+        match &self.policy {
+            Policy::Subsets(policy) => policy.last_choice(),
+            Policy::Whole(policy) => (policy.last_choice(), SubsetChoice::None),
+        }
     }
 }
 

@@ -17,8 +17,8 @@ use std::{
     sync::Arc,
 };
 
-use culvert_model::{self as model, Discovery};
-use culvert_proto::balance::ZoneChoice;
+use culvert_model::{self as model, Discovery, SubsetMatch};
+use culvert_proto::balance::{SubsetChoice, ZoneChoice};
 
 pub(crate) use connect::{keepalive, socket_for};
 pub use host::{ActiveRequest, Host, PoolKey};
@@ -28,7 +28,7 @@ pub use pool::{AcquireError, IdleSet, Lent, TcpConn, TunnelConn, discard_where, 
 
 use crate::{
     capture::PodHandle,
-    observe::stats::{ClusterStats, CodeStats, Http2Stats, Registry, ZoneStats},
+    observe::stats::{ClusterStats, CodeStats, Http2Stats, Registry, SubsetStats, ZoneStats},
     snapshot::{ClusterSpec, HostSpec, Limits},
     tls::TlsStats,
     upstream::{balancer::Balancer, original_dst::Passing},
@@ -56,9 +56,11 @@ pub struct ServerNames {
 
 /// What a request, or a connection, brings to the choice of a host.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Choice {
+pub struct Choice<'c> {
     /// For policies that hash.
     pub hash: Option<u64>,
+    /// The labels that the host has to have, in clusters with subsets.
+    pub subset: Option<&'c SubsetMatch>,
     /// How many hosts were chosen before and would not do.
     pub attempt: u32,
     /// Where the downstream connection was going, for clusters of type ORIGINAL_DST.
@@ -85,6 +87,7 @@ pub struct Cluster {
     tls_stats: OnceCell<Arc<TlsStats>>,
     http2_stats: OnceCell<Arc<Http2Stats>>,
     zone_stats: OnceCell<Arc<ZoneStats>>,
+    subset_stats: OnceCell<Arc<SubsetStats>>,
     registry: Registry,
 }
 
@@ -111,6 +114,7 @@ impl Cluster {
             tls_stats: OnceCell::new(),
             http2_stats: OnceCell::new(),
             zone_stats: OnceCell::new(),
+            subset_stats: OnceCell::new(),
             registry: registry.clone(),
             spec: RefCell::new(spec),
         }
@@ -198,6 +202,14 @@ impl Cluster {
         made.clone()
     }
 
+    fn subset_stats(&self) -> &SubsetStats {
+        self.subset_stats.get_or_init(|| {
+            let stats = Arc::new(SubsetStats::default());
+            self.registry.register(format!("cluster.{}", self.config().stat_name), stats.clone());
+            stats
+        })
+    }
+
     fn zone_stats(&self) -> &ZoneStats {
         self.zone_stats.get_or_init(|| {
             let stats = Arc::new(ZoneStats::default());
@@ -241,7 +253,7 @@ impl Cluster {
     }
 
     /// Chooses a host for one request; `None` when there is none to choose.
-    pub fn pick(&self, rng: &mut fastrand::Rng, choice: Choice) -> Option<Rc<Host>> {
+    pub fn pick(&self, rng: &mut fastrand::Rng, choice: Choice<'_>) -> Option<Rc<Host>> {
         let spec = self.spec.borrow();
         if let Discovery::OriginalDst(settings) = &spec.config.discovery {
             let destination = choice.destination?;
@@ -251,8 +263,14 @@ impl Cluster {
         let hosts = self.hosts.borrow();
         let mut balancer = self.balancer.borrow_mut();
         let total = u32::try_from(self.stats.upstream_rq_active.value()).unwrap_or(0);
-        let index = balancer.pick((choice.hash, choice.attempt), &hosts, total, rng);
-        let how = balancer.last_choice();
+        let index = balancer.pick(choice, &hosts, total, rng);
+        let (how, subset) = balancer.last_choice();
+        match subset {
+            SubsetChoice::None => {}
+            SubsetChoice::Selected => self.subset_stats().lb_subsets_selected.inc(),
+            SubsetChoice::Fallback => self.subset_stats().lb_subsets_fallback.inc(),
+            SubsetChoice::Panic => self.subset_stats().lb_subsets_fallback_panic.inc(),
+        }
         if how.panics {
             self.stats.lb_healthy_panic.inc();
         }

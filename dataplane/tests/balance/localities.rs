@@ -43,7 +43,9 @@ fn a_locality_has_the_share_of_its_weight() {
         zone("c", "", &upstreams[..1]),
     ];
     let fields = "common_lb_config: {locality_weighted_lb_config: {}}";
-    on_each(ROUTE, &cluster("up", fields, &localities), |_, port| {
+    on_each(ROUTE, &cluster("up", fields, &localities), |culvert, port| {
+        let shown = culvert.get("/clusters").expect("clusters");
+        assert_eq!(shown.matches("::zone::a\n").count(), 3, "{shown}");
         let expected = counted(&[("0", 10), ("1", 10), ("2", 10), ("3", 90)]);
         assert_eq!(answers(port, 120), expected);
     });

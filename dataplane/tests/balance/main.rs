@@ -2,6 +2,7 @@
 
 mod affinity;
 mod localities;
+mod subsets;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -2,6 +2,7 @@
 
 mod floods;
 mod lifetime;
+mod limits;
 mod mixes;
 mod peer;
 #[path = "../support/mod.rs"]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The policy of a cluster with its settings.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LbPolicy {
     /// `LEAST_REQUEST`
     LeastRequest {

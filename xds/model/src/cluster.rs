@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
     ConfigSource, DnsAssignment, HashPolicy, Http2Options, LbPolicy, LoadAssignment, LocalityPolicy,
-    SlowStart, Struct,
+    SlowStart, Struct, Subsets,
 };
 
 /// `config.cluster.v3.Cluster`.
@@ -22,6 +22,8 @@ pub struct Cluster {
     pub localities: LocalityPolicy,
     /// `slow_start_config` of either: endpoints have all of their weight at once.
     pub slow_start: Option<SlowStart>,
+    /// `lb_subset_config`, or `Subset` of `load_balancing_policy`: endpoints are chosen whatever their labels.
+    pub subsets: Option<Arc<Subsets>>,
     /// `hash_policy` of the load balancing policy, else of the HTTP protocol options: takes the place of the routes'.
     pub hash_policy: Vec<HashPolicy>,
     /// `common_lb_config.healthy_panic_threshold` in percent: 50; 0 (and `{}`) turns panic off.

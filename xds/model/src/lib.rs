@@ -33,6 +33,7 @@ mod route;
 mod runtime;
 mod source;
 mod stats;
+mod subset;
 mod tls;
 
 pub use access_log::*;
@@ -60,4 +61,5 @@ pub use route::*;
 pub use runtime::*;
 pub use source::*;
 pub use stats::*;
+pub use subset::*;
 pub use tls::*;

@@ -251,6 +251,9 @@ pub struct TcpProxy {
     pub max_duration: Option<Duration>,
     /// `max_downstream_connection_duration_jitter_percentage`, as a part of 1: up to this much of the duration is added.
     pub max_duration_jitter: f64,
+    /// `metadata_match`: the labels that an endpoint has to have, in clusters with subsets. Weighted clusters have their
+    /// own.
+    pub subset: Option<crate::SubsetMatch>,
     /// `hash_policy`: what balancing by hash goes by.
     pub hash: Option<TcpHash>,
     /// `access_log`

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     FilterOverrides, Format, FullRegex, HashPolicy, HeaderMatcher, Metadata, QueryMatcher, RateLimitRule,
-    RegexSubstitution, RetryPolicy,
+    RegexSubstitution, RetryPolicy, SubsetMatch,
 };
 
 /// `config.route.v3.RouteConfiguration`.
@@ -225,6 +225,8 @@ pub struct RouteAction {
     pub include_vh_rate_limits: bool,
     /// `upgrade_configs`: lower-case upgrade type and whether it is enabled.
     pub upgrades: Vec<(String, bool)>,
+    /// `metadata_match`: the labels that an endpoint has to have, in clusters with subsets.
+    pub subset: Option<SubsetMatch>,
     /// `hash_policy`: what balancing by hash goes by; empty for chance.
     pub hash_policy: Vec<HashPolicy>,
 }
@@ -271,6 +273,8 @@ pub struct WeightedCluster {
     pub name: Arc<str>,
     /// May be 0: never chosen.
     pub weight: u32,
+    /// `metadata_match` together with that of the route, over which it goes.
+    pub subset: Option<SubsetMatch>,
     /// `host_rewrite_literal`
     pub host_rewrite: Option<String>,
     /// Header changes.

@@ -35,7 +35,7 @@ const CLUSTER: &str = "'@type': type.googleapis.com/envoy.config.cluster.v3.Clus
 
 #[test]
 fn every_resource_has_a_line() {
-    let bootstrap = "static_resources: {clusters: [{name: a, lb_subset_config: {list_as_any: true}}, {name: b}]}\nbogus: 1";
+    let bootstrap = "static_resources: {clusters: [{name: a, preconnect_policy: {per_upstream_preconnect_ratio: 2}}, {name: b}]}\nbogus: 1";
     let cds = format!(
         "resources:\n- {{{CLUSTER}, name: a, more: 1}}\n- {{{CLUSTER}, name: b, lb_policy: 99}}\n- {{'@type': \
          type.googleapis.com/envoy.config.core.v3.Node}}\n- {{'@type': a/b.c.D}}\n- {{name: c}}\n"

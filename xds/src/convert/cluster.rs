@@ -102,6 +102,7 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         lb_policy,
         localities: balancing.localities,
         slow_start: balancing.slow_start,
+        subsets: balancing.subsets.map(Arc::new),
         hash_policy: match balancing.hash_policy.is_empty() {
             true => protocol.hash_policy,
             false => balancing.hash_policy,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use culvert_model::{HashPolicy, Hashing, LbPolicy, LocalityPolicy, SlowStart, ZoneAware};
+use culvert_model::{HashPolicy, Hashing, LbPolicy, LocalityPolicy, SlowStart, Subsets, ZoneAware};
 use envoy_types::pb::{
     envoy::{
         config::{
@@ -26,6 +26,7 @@ use envoy_types::pb::{
             random::v3::Random,
             ring_hash::v3::{RingHash, ring_hash},
             round_robin::v3::RoundRobin,
+            subset::v3::Subset,
             wrr_locality::v3::WrrLocality,
         },
         r#type::v3::Percent,
@@ -33,7 +34,7 @@ use envoy_types::pb::{
     google::protobuf,
 };
 
-use super::{core, hash_policy::hash_policies, unpack};
+use super::{core, hash_policy::hash_policies, subset, unpack};
 use crate::{NoteKind, at::At};
 
 /// `Maglev.table_size` when there is none.
@@ -52,6 +53,7 @@ pub(super) struct Balancing {
     pub(super) slow_start: Option<SlowStart>,
     /// Of the policy itself.
     pub(super) hash_policy: Vec<HashPolicy>,
+    pub(super) subsets: Option<Subsets>,
 }
 
 /// `culvert.v1.PeakEwma`; a test holds it to its descriptor.
@@ -138,7 +140,16 @@ pub(super) fn balancing(at: &At<'_>, message: &pb::Cluster) -> Option<Balancing>
     if !fits {
         at_policy.note(NoteKind::NoEffect, "settings of another load-balancing policy are given");
     }
-    Some(Balancing { policy, localities, slow_start, hash_policy: Vec::new() })
+    // As in Envoy: without a selector there are no subsets.
+    let subsets = message.lb_subset_config.as_ref().filter(|config| !config.subset_selectors.is_empty());
+    let subsets = match subsets {
+        Some(_) if policy.is_none() => {
+            return at.field("lb_subset_config").error("CLUSTER_PROVIDED cannot have subsets");
+        }
+        Some(config) => Some(subset::subsets(&at.field("lb_subset_config"), config)?),
+        None => None,
+    };
+    Some(Balancing { policy, localities, slow_start, hash_policy: Vec::new(), subsets })
 }
 
 /// The first policy that is supported; the walk has seen that there is one.
@@ -187,6 +198,17 @@ fn typed(at: &At<'_>, policy: &pb::LoadBalancingPolicy) -> Option<Balancing> {
             };
             return typed(&at, inner)
                 .map(|inner| Balancing { localities: LocalityPolicy::Weighted, ..inner });
+        }
+        if let Some(policy) = unpack::<Subset>(any) {
+            let at_inner = at.field("subset_lb_policy");
+            let Some(inner) = policy.subset_lb_policy.as_ref() else {
+                return at_inner.error("value is required");
+            };
+            let inner = typed(&at_inner, inner)?;
+            if inner.policy.is_none() || inner.subsets.is_some() {
+                return at_inner.unsupported("the policy of a subset has to choose endpoints itself");
+            }
+            return Some(Balancing { subsets: Some(subset::typed(&at, &policy)?), ..inner });
         }
         if unpack::<ClusterProvided>(any).is_some() {
             return Some(Balancing::default());

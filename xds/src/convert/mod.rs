@@ -39,6 +39,7 @@ mod route_action;
 mod runtime;
 mod scope;
 mod stats;
+mod subset;
 mod tcp;
 mod tls;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use culvert_model::{
     Action, ClusterSpecifier, DirectResponse, HostRewrite, MaxStreamDuration, PathRewrite, Redirect,
-    RouteAction, WeightedCluster, WeightedClusters,
+    RouteAction, SubsetMatch, WeightedCluster, WeightedClusters,
 };
 use envoy_types::pb::envoy::config::route::v3::{
     self as pb,
@@ -19,6 +19,7 @@ use super::{
     hash_policy::hash_policies,
     header, http_filter, matcher, rate_limit,
     route::{self, Scope},
+    subset,
 };
 use crate::at::At;
 
@@ -121,6 +122,7 @@ fn forward(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<R
         None => Some(None),
     };
     Some(RouteAction {
+        subset: subset::wanted(None, action.metadata_match.as_ref()),
         cluster: cluster?,
         cluster_not_found_status: match action.cluster_not_found_response_code() {
             ClusterNotFoundResponseCode::ServiceUnavailable => 503,
@@ -167,7 +169,9 @@ fn cluster(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<C
         }
         Specifier::ClusterHeader(name) => Some(ClusterSpecifier::Header(name.to_ascii_lowercase())),
         Specifier::WeightedClusters(weighted) => {
-            weighted_clusters(&at.field("weighted_clusters"), weighted, scope).map(ClusterSpecifier::Weighted)
+            let wanted = subset::wanted(None, action.metadata_match.as_ref());
+            weighted_clusters(&at.field("weighted_clusters"), weighted, wanted.as_ref(), scope)
+                .map(ClusterSpecifier::Weighted)
         }
         Specifier::ClusterSpecifierPlugin(_) | Specifier::InlineClusterSpecifierPlugin(_) => {
             at.unsupported("cluster specifier plug-ins are not supported")
@@ -185,12 +189,13 @@ fn known(at: &At<'_>, name: &str, scope: &Scope<'_>) -> Option<()> {
 fn weighted_clusters(
     at: &At<'_>,
     weighted: &pb::WeightedCluster,
+    wanted: Option<&SubsetMatch>,
     scope: &Scope<'_>,
 ) -> Option<WeightedClusters> {
     let at_clusters = at.field("clusters");
     let entries = weighted.clusters.iter().enumerate();
     let clusters: Vec<_> =
-        entries.map(|(i, entry)| weighted_cluster(&at_clusters.index(i), entry, scope)).collect();
+        entries.map(|(i, entry)| weighted_cluster(&at_clusters.index(i), entry, wanted, scope)).collect();
     let clusters: Vec<WeightedCluster> = clusters.into_iter().collect::<Option<_>>()?;
     let total: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
     if total == 0 {
@@ -211,6 +216,7 @@ fn weighted_clusters(
 fn weighted_cluster(
     at: &At<'_>,
     entry: &pb::weighted_cluster::ClusterWeight,
+    wanted: Option<&SubsetMatch>,
     scope: &Scope<'_>,
 ) -> Option<WeightedCluster> {
     if entry.name.is_empty() {
@@ -234,6 +240,7 @@ fn weighted_cluster(
     Some(WeightedCluster {
         name: entry.name.as_str().into(),
         weight: weight.value,
+        subset: subset::wanted(wanted, entry.metadata_match.as_ref()),
         host_rewrite,
         headers: headers?,
         filters: filters?,

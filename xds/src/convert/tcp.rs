@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::{
     r#type::v3::hash_policy::PolicySpecifier,
 };
 
-use super::{access_log, core};
+use super::{access_log, core, subset};
 use crate::at::At;
 
 /// The TCP proxy.
@@ -28,6 +28,7 @@ pub(super) fn tcp_proxy(at: &At<'_>, proxy: &pb::TcpProxy) -> Option<TcpProxy> {
     let access_log = access_log::access_logs(&at.field("access_log"), &proxy.access_log);
     let options = proxy.access_log_options.as_ref();
     let log_interval = log_interval(at, proxy);
+    let wanted = subset::wanted(None, proxy.metadata_match.as_ref());
     let cluster = match proxy.cluster_specifier.as_ref()? {
         Specifier::Cluster(name) => ClusterSpecifier::Name(name.as_str().into()),
         Specifier::WeightedClusters(weighted) => {
@@ -37,6 +38,7 @@ pub(super) fn tcp_proxy(at: &At<'_>, proxy: &pb::TcpProxy) -> Option<TcpProxy> {
                 .map(|cluster| WeightedCluster {
                     name: cluster.name.as_str().into(),
                     weight: cluster.weight,
+                    subset: subset::wanted(wanted.as_ref(), cluster.metadata_match.as_ref()),
                     host_rewrite: None,
                     headers: HeaderMutations::default(),
                     filters: Vec::new(),
@@ -52,6 +54,7 @@ pub(super) fn tcp_proxy(at: &At<'_>, proxy: &pb::TcpProxy) -> Option<TcpProxy> {
         }
     };
     Some(TcpProxy {
+        subset: wanted,
         stat_prefix: proxy.stat_prefix.clone(),
         cluster,
         idle_timeout: idle_timeout?,

@@ -48,6 +48,7 @@ pub(super) const TABLES: &[Table] = &[
             "health_checks",
             "outlier_detection",
             "ignore_health_on_host_removal",
+            "lb_subset_config",
         ],
         used_as: &[
             ("common_http_protocol_options", &UPSTREAM_COMMON),
@@ -62,7 +63,6 @@ pub(super) const TABLES: &[Table] = &[
         ],
         only_off: &["connection_pool_per_downstream_connection", "close_connections_on_host_health_failure"],
         refused: &[
-            ("lb_subset_config", "subset load balancing is not supported"),
             ("transport_socket_matcher", "transport_socket_matches choose transport sockets"),
             ("filters", "filters on connections to upstreams are not supported"),
             ("lrs_server", "load is not reported"),
@@ -270,6 +270,42 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality")
     },
     Table { used: &["decay_time"], ..Table::of("culvert.v1.PeakEwma") },
+    Table {
+        used: &[
+            "fallback_policy",
+            "default_subset",
+            "subset_selectors",
+            "locality_weight_aware",
+            "scale_locality_weight",
+            "panic_mode_any",
+            "list_as_any",
+            "metadata_fallback_policy",
+        ],
+        ..Table::of("envoy.config.cluster.v3.Cluster.LbSubsetConfig")
+    },
+    Table {
+        used: &["keys", "single_host_per_subset", "fallback_policy", "fallback_keys_subset"],
+        ..Table::of("envoy.config.cluster.v3.Cluster.LbSubsetConfig.LbSubsetSelector")
+    },
+    Table {
+        used: &[
+            "fallback_policy",
+            "default_subset",
+            "subset_selectors",
+            "allow_redundant_keys",
+            "locality_weight_aware",
+            "scale_locality_weight",
+            "panic_mode_any",
+            "list_as_any",
+            "metadata_fallback_policy",
+            "subset_lb_policy",
+        ],
+        ..Table::of("envoy.extensions.load_balancing_policies.subset.v3.Subset")
+    },
+    Table {
+        used: &["keys", "single_host_per_subset", "fallback_policy", "fallback_keys_subset"],
+        ..Table::of("envoy.extensions.load_balancing_policies.subset.v3.Subset.LbSubsetSelector")
+    },
     Table {
         used: &["locality_weighted_lb_config", "zone_aware_lb_config"],
         ..Table::of("envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig")

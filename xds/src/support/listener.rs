@@ -152,12 +152,10 @@ pub(super) const TABLES: &[Table] = &[
             "access_log_options",
             "access_log_flush_interval",
             "flush_access_log_on_connected",
+            "metadata_match",
         ],
         only_off: &["check_drain_close", "upstream_connect_mode"],
-        refused: &[
-            ("metadata_match", "subset load balancing is not supported"),
-            ("tunneling_config", "tunnelling over HTTP is not supported"),
-        ],
+        refused: &[("tunneling_config", "tunnelling over HTTP is not supported")],
         ..Table::of("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy")
     },
     Table {
@@ -172,8 +170,7 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster")
     },
     Table {
-        used: &["name", "weight"],
-        refused: &[("metadata_match", "subset load balancing is not supported")],
+        used: &["name", "weight", "metadata_match"],
         ..Table::of("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight")
     },
 ];

@@ -158,12 +158,12 @@ pub(super) const TABLES: &[Table] = &[
             "upgrade_configs",
             "hash_policy",
             "include_vh_rate_limits",
+            "metadata_match",
         ],
         only_off: &["priority"],
         refused: &[
             ("cluster_specifier_plugin", "cluster specifier plug-ins are not supported"),
             ("inline_cluster_specifier_plugin", "cluster specifier plug-ins are not supported"),
-            ("metadata_match", "subset load balancing is not supported"),
             ("path_rewrite_policy", "path templates are not supported"),
             ("retry_policy_typed_config", NO_PLUG_IN),
             ("hedge_policy", NO_HEDGING),
@@ -267,11 +267,9 @@ pub(super) const TABLES: &[Table] = &[
             "response_headers_to_remove",
             "host_rewrite_literal",
             "typed_per_filter_config",
+            "metadata_match",
         ],
-        refused: &[
-            ("cluster_header", "a weighted cluster has to be named"),
-            ("metadata_match", "subset load balancing is not supported"),
-        ],
+        refused: &[("cluster_header", "a weighted cluster has to be named")],
         ..Table::of("envoy.config.route.v3.WeightedCluster.ClusterWeight")
     },
     Table {

@@ -313,8 +313,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "CLUSTER",
         "load_balancing_policy: {policies: [{typed_extension_config: {name: m, typed_config: {'@type': \
          EXT/load_balancing_policies.subset.v3.Subset}}}]}",
-        "cluster \"a\": load_balancing_policy.policies: not supported: \
-         envoy.extensions.load_balancing_policies.subset.v3.Subset",
+        "cluster \"a\": load_balancing_policy.policies[0].typed_extension_config.typed_config.subset_lb_policy: value is \
+         required",
     ),
     (
         "CLUSTER",

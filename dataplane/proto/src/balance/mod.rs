@@ -12,6 +12,7 @@ mod locality;
 mod peak_ewma;
 mod priority;
 mod round_robin;
+mod subset;
 mod table;
 mod zone;
 
@@ -22,6 +23,7 @@ use culvert_model::LbPolicy;
 pub use hosts::{HostSet, Rules};
 pub use peak_ewma::Ewma;
 pub use priority::child_shares;
+pub use subset::{SubsetBalancer, SubsetChoice, SubsetIndex};
 pub use zone::{LocalZones, ZoneChoice};
 
 use bounded::Detour;

@@ -26,6 +26,7 @@ mod tests {
         let cluster = |(index, &weight): (usize, &u32)| WeightedCluster {
             name: index.to_string().into(),
             weight,
+            subset: None,
             host_rewrite: None,
             headers: HeaderMutations::default(),
             filters: Vec::new(),

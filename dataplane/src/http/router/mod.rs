@@ -249,7 +249,8 @@ impl Exchange<'_> {
     fn choose(&self, passage: &Passage<'_>) -> Option<Rc<Host>> {
         let cluster = &passage.cluster;
         let hash = *passage.hash.get_or_init(|| self.affinity(passage.action, cluster));
-        let mut choice = Choice { hash, attempt: 0, destination: self.destination(cluster) };
+        let subset = passage.weighted.map_or(&passage.action.subset, |weighted| &weighted.subset).as_ref();
+        let mut choice = Choice { hash, subset, attempt: 0, destination: self.destination(cluster) };
         let rng = &mut self.conn.worker.rng.borrow_mut();
         let mut host = cluster.pick(rng, choice);
         if let Some(retrying) = passage.retrying.as_ref() {

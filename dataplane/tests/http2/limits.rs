@@ -1,0 +1,195 @@
+//! Circuit breakers are exact: with all load on one worker of two never one over the limit, and never a refusal while fewer
+//! than the limit are in use. Streams of one connection are on one worker.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::{SendStream, client::ResponseFuture};
+use http::Request;
+
+use crate::{
+    eventually, http2,
+    peer::{Answer, Conn, Server, answer, block_on},
+    support::{
+        DRIVERS,
+        culvert::{Culvert, bootstrap, cluster, free_port, indent},
+        upstream::{Upstream, ok},
+    },
+};
+
+/// A culvert with two workers and clusters `c1` to `c10`, whose limits are their numbers, each at the path of its number.
+fn on_each(options: impl Fn(u32) -> String, address: std::net::SocketAddr, test: impl Fn(&Culvert, u16)) {
+    let routes: String = (1..=10)
+        .map(|limit| format!("- {{match: {{path: /{limit}}}, route: {{cluster: c{limit}, timeout: 0s}}}}\n"))
+        .collect();
+    let clusters: String = (1..=10)
+        .map(|limit| cluster(&format!("c{limit}"), &[address]) + &indent(&options(limit), 2))
+        .collect();
+    for driver in DRIVERS {
+        let (admin, port) = (free_port(), free_port());
+        let text = bootstrap(admin, port, "", &routes, &clusters);
+        let culvert = Culvert::start_with(driver, admin, &text, &["--concurrency", "2"]);
+        test(&culvert, port);
+    }
+}
+
+/// A request that lasts until its body ends.
+struct Held {
+    response: ResponseFuture,
+    body: SendStream<Bytes>,
+}
+
+async fn hold(conn: &Conn, limit: u32) -> Held {
+    let request = Request::post(format!("http://test/{limit}")).body(()).expect("a request");
+    let (response, body) = conn.start(request, false).await;
+    Held { response, body }
+}
+
+impl Held {
+    async fn end(mut self) -> Answer {
+        self.body.send_data(Bytes::new(), true).expect("sent");
+        answer(self.response).await.expect("a response")
+    }
+}
+
+/// Of requests to an upstream that answers their heads at once.
+async fn refused(conn: &Conn, limit: u32) {
+    let refused = answer(hold(conn, limit).await.response).await.expect("a response");
+    assert_eq!((refused.status, refused.header("x-envoy-overloaded")), (503, "true"), "limit {limit}");
+}
+
+/// A request whose answer has begun.
+struct Begun {
+    body: SendStream<Bytes>,
+    answer: h2::RecvStream,
+}
+
+async fn admitted(conn: &Conn, limit: u32, what: &str) -> Begun {
+    let held = hold(conn, limit).await;
+    let (head, answer) = held.response.await.expect("a response").into_parts();
+    assert_eq!(head.status, 200, "limit {limit}: {what}");
+    Begun { body: held.body, answer }
+}
+
+impl Begun {
+    async fn end(mut self) {
+        self.body.send_data(Bytes::new(), true).expect("sent");
+        while let Some(bytes) = self.answer.data().await {
+            let length = bytes.expect("a body").len();
+            self.answer.flow_control().release_capacity(length).expect("room");
+        }
+    }
+}
+
+#[test]
+fn requests_up_to_the_limit_and_no_more() {
+    let upstream = Server::mirror();
+    let options = |limit| {
+        http2("")
+            + &format!(
+                "circuit_breakers: {{thresholds: [{{max_requests: {limit}, track_remaining: true}}]}}\n"
+            )
+    };
+    on_each(options, upstream.address, |culvert, port| {
+        block_on(async {
+            let conn = Conn::open(port).await;
+            for limit in 1..=10 {
+                let mut begun = Vec::new();
+                for request in 0..limit {
+                    begun.push(admitted(&conn, limit, &format!("request {request}")).await);
+                }
+                for round in 0..20 {
+                    refused(&conn, limit).await;
+                    begun.swap_remove(round % begun.len()).end().await;
+                    begun.push(admitted(&conn, limit, &format!("round {round}")).await);
+                }
+                // Those that come over other connections, some of them to the other worker, are refused as well.
+                for _ in 0..6 {
+                    refused(&Conn::open(port).await, limit).await;
+                }
+                let scope = format!("cluster.c{limit}.circuit_breakers.default");
+                assert_eq!(culvert.stat(&format!("{scope}.rq_open")), 1);
+                assert_eq!(culvert.stat(&format!("{scope}.remaining_rq")), 0);
+                for begun in begun {
+                    begun.end().await;
+                }
+                assert_eq!(culvert.stat(&format!("{scope}.remaining_rq")), u64::from(limit));
+                assert_eq!(culvert.stat(&format!("cluster.c{limit}.upstream_rq_pending_overflow")), 26);
+            }
+        });
+    });
+}
+
+/// Connections of HTTP/1 carry one request: what comes beyond the limit waits, and is refused beyond the limit of those.
+#[test]
+fn connections_up_to_the_limit_and_no_more() {
+    let upstream = Upstream::answering(|_| ok(b""));
+    let options = |limit| {
+        format!(
+            "circuit_breakers: {{thresholds: [{{max_connections: {limit}, max_pending_requests: {limit}}}]}}\n"
+        )
+    };
+    on_each(options, upstream.address, |culvert, port| {
+        block_on(async {
+            let conn = Conn::open(port).await;
+            for limit in 1..=10_u32 {
+                let before = upstream.accepted();
+                let active = format!("cluster.c{limit}.upstream_cx_active");
+                let pending = format!("cluster.c{limit}.upstream_rq_pending_active");
+                let mut held = Vec::new();
+                for count in 1..=limit {
+                    held.push(hold(&conn, limit).await);
+                    // One after the other, for those that connect wait as well.
+                    eventually(culvert, "a connection", |culvert| {
+                        culvert.stat(&active) == u64::from(count) && culvert.stat(&pending) == 0
+                    })
+                    .await;
+                }
+                for count in 1..=limit {
+                    held.push(hold(&conn, limit).await);
+                    eventually(culvert, "waiting", |culvert| culvert.stat(&pending) == u64::from(count))
+                        .await;
+                }
+                refused(&conn, limit).await;
+                assert_eq!(upstream.accepted() - before, limit as usize);
+                assert_eq!(culvert.stat(&active), u64::from(limit));
+                for held in held {
+                    assert_eq!(held.end().await.status, 200);
+                }
+                assert_eq!(
+                    upstream.accepted() - before,
+                    limit as usize,
+                    "those that waited had the same ones"
+                );
+            }
+        });
+    });
+}
+
+/// The limit of connections to each endpoint of a cluster.
+#[test]
+fn connections_to_an_endpoint() {
+    let upstream = Upstream::answering(|_| ok(b""));
+    let options =
+        |limit| format!("circuit_breakers: {{per_host_thresholds: [{{max_connections: {limit}}}]}}\n");
+    on_each(options, upstream.address, |culvert, port| {
+        block_on(async {
+            let conn = Conn::open(port).await;
+            for limit in [1_u32, 4, 10] {
+                let before = upstream.accepted();
+                let pending = format!("cluster.c{limit}.upstream_rq_pending_active");
+                let mut held = Vec::new();
+                for _ in 0..limit + 2 {
+                    held.push(hold(&conn, limit).await);
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                eventually(culvert, "waiting", |culvert| culvert.stat(&pending) == 2).await;
+                assert_eq!(upstream.accepted() - before, limit as usize);
+                for held in held {
+                    assert_eq!(held.end().await.status, 200);
+                }
+                assert_eq!(upstream.accepted() - before, limit as usize);
+            }
+        });
+    });
+}
