@@ -25,6 +25,7 @@ use crate::{
         grpc, hygiene,
         log::Flags,
         reply::Reply,
+        router::{Forwarded, body::Kept, redirect::Redirects},
         shared::{Shared, millis},
     },
     observe::access::{LogType, Times},
@@ -58,6 +59,10 @@ pub(super) struct Exchange<'c> {
     pub(super) filters: filters::Run,
     /// Whether responses tell how often it was tried.
     pub(super) tells_attempts: Cell<bool>,
+    /// Redirects that were followed.
+    pub(super) redirects: RefCell<Option<Box<Redirects>>>,
+    /// What was received of the body before a redirect was followed.
+    pub(super) kept: Cell<Option<Kept>>,
     /// What its client is given, so that it comes to the same host again.
     pub(super) new_cookies: NewCookies,
 }
@@ -132,24 +137,31 @@ impl<'c> Exchange<'c> {
             keep_alive,
             filters: filters::Run::default(),
             tells_attempts: Cell::default(),
+            redirects: RefCell::default(),
+            kept: Cell::default(),
             new_cookies: NewCookies::default(),
         }
     }
 
     /// Answers it.
     pub(super) async fn run(mut self, timers: &mut Timers) -> After {
+        self.count_request();
+        self.conn.manager.stats.downstream_rq_active.inc();
+        let active = Active(self.conn);
+        let after = self.answer(timers).await;
+        drop(active);
+        self.finish();
+        after
+    }
+
+    /// Counts it by what it came over.
+    pub(super) fn count_request(&self) {
         let stats = &self.conn.manager.stats;
         stats.downstream_rq_total.inc();
         match self.stream.is_multiplexed() {
             false => stats.downstream_rq_http1_total.inc(),
             true => stats.downstream_rq_http2_total.inc(),
         }
-        stats.downstream_rq_active.inc();
-        let active = Active(self.conn);
-        let after = self.answer(timers).await;
-        drop(active);
-        self.finish();
-        after
     }
 
     /// Answers it with `reply` without looking at it.
@@ -177,6 +189,15 @@ impl<'c> Exchange<'c> {
         if let Err(reply) = hygiene::prepare(self) {
             return self.reply(reply);
         }
+        loop {
+            if let Some(after) = self.route(timers).await {
+                return after;
+            }
+        }
+    }
+
+    /// Does what its route says; `None` when a redirect made it another request.
+    async fn route(&mut self, timers: &mut Timers) -> Option<After> {
         let local = self.conn.manager.table(&self.conn.worker, &self.head.view());
         let random = self.conn.worker.rng.borrow_mut().u64(..);
         let mut found = match &local {
@@ -187,38 +208,41 @@ impl<'c> Exchange<'c> {
         if !self.conn.manager.filters.is_empty() {
             match filters::decode(self, local.as_ref(), &mut found, random).await {
                 Verdict::Continue => {}
-                Verdict::Failed(error) => return self.request_failed(&error, false),
+                Verdict::Failed(error) => return Some(self.request_failed(&error, false)),
                 Verdict::Gone => {
                     self.downstream_lost();
-                    return After::Abort;
+                    return Some(After::Abort);
                 }
                 Verdict::Reply(reply) => {
                     if let Ok(found) = &found {
                         self.record.route_name.borrow_mut().push_str(&found.route.name);
                     }
                     self.record.bytes_received.set(self.stream.with_kept(<[u8]>::len) as u64);
-                    return self.reply(reply);
+                    return Some(self.reply(reply));
                 }
             }
         }
-        let Some(table) = &local else { return self.no_route() };
+        let Some(table) = &local else { return Some(self.no_route()) };
         let table = &*table.0;
         let matched = match found {
             Ok(matched) => matched,
-            Err(NoRoute::Route | NoRoute::VirtualHost) => return self.no_route(),
-            Err(NoRoute::TlsRequired) => return self.redirect_to_tls(),
+            Err(NoRoute::Route | NoRoute::VirtualHost) => return Some(self.no_route()),
+            Err(NoRoute::TlsRequired) => return Some(self.redirect_to_tls()),
         };
         if !matched.route.name.is_empty() {
             self.record.route_name.borrow_mut().push_str(&matched.route.name);
         }
-        match &matched.route.action {
+        Some(match &matched.route.action {
             Action::Direct(direct) => {
                 self.conn.manager.stats.rq_direct_response.inc();
                 let reply =
                     Reply::new(direct.status, "").details("direct_response").body(direct.body.clone());
                 self.reply_with(reply, Some((table, &matched)))
             }
-            Action::Forward(action) => self.forward(action, table, &matched, random, timers).await,
+            Action::Forward(action) => match self.forward(action, table, &matched, random, timers).await {
+                Forwarded::Done(after) => after,
+                Forwarded::Redirected => return None,
+            },
             Action::Redirect(redirect) => {
                 self.conn.manager.stats.rq_redirect.inc();
                 let mut location = Vec::new();
@@ -226,7 +250,7 @@ impl<'c> Exchange<'c> {
                 let reply = Reply::new(redirect.status, "").details("direct_response").location(location);
                 self.reply_with(reply, Some((table, &matched)))
             }
-        }
+        })
     }
 
     fn no_route(&self) -> After {

@@ -2,8 +2,11 @@
 
 mod answers;
 mod bodies;
+mod dead;
 mod hosts;
 mod limits;
+mod mirrors;
+mod redirects;
 #[path = "../support/mod.rs"]
 mod support;
 mod times;
@@ -153,7 +156,7 @@ impl Scene<'_> {
         let routes: Vec<_> = (self.routes.iter().enumerate())
             .map(|(index, (prefix, fields))| {
                 let action = self.actions.get(index).copied().unwrap_or("");
-                let cluster = if action.contains("cluster:") { "" } else { "cluster: up," };
+                let cluster = if action.starts_with("cluster:") { "" } else { "cluster: up," };
                 format!("{{match: {{prefix: {prefix}}}, {fields} route: {{{cluster} {action}}}}}")
             })
             .collect();

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    FilterOverrides, Format, FullRegex, HashPolicy, HeaderMatcher, Metadata, QueryMatcher, RateLimitRule,
-    RegexSubstitution, RetryPolicy, SubsetMatch,
+    FilterOverrides, Format, FullRegex, HashPolicy, HeaderMatcher, InternalRedirects, Metadata, MirrorPolicy,
+    QueryMatcher, RateLimitRule, RegexSubstitution, RetryPolicy, SubsetMatch,
 };
 
 /// `config.route.v3.RouteConfiguration`.
@@ -22,6 +22,8 @@ pub struct RouteConfiguration {
     pub most_specific_wins: bool,
     /// `typed_per_filter_config`
     pub filters: FilterOverrides,
+    /// `request_mirror_policies`, of virtual hosts and routes without their own.
+    pub mirrors: Vec<MirrorPolicy>,
     /// `vhds.config_source`: further virtual hosts come from there.
     pub vhds: Option<crate::ConfigSource>,
 }
@@ -47,6 +49,8 @@ pub struct VirtualHost {
     pub include_attempt_count_in_response: bool,
     /// `retry_policy`, of routes without their own.
     pub retry: Option<Box<RetryPolicy>>,
+    /// `request_mirror_policies`, of routes without their own.
+    pub mirrors: Vec<MirrorPolicy>,
     /// See [`Route::request_buffer`], for routes that do not say it.
     pub request_buffer: Option<u64>,
     /// `rate_limits`
@@ -223,6 +227,10 @@ pub struct RouteAction {
     pub rate_limits: Box<[RateLimitRule]>,
     /// `include_vh_rate_limits`: those of the virtual host count too.
     pub include_vh_rate_limits: bool,
+    /// `request_mirror_policies`
+    pub mirrors: Vec<MirrorPolicy>,
+    /// `internal_redirect_policy`
+    pub internal_redirects: Option<Box<InternalRedirects>>,
     /// `upgrade_configs`: lower-case upgrade type and whether it is enabled.
     pub upgrades: Vec<(String, bool)>,
     /// `metadata_match`: the labels that an endpoint has to have, in clusters with subsets.

@@ -29,6 +29,7 @@ mod listener_filter;
 mod matcher;
 mod material;
 mod metadata;
+mod mirror;
 mod network;
 mod outlier;
 mod rate_limit;

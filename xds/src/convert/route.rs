@@ -14,7 +14,7 @@ use envoy_types::pb::{
     google::protobuf,
 };
 
-use super::{core, header, http_filter, matcher, metadata, rate_limit, retry, route_action};
+use super::{core, header, http_filter, matcher, metadata, mirror, rate_limit, retry, route_action};
 use crate::at::At;
 
 /// Bytes of a direct response's body when `max_direct_response_body_size_bytes` is not given.
@@ -58,6 +58,7 @@ pub(crate) fn route_configuration(
         &routes.response_headers_to_remove,
     );
     let filters = http_filter::overrides(at, &routes.typed_per_filter_config);
+    let mirrors = mirror::mirrors(at, &routes.request_mirror_policies, &scope);
     let at_hosts = at.field("virtual_hosts");
     let hosts = routes.virtual_hosts.iter().enumerate();
     let virtual_hosts: Vec<_> =
@@ -75,6 +76,7 @@ pub(crate) fn route_configuration(
         virtual_hosts: virtual_hosts.into_iter().collect::<Option<_>>()?,
         headers: headers?,
         filters: filters?,
+        mirrors: mirrors?,
         ignore_port: routes.ignore_port_in_host_matching,
         most_specific_wins: routes.most_specific_header_mutations_wins,
         vhds,
@@ -106,6 +108,7 @@ pub(super) fn virtual_host(at: &At<'_>, host: &pb::VirtualHost, scope: &Scope<'_
     );
     let filters = http_filter::overrides(at, &host.typed_per_filter_config);
     let retry = retry_policy(at, host.retry_policy.as_ref());
+    let mirrors = mirror::mirrors(at, &host.request_mirror_policies, scope);
     let buffer = request_buffer(
         at,
         host.per_request_buffer_limit_bytes.as_ref(),
@@ -133,6 +136,7 @@ pub(super) fn virtual_host(at: &At<'_>, host: &pb::VirtualHost, scope: &Scope<'_
         include_request_attempt_count: host.include_request_attempt_count,
         include_attempt_count_in_response: host.include_attempt_count_in_response,
         retry: retry?,
+        mirrors: mirrors?,
         request_buffer: buffer?,
         rate_limits: rate_limits?.into(),
     })

@@ -17,7 +17,7 @@ use envoy_types::pb::envoy::config::route::v3::{
 use super::{
     core,
     hash_policy::hash_policies,
-    header, http_filter, matcher, rate_limit,
+    header, http_filter, matcher, mirror, rate_limit,
     route::{self, Scope},
     subset,
 };
@@ -115,6 +115,12 @@ fn forward(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<R
     };
     let retry = route::retry_policy(at, action.retry_policy.as_ref());
     let rate_limits = rate_limit::rules(&at.field("rate_limits"), &action.rate_limits);
+    let mirrors = mirror::mirrors(at, &action.request_mirror_policies, scope);
+    let internal_redirects = match action.internal_redirect_policy.as_ref() {
+        Some(policy) => mirror::internal_redirects(&at.field("internal_redirect_policy"), policy)
+            .map(|policy| Some(Box::new(policy))),
+        None => Some(None),
+    };
     let upgrades = upgrades(&at.field("upgrade_configs"), &action.upgrade_configs);
     let hash_policy = hash_policies(&at.field("hash_policy"), &action.hash_policy);
     let duration = match action.max_stream_duration.as_ref() {
@@ -138,6 +144,8 @@ fn forward(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<R
         retry: retry?,
         rate_limits: rate_limits?.into(),
         include_vh_rate_limits: action.include_vh_rate_limits.as_ref().is_some_and(|it| it.value),
+        mirrors: mirrors?,
+        internal_redirects: internal_redirects?,
         upgrades: upgrades?,
         hash_policy: hash_policy?,
     })

@@ -5,7 +5,6 @@ use super::{Table, callout::ROUTE_RATE_LIMIT};
 const NO_READER: &str = "nothing reads it";
 const NO_PLUG_IN: &str = "the policy has to be in retry_policy";
 const NO_HEDGING: &str = "a request is sent again only after the attempt before has ended";
-const NO_MIRROR: &str = "mirroring is not supported";
 
 pub(super) const TABLES: &[Table] = &[
     Table { used: &["config_source"], ..Table::of("envoy.config.route.v3.Vhds") },
@@ -32,11 +31,11 @@ pub(super) const TABLES: &[Table] = &[
             "validate_clusters",
             "max_direct_response_body_size_bytes",
             "ignore_port_in_host_matching",
+            "request_mirror_policies",
             "typed_per_filter_config",
         ],
         no_effect: &[("metadata", NO_READER)],
         only_off: &["ignore_path_parameters_in_path_matching"],
-        refused: &[("request_mirror_policies", NO_MIRROR)],
         ..Table::of("envoy.config.route.v3.RouteConfiguration")
     },
     Table {
@@ -52,6 +51,7 @@ pub(super) const TABLES: &[Table] = &[
             "include_request_attempt_count",
             "include_attempt_count_in_response",
             "typed_per_filter_config",
+            "request_mirror_policies",
             "retry_policy",
             "per_request_buffer_limit_bytes",
             "request_body_buffer_limit",
@@ -66,7 +66,6 @@ pub(super) const TABLES: &[Table] = &[
             ("retry_policy_typed_config", NO_PLUG_IN),
             ("hedge_policy", NO_HEDGING),
             ("cors", "the policy has to be in typed_per_filter_config"),
-            ("request_mirror_policies", NO_MIRROR),
         ],
         used_as: &[("rate_limits", &ROUTE_RATE_LIMIT)],
         ..Table::of("envoy.config.route.v3.VirtualHost")
@@ -155,6 +154,8 @@ pub(super) const TABLES: &[Table] = &[
             "idle_timeout",
             "max_stream_duration",
             "retry_policy",
+            "request_mirror_policies",
+            "internal_redirect_policy",
             "upgrade_configs",
             "hash_policy",
             "include_vh_rate_limits",
@@ -167,9 +168,7 @@ pub(super) const TABLES: &[Table] = &[
             ("path_rewrite_policy", "path templates are not supported"),
             ("retry_policy_typed_config", NO_PLUG_IN),
             ("hedge_policy", NO_HEDGING),
-            ("request_mirror_policies", NO_MIRROR),
             ("cors", "the policy has to be in typed_per_filter_config"),
-            ("internal_redirect_policy", "internal redirects are not supported"),
         ],
         used_as: &[("rate_limits", &ROUTE_RATE_LIMIT)],
         ..Table::of("envoy.config.route.v3.RouteAction")
@@ -196,6 +195,34 @@ pub(super) const TABLES: &[Table] = &[
     },
     Table { used: &["name"], ..Table::of("envoy.config.route.v3.RouteAction.HashPolicy.QueryParameter") },
     Table { used: &["key"], ..Table::of("envoy.config.route.v3.RouteAction.HashPolicy.FilterState") },
+    Table {
+        used: &[
+            "cluster",
+            "cluster_header",
+            "runtime_fraction",
+            "disable_shadow_host_suffix_append",
+            "host_rewrite_literal",
+        ],
+        no_effect: &[("trace_sampled", "mirrored requests are not traced")],
+        refused: &[("request_headers_mutations", "a mirrored request has the headers of the real one")],
+        ..Table::of("envoy.config.route.v3.RouteAction.RequestMirrorPolicy")
+    },
+    Table {
+        used: &[
+            "max_internal_redirects",
+            "redirect_response_codes",
+            "predicates",
+            "allow_cross_scheme_redirect",
+            "response_headers_to_copy",
+        ],
+        ..Table::of("envoy.config.route.v3.InternalRedirectPolicy")
+    },
+    Table {
+        used: &["allowed_route_names"],
+        ..Table::of("envoy.extensions.internal_redirect.allow_listed_routes.v3.AllowListedRoutesConfig")
+    },
+    Table::of("envoy.extensions.internal_redirect.previous_routes.v3.PreviousRoutesConfig"),
+    Table::of("envoy.extensions.internal_redirect.safe_cross_scheme.v3.SafeCrossSchemeConfig"),
     Table {
         used: &[
             "retry_on",

@@ -2,12 +2,13 @@
 
 use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
 
-use culvert_proto::Version;
+use culvert_proto::{Headers, Version};
 use culvert_ring::{time, time::Timer};
 
 use super::{
     Passage,
     body::{Pump, PumpError},
+    redirect::Redirected,
     timeouts::TryExpired,
 };
 use crate::{
@@ -20,6 +21,8 @@ pub(super) enum Ended {
     /// It is not the one the client gets: the request is to be sent again after a while. The upstream connection may be
     /// used again or not.
     Again { wait: Duration, reusable: bool },
+    /// It is a redirect to be followed.
+    Redirect { redirected: Box<Redirected>, status: u16, reusable: bool },
     /// Completely; the upstream connection may be used again or not.
     Complete { reusable: bool, close: bool },
     /// The upstream switched protocols.
@@ -91,6 +94,8 @@ impl Exchange<'_> {
         // HTTP/1 upstreams get them where the cluster says so.
         let trailers = lent.conn.version() == Version::Http2 || passage.cluster.config().enable_trailers;
         let overflow = || passage.abandon();
+        let (piece, end) =
+            (|piece: &[u8]| passage.mirror_piece(piece), |end: Option<&Headers>| passage.mirror_end(end));
         let pump = Pump {
             server,
             client: &lent.conn,
@@ -99,6 +104,8 @@ impl Exchange<'_> {
             received: &self.record.bytes_received,
             activity: &passage.activity,
             overflow: &overflow,
+            piece: &piece,
+            end: &end,
         };
         let mut pump = pin!(pump.run());
         let mut pumping = !passage.sent.get();

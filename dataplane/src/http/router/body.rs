@@ -40,7 +40,7 @@ impl Activity {
 const PIECE: usize = 64 * 1024;
 
 /// What has been received of the body of a request, as long as it may be sent again.
-pub(super) struct Kept {
+pub(in crate::http) struct Kept {
     bytes: RefCell<Vec<u8>>,
     trailers: RefCell<Option<Headers>>,
     limit: Cell<usize>,
@@ -102,6 +102,17 @@ impl Kept {
         fits
     }
 
+    /// Shows all that was received already.
+    pub(super) fn replay(&self, piece: impl FnOnce(&[u8]), end: impl FnOnce(Option<&Headers>)) {
+        let bytes = self.bytes.borrow();
+        if !bytes.is_empty() {
+            piece(&bytes);
+        }
+        if self.complete.get() {
+            end(self.trailers.borrow().as_ref());
+        }
+    }
+
     /// What is to be sent behind the first `sent` bytes.
     fn piece(&self, sent: usize) -> Option<Chunk> {
         let bytes = self.bytes.borrow();
@@ -121,6 +132,10 @@ pub(super) struct Pump<'p> {
     pub(super) activity: &'p Activity,
     /// Is called when the body turns out to be too large to be kept.
     pub(super) overflow: &'p dyn Fn(),
+    /// Is called with what is received.
+    pub(super) piece: &'p dyn Fn(&[u8]),
+    /// Is called when all was received, with the trailers.
+    pub(super) end: &'p dyn Fn(Option<&Headers>),
 }
 
 impl Pump<'_> {
@@ -141,6 +156,7 @@ impl Pump<'_> {
                     Ok(Body::Data(chunk)) => {
                         self.received.set(self.received.get() + chunk.len() as u64);
                         self.activity.touch();
+                        (self.piece)(&chunk);
                         if !kept.take(&chunk) {
                             (self.overflow)();
                         }
@@ -151,6 +167,7 @@ impl Pump<'_> {
                     Ok(Body::End) => {
                         *kept.trailers.borrow_mut() = server.take_trailers();
                         kept.complete.set(true);
+                        (self.end)(kept.trailers.borrow().as_ref());
                     }
                     Err(error) => return Err(PumpError::Downstream(error)),
                 }

@@ -8,6 +8,7 @@ use culvert_ring::time;
 use super::{
     Passage,
     attempt::{Ended, Failed, Outcome},
+    redirect::Redirected,
     replies::{acquire_failed, protocol_error, upstream_failed},
     retry::Verdict,
     timeouts::TryExpired,
@@ -28,6 +29,8 @@ use crate::{
 pub(super) enum Next {
     /// Nothing: the request is answered, or cannot be.
     Done(After),
+    /// The request that a redirect makes, whose status is given.
+    Redirect(Box<Redirected>, u16),
     /// Another one after a while.
     Retry(Duration),
     /// The same again, over a new connection.
@@ -51,6 +54,12 @@ impl Exchange<'_> {
                     lent.release(&self.conn.worker);
                 }
                 return Next::Retry(wait);
+            }
+            Outcome::Ended(Ok(Ended::Redirect { redirected, status, reusable })) => {
+                if let Some(lent) = lent.filter(|lent| reusable && lent.conn.is_reusable()) {
+                    lent.release(&self.conn.worker);
+                }
+                return Next::Redirect(redirected, status);
             }
             Outcome::Ended(Ok(Ended::Complete { reusable, close })) => {
                 cluster.stats.upstream_rq_time.record(millis(time::now() - self.record.started));

@@ -7,6 +7,8 @@
 mod attempt;
 pub(super) mod body;
 mod conclude;
+mod mirror;
+pub(super) mod redirect;
 mod replies;
 mod request;
 mod respond;
@@ -15,13 +17,14 @@ mod target;
 mod timeouts;
 
 use std::{
-    cell::{Cell, OnceCell},
+    cell::{Cell, OnceCell, RefCell},
     rc::Rc,
 };
 
-use culvert_model::{RouteAction, WeightedCluster};
+use bytes::Bytes;
+use culvert_model::{MirrorPolicy, RouteAction, WeightedCluster};
 use culvert_proto::{
-    Version,
+    Headers, Version,
     route::{Match, Mutations, Table},
 };
 
@@ -39,8 +42,17 @@ use crate::{
 use attempt::ActiveUpstream;
 use body::{Activity, Kept};
 use conclude::Next;
+use mirror::Mirror;
+use redirect::Redirected;
 use retry::Retrying;
 use timeouts::Timeouts;
+
+/// What became of a request that was forwarded.
+pub(in crate::http) enum Forwarded {
+    Done(After),
+    /// It is another request now.
+    Redirected,
+}
 
 /// A request on its way to its cluster.
 struct Passage<'a> {
@@ -69,6 +81,8 @@ struct Passage<'a> {
     is_retry: Cell<bool>,
     /// It met a dead connection and is sent again over a new one.
     revived: Cell<bool>,
+    /// Where the request goes too.
+    mirrors: RefCell<Vec<Mirror>>,
 }
 
 /// How much of a request is kept that is sent again only if it meets a dead connection, in bytes.
@@ -77,10 +91,39 @@ const REVIVED_BYTES: usize = 64 * 1024;
 impl Passage<'_> {
     /// The body is too large to be kept.
     fn abandon(&self) {
-        let Some(retrying) = self.retrying.as_ref().filter(|retrying| retrying.is_enabled()) else { return };
-        retrying.abandon();
-        self.cluster.stats.retry_or_shadow_abandoned.inc();
+        let retrying = self.retrying.as_ref().filter(|retrying| retrying.is_enabled());
+        if let Some(retrying) = retrying {
+            retrying.abandon();
+        }
+        if retrying.is_some() || self.action.internal_redirects.is_some() {
+            self.cluster.stats.retry_or_shadow_abandoned.inc();
+        }
     }
+
+    /// A piece of the body was received.
+    fn mirror_piece(&self, piece: &[u8]) {
+        let mut mirrors = self.mirrors.borrow_mut();
+        if mirrors.is_empty() {
+            return;
+        }
+        let piece = Bytes::copy_from_slice(piece);
+        let before = mirrors.len();
+        mirrors.retain(|mirror| mirror.send(&piece));
+        self.cluster.stats.retry_or_shadow_abandoned.add((before - mirrors.len()) as u64);
+    }
+
+    /// The body has ended.
+    fn mirror_end(&self, trailers: Option<&Headers>) {
+        for mirror in self.mirrors.borrow().iter() {
+            mirror.finish(trailers);
+        }
+    }
+}
+
+/// The policies of the most specific level that has some.
+fn mirror_policies<'t>(table: &'t Table, matched: &Match<'t>, action: &'t RouteAction) -> &'t [MirrorPolicy] {
+    let levels = [&action.mirrors, &matched.vhost.mirrors, &table.config().mirrors];
+    levels.into_iter().find(|level| !level.is_empty()).map_or(&[], Vec::as_slice)
 }
 
 impl Exchange<'_> {
@@ -92,40 +135,61 @@ impl Exchange<'_> {
         matched: &Match<'_>,
         random: u64,
         timers: &mut Timers,
-    ) -> After {
+    ) -> Forwarded {
         let passage = match self.begin(action, table, matched, random) {
             Ok(passage) => passage,
-            Err(reply) => return self.reply(reply),
+            Err(reply) => return Forwarded::Done(self.reply(reply)),
         };
-        let after = self.attempts(&passage, timers).await;
+        let ended = self.attempts(&passage, table, timers).await;
         timers.wait.clear();
         timers.route.clear();
-        self.conn.worker.recycle_body(passage.kept.into_bytes());
-        after
+        match ended {
+            Ok(after) => {
+                self.conn.worker.recycle_body(passage.kept.into_bytes());
+                Forwarded::Done(after)
+            }
+            Err((redirected, status)) => {
+                self.become_redirected(*redirected, status, passage.kept);
+                Forwarded::Redirected
+            }
+        }
     }
 
-    /// Makes attempts until there is an answer, or none is to be had.
-    async fn attempts(&mut self, passage: &Passage<'_>, timers: &mut Timers) -> After {
+    /// Makes attempts until there is an answer, or none is to be had; the request that a redirect makes, and the status of
+    /// that, if one is to be followed.
+    async fn attempts(
+        &mut self,
+        passage: &Passage<'_>,
+        table: &Table,
+        timers: &mut Timers,
+    ) -> Result<After, (Box<Redirected>, u16)> {
         self.record.attempts.set(1);
         loop {
             let Some(host) = self.choose(passage) else {
                 let reply = Reply::new(503, "no healthy upstream");
-                return self.reply(reply.flag(Flags::NO_HEALTHY_UPSTREAM).details("no_healthy_upstream"));
+                let reply = reply.flag(Flags::NO_HEALTHY_UPSTREAM).details("no_healthy_upstream");
+                return Ok(self.reply(reply));
             };
             if passage.is_retry.get() || passage.revived.get() {
                 self.prepare_again(passage, &host);
             } else {
                 self.prepare_head(passage, &host);
-                passage.deadlines.start(self.framing.is_empty(), timers);
+                passage.deadlines.start(passage.kept.is_complete(), timers);
+                let policies = mirror_policies(table, passage.matched, passage.action);
+                if !policies.is_empty() {
+                    *passage.mirrors.borrow_mut() = self.mirrors(passage, policies);
+                    passage.kept.replay(|piece| passage.mirror_piece(piece), |end| passage.mirror_end(end));
+                }
             }
             match self.attempt(passage, &host, timers).await {
-                Next::Done(after) => return after,
+                Next::Done(after) => return Ok(after),
+                Next::Redirect(redirected, status) => return Err((redirected, status)),
                 Next::Revive => passage.revived.set(true),
                 Next::Retry(wait) => {
                     if !wait.is_zero()
                         && let Err(outcome) = self.pause(passage, wait, timers).await
                     {
-                        return self.conclude_pause(outcome, passage);
+                        return Ok(self.conclude_pause(outcome, passage));
                     }
                     passage.is_retry.set(true);
                     passage.revived.set(false);
@@ -175,7 +239,9 @@ impl Exchange<'_> {
         if passage.kept.is_complete() || passage.upgrade {
             return;
         }
-        let limit = if passage.retrying.as_ref().is_some_and(Retrying::is_enabled) {
+        let wanted = passage.retrying.as_ref().is_some_and(Retrying::is_enabled)
+            || passage.action.internal_redirects.is_some();
+        let limit = if wanted {
             self.buffer_limit(passage.matched)
         } else if lent.reused {
             REVIVED_BYTES
@@ -235,13 +301,14 @@ impl Exchange<'_> {
             ),
             retrying: Retrying::new(policy, &self.head.view()),
             upgrade,
-            kept: Kept::new(self.framing.is_empty()),
+            kept: self.kept.take().unwrap_or_else(|| Kept::new(self.framing.is_empty())),
             sent: Cell::new(false),
             response_started: Cell::new(false),
             activity: Activity::new(),
             hash: OnceCell::new(),
             is_retry: Cell::new(false),
             revived: Cell::new(false),
+            mirrors: RefCell::default(),
         })
     }
 

@@ -59,6 +59,14 @@ impl Exchange<'_> {
             let reusable = reusable && framing.is_empty() && passage.sent.get();
             return Ok(Ended::Again { wait, reusable });
         }
+        if let Some(redirected) = self.follow(passage, &head) {
+            let status = head.status;
+            lent.host.answered(status);
+            lent.host.stats(|stats| stats.rq_success.inc());
+            self.conn.worker.recycle_response(head);
+            let reusable = reusable && framing.is_empty() && passage.sent.get();
+            return Ok(Ended::Redirect { redirected, status, reusable });
+        }
         let downstream_framing = self.downstream_framing(framing);
         let close = !switched
             && (!self.keeps_alive()

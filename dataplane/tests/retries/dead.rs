@@ -1,0 +1,205 @@
+//! Connections that upstreams close while they are idle in the pool.
+
+use std::{
+    collections::HashMap,
+    io::Write as _,
+    net::TcpStream,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{
+    Client, Scene,
+    support::{
+        culvert::Culvert,
+        full,
+        upstream::{Upstream, ok, read_request},
+    },
+};
+
+const ROUTES: &[(&str, &str)] = &[("/", "")];
+
+fn ask(client: &mut Client, method: &str, path: &str) -> u16 {
+    let body = if method == "GET" { "" } else { "content-length: 4\r\n" };
+    client.send(format!("{method} {path} HTTP/1.1\r\nhost: t\r\n{body}\r\n"));
+    if !body.is_empty() {
+        client.send("body");
+    }
+    client.response(method).status
+}
+
+fn stat(culvert: &Culvert, name: &str) -> u64 {
+    culvert.stat(&format!("cluster.up.upstream_rq_dead_connection_{name}"))
+}
+
+/// What was read of a request that is not safe to repeat is never sent again.
+#[test]
+fn a_request_that_was_read_is_sent_again_only_if_it_is_idempotent() {
+    let seen = Arc::new(Mutex::new(HashMap::<String, usize>::new()));
+    let ledger = seen.clone();
+    let upstream = Upstream::start(move |mut stream| {
+        let mut first = true;
+        while let Some((head, _)) = read_request(&mut stream) {
+            let line = head.lines().next().unwrap_or_default().to_owned();
+            *ledger.lock().unwrap().entry(line).or_default() += 1;
+            if !first {
+                return;
+            }
+            first = false;
+            if stream.write_all(&ok(b"")).is_err() {
+                return;
+            }
+        }
+    });
+    Scene { routes: ROUTES, ..Scene::default() }.run(&[upstream.address], |culvert, port| {
+        let mut client = Client::connect(port);
+        let (mut retried, mut lost) = (0, 0);
+        for method in ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH"] {
+            // A connection that has served one request, and only that.
+            while ask(&mut client, "GET", "/warm") != 200 {}
+            culvert.wait_until("an idle one", |it| it.stat("cluster.up.upstream_rq_active") == 0);
+            let path = format!("/{}", culvert.pid());
+            let before = stat(culvert, "retry") + stat(culvert, "lost");
+            let mut status = 0;
+            // Each worker has its own.
+            while stat(culvert, "retry") + stat(culvert, "lost") == before {
+                client = Client::connect(port);
+                status = ask(&mut client, method, &path);
+            }
+            let idempotent = !matches!(method, "POST" | "PATCH");
+            assert_eq!(status, if idempotent { 200 } else { 503 }, "{method}");
+            if idempotent {
+                retried += 1
+            } else {
+                lost += 1
+            }
+            assert!(stat(culvert, "retry") >= retried, "{method}");
+            assert_eq!(stat(culvert, "lost"), lost, "{method}");
+            client = Client::connect(port);
+        }
+    });
+}
+
+/// The upstream has closed, and its FIN is there, when the request comes.
+#[test]
+fn nobody_notices_that_a_connection_is_gone() {
+    let idle = Arc::new(Mutex::new(Vec::<TcpStream>::new()));
+    let kept = idle.clone();
+    let executed = Arc::new(AtomicUsize::new(0));
+    let count = executed.clone();
+    let upstream = Upstream::start(move |mut stream| {
+        kept.lock().unwrap().push(stream.try_clone().unwrap());
+        while read_request(&mut stream).is_some() {
+            count.fetch_add(1, Ordering::SeqCst);
+            if stream.write_all(&ok(b"")).is_err() {
+                return;
+            }
+        }
+    });
+    Scene { routes: ROUTES, ..Scene::default() }.run(&[upstream.address], |culvert, port| {
+        let mut clients: Vec<_> = (0..8).map(|_| Client::connect(port)).collect();
+        let pid = Pid::from_raw(i32::try_from(culvert.pid()).unwrap()).unwrap();
+        for round in 0..10 {
+            for client in &mut clients {
+                assert_eq!(ask(client, "GET", "/"), 200);
+            }
+            let before = executed.load(Ordering::SeqCst);
+            kill_process(pid, Signal::STOP).unwrap();
+            for stream in idle.lock().unwrap().drain(..) {
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+            }
+            // The handles are what keeps the sockets open.
+            thread::sleep(Duration::from_millis(20));
+            let method = if round % 2 == 0 { "POST" } else { "GET" };
+            for client in &mut clients {
+                let body = if method == "POST" { "content-length: 4\r\n\r\nbody" } else { "\r\n" };
+                client.send(format!("{method} / HTTP/1.1\r\nhost: t\r\n{body}"));
+            }
+            kill_process(pid, Signal::CONT).unwrap();
+            for client in &mut clients {
+                assert_eq!(client.response(method).status, 200, "{method}");
+            }
+            assert_eq!(executed.load(Ordering::SeqCst) - before, clients.len(), "each once");
+        }
+        assert_eq!(stat(culvert, "lost"), 0);
+    });
+}
+
+/// A minute with `CULVERT_FULL=1`.
+#[test]
+fn connections_that_close_at_random_are_no_errors() {
+    let executed = Arc::new(Mutex::new(HashMap::<String, usize>::new()));
+    let ledger = executed.clone();
+    let closed = Arc::new(AtomicUsize::new(0));
+    let closes = closed.clone();
+    let upstream = Upstream::start(move |mut stream| {
+        let mut random = fastrand::Rng::new();
+        stream.set_nodelay(true).unwrap();
+        while let Some((head, _)) = read_request(&mut stream) {
+            let id = head.split(' ').nth(1).unwrap_or_default().to_owned();
+            *ledger.lock().unwrap().entry(id).or_default() += 1;
+            if stream.write_all(&ok(b"done")).is_err() {
+                return;
+            }
+            // Idle for up to two milliseconds, which is about as long as until the next request.
+            if random.u32(..8) == 0 {
+                thread::sleep(Duration::from_micros(random.u64(..2_000)));
+                closes.fetch_add(1, Ordering::SeqCst);
+                return;
+            }
+        }
+    });
+    let duration = if full() { Duration::from_secs(60) } else { Duration::from_secs(2) };
+    Scene { routes: ROUTES, ..Scene::default() }.run(&[upstream.address], |culvert, port| {
+        let stop = Arc::new(AtomicBool::new(false));
+        let run = culvert.pid();
+        let threads: Vec<_> = (0..6)
+            .map(|thread| {
+                let stop = stop.clone();
+                thread::spawn(move || {
+                    let (mut client, mut failed, mut sent) = (Client::connect(port), Vec::new(), 0);
+                    while !stop.load(Ordering::SeqCst) {
+                        let method = if sent % 2 == 0 { "GET" } else { "POST" };
+                        let path = format!("/{run}/{method}/{thread}/{sent}");
+                        sent += 1;
+                        let status = ask(&mut client, method, &path);
+                        if status != 200 {
+                            assert_eq!((status, method), (503, "POST"), "{path}");
+                            failed.push(path);
+                            // After an error with a body in flight the connection ends.
+                            client = Client::connect(port);
+                        }
+                        thread::sleep(Duration::from_micros(500));
+                    }
+                    (sent, failed)
+                })
+            })
+            .collect();
+        let until = Instant::now() + duration;
+        while Instant::now() < until {
+            thread::sleep(Duration::from_millis(50));
+        }
+        stop.store(true, Ordering::SeqCst);
+        let results: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        let sent: usize = results.iter().map(|(sent, _)| sent).sum();
+        let failed: Vec<_> = results.iter().flat_map(|(_, failed)| failed).collect();
+        let executed = executed.lock().unwrap();
+        for (path, count) in executed.iter().filter(|(path, _)| path.contains("/POST/")) {
+            assert_eq!(*count, 1, "{path} was executed more than once");
+        }
+        assert_eq!(stat(culvert, "lost"), failed.len() as u64, "each one that was given up is counted");
+        assert!(sent > 100 && closed.load(Ordering::SeqCst) > 10, "{sent} requests");
+        eprintln!(
+            "{sent} requests, {} connections closed, {} sent again, {} given up",
+            closed.load(Ordering::SeqCst),
+            stat(culvert, "retry"),
+            failed.len()
+        );
+    });
+}
