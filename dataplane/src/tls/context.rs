@@ -5,6 +5,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use culvert_model::{
@@ -348,6 +349,24 @@ fn alpn(common: &CommonTls) -> Vec<Vec<u8>> {
     common.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect()
 }
 
+/// Certificates of the system's authorities. A configuration with thousands of clusters has thousands of contexts: they are
+/// read once for all that are made at a time.
+fn system_roots() -> Vec<CertificateDer<'static>> {
+    static LAST: Mutex<Option<(Instant, Vec<CertificateDer<'static>>)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((at, roots)) = &*last
+        && at.elapsed() < SYSTEM_ROOTS_AGE
+    {
+        return roots.clone();
+    }
+    let roots = rustls_native_certs::load_native_certs().certs;
+    *last = Some((Instant::now(), roots.clone()));
+    roots
+}
+
+/// How old the system's roots may be, as they were read.
+const SYSTEM_ROOTS_AGE: Duration = Duration::from_secs(10);
+
 /// Everything that a full handshake would have looked at.
 fn binding(
     scope: &str,
@@ -391,7 +410,7 @@ fn policy(
         crls.extend(more);
     }
     if context.system_roots {
-        let system = rustls_native_certs::load_native_certs().certs;
+        let system = system_roots();
         if system.is_empty() {
             return Err(ContextError("system_root_certs: the system has none".to_owned()));
         }

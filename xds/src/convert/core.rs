@@ -127,6 +127,14 @@ pub(super) fn udp_or_tcp_address(at: &At<'_>, address: &pb::Address) -> Option<A
     self::address(at, Some(&address))
 }
 
+/// `transport_api_version` of the message at `at`. AUTO, which is what is meant where nothing is said, is V3 since V2 is gone.
+pub(super) fn transport_version(at: &At<'_>, version: pb::ApiVersion) -> Option<()> {
+    match version {
+        pb::ApiVersion::Auto | pb::ApiVersion::V3 => Some(()),
+        pb::ApiVersion::V2 => at.field("transport_api_version").error("only V3 is supported"),
+    }
+}
+
 /// A source of resources.
 pub(super) fn config_source(at: &At<'_>, source: Option<&pb::ConfigSource>) -> Option<ConfigSource> {
     let Some(source) = source else { return at.error("value is required") };
@@ -175,10 +183,7 @@ pub(super) fn api_source(at: &At<'_>, source: &pb::ApiConfigSource) -> Option<Ap
             return at_type.error("value is required");
         }
     };
-    // AUTO, which is what is meant where nothing is said, is V3 since V2 is gone.
-    if source.transport_api_version() == pb::ApiVersion::V2 {
-        return at.field("transport_api_version").error("only V3 is supported");
-    }
+    transport_version(at, source.transport_api_version())?;
     let rest = kind == ApiKind::Rest;
     let (names, grpc) = (at.field("cluster_names"), at.field("grpc_services"));
     let services: Vec<GrpcService> = match (rest, source.cluster_names.as_slice()) {

@@ -6,14 +6,14 @@ use culvert_model::{
     AuthBody, AuthOverride, AuthPath, AuthService, ExtAuthz, Fraction, HttpAuth, StringMatcher,
 };
 use envoy_types::pb::envoy::{
-    config::core::v3::{ApiVersion, HeaderValue, HeaderValueOption},
+    config::core::v3::{HeaderValue, HeaderValueOption},
     extensions::filters::http::ext_authz::v3::{
         self as pb, check_settings::ServiceOverride, ext_authz::Services, ext_authz_per_route::Override,
     },
     r#type::matcher::v3::ListStringMatcher,
 };
 
-use super::{call, header, http_filter, matcher, network};
+use super::{call, core, header, http_filter, matcher, network};
 use crate::at::At;
 
 /// The filter.
@@ -21,9 +21,7 @@ pub(super) fn filter(at: &At<'_>, filter: &pb::ExtAuthz) -> Option<Arc<ExtAuthz>
     let Some(services) = &filter.services else {
         return at.error("one of grpc_service and http_service is required");
     };
-    if filter.transport_api_version() != ApiVersion::V3 {
-        return at.field("transport_api_version").error("only V3 is supported");
-    }
+    core::transport_version(at, filter.transport_api_version())?;
     let old = match services {
         Services::HttpService(http) => {
             http.authorization_request.as_ref().and_then(|it| it.allowed_headers.as_ref())

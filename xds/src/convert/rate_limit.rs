@@ -9,7 +9,7 @@ use culvert_model::{
 use envoy_types::pb::{
     envoy::{
         config::{
-            core::v3::{ApiVersion, RuntimeFractionalPercent},
+            core::v3::RuntimeFractionalPercent,
             route::v3::{
                 RateLimit,
                 rate_limit::{Action, action::ActionSpecifier, r#override::OverrideSpecifier},
@@ -35,9 +35,7 @@ pub(super) fn filter(at: &At<'_>, filter: &pb::RateLimit) -> Option<Arc<GlobalRa
     let timeout = core::duration_or(&at.field("timeout"), filter.timeout.as_ref(), Duration::from_millis(20));
     let service = filter.rate_limit_service.as_ref()?;
     let at_service = at.field("rate_limit_service");
-    if service.transport_api_version() != ApiVersion::V3 {
-        return at_service.field("transport_api_version").error("only V3 is supported");
-    }
+    core::transport_version(&at_service, service.transport_api_version())?;
     let rules = own_rules(&at.field("rate_limits"), &filter.rate_limits);
     let response_add =
         header::additions(&at.field("response_headers_to_add"), &filter.response_headers_to_add);

@@ -61,6 +61,9 @@ impl Connection {
     }
 }
 
+/// How much of a body is looked at where all of it is asked for: what a server says must not fill memory.
+const BODY_MAX: usize = 1 << 20;
+
 /// One check.
 pub(super) async fn check(
     session: &Session,
@@ -107,7 +110,7 @@ async fn exchange(
     let mut response = connection.send(request).await?;
     let limit = match http.receive.is_empty() {
         true => 0,
-        false => http.buffer.unwrap_or(usize::MAX),
+        false => http.buffer.unwrap_or(BODY_MAX),
     };
     let mut body = Vec::new();
     // To its end, so that the connection can be used again.

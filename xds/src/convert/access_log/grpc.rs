@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use culvert_model::{CustomTag, GrpcLog};
 use envoy_types::pb::envoy::{
-    config::core::v3::{ApiVersion, RetryPolicy},
+    config::core::v3::RetryPolicy,
     extensions::access_loggers::grpc::v3::{
         CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
     },
@@ -39,9 +39,7 @@ fn common(at: &At<'_>, config: &CommonGrpcAccessLogConfig) -> Option<GrpcLog> {
     let tags = at.field("custom_tags");
     let tags: Vec<_> =
         config.custom_tags.iter().enumerate().map(|(i, tag)| custom_tag(&tags.index(i), tag)).collect();
-    if config.transport_api_version() == ApiVersion::V2 {
-        return at.field("transport_api_version").error("only V3 is supported");
-    }
+    core::transport_version(at, config.transport_api_version())?;
     Some(GrpcLog {
         log_name: config.log_name.clone(),
         service: service?,
