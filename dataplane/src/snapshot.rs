@@ -14,9 +14,9 @@ use std::{
 };
 
 use culvert_model::{
-    AssignmentPolicy, Cluster, ConnectionLimit, ConnectionRateLimit, Endpoint, ExtAuthz, FilterChain,
-    FilterStateValue, GlobalRateLimit, HeaderChanges, HeaderMatcher, Health, HttpConnectionManager,
-    HttpFault, HttpRbac, Listener, NetworkRbac, TcpProxy,
+    AssignmentPolicy, Cluster, Compressor, ConnectionLimit, ConnectionRateLimit, Endpoint, ExtAuthz,
+    FilterChain, FilterStateValue, GlobalRateLimit, HeaderChanges, HeaderMatcher, Health,
+    HttpConnectionManager, HttpFault, HttpRbac, JwtAuthentication, Listener, NetworkRbac, TcpProxy,
 };
 use culvert_proto::{
     balance::{HostSet, LocalZones, Rules, SubsetIndex},
@@ -159,6 +159,8 @@ pub struct HttpFilterSpec {
 
 /// What an HTTP filter is.
 pub enum HttpFilterKind {
+    /// `compressor`
+    Compressor(Arc<Compressor>),
     /// `cors`
     Cors,
     /// From ECDS.
@@ -181,6 +183,8 @@ pub enum HttpFilterKind {
     },
     /// `health_check`, without an upstream.
     HealthCheck(Arc<Vec<HeaderMatcher>>),
+    /// `jwt_authn`
+    Jwt(Arc<JwtAuthentication>),
     /// `local_ratelimit`
     LocalRateLimit(Arc<RateLimit>),
     /// `ratelimit`

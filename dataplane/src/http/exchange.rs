@@ -295,18 +295,19 @@ impl<'c> Exchange<'c> {
         if self.tells_attempts.get() {
             head.headers.set("x-envoy-attempt-count", self.record.attempts.get().max(1).to_string());
         }
-        filters::encode(self, &mut head.headers, None);
-        hygiene::finish_response(self, &mut head, !keep_alive);
         // These have no body whatever the configuration says; its bytes would be taken for the next response.
         let bodiless = matches!(reply.status, 100..=199 | 204 | 304);
         let body = if grpc { Chunk::Static(&[]) } else { reply.into_body() };
         let with_body = !body.is_empty() && !bodiless && self.head.method != culvert_proto::Method::Head;
+        let framing = if with_body { Framing::Length(body.len() as u64) } else { Framing::None };
+        filters::encode(self, &mut head, framing, None);
+        hygiene::finish_response(self, &mut head, !keep_alive);
         self.stream.send_head(&head, Framing::Length(body.len() as u64), !with_body);
         self.record.times.borrow_mut().tx_begin = Some(time::now());
         if with_body {
-            self.record.bytes_sent.set(body.len() as u64);
             self.stream.send_data(body);
             self.stream.finish(None);
+            self.record.bytes_sent.set(self.stream.sent());
         }
         self.record.times.borrow_mut().tx_end = Some(time::now());
         self.record.response.replace(Some(head));

@@ -73,7 +73,7 @@ impl HttpManager {
             RouteSpec::Rds(name) => worker.table(name),
         };
         let logs = worker.loggers(&spec.config.access_log);
-        let filters = filters::Chain::new(&spec.filters, &spec.config.stat_prefix, &worker.process.registry);
+        let filters = filters::Chain::new(&spec.filters, &spec.config.stat_prefix, worker);
         Self {
             options: RequestOptions::from(&*spec.config),
             stats,

@@ -459,6 +459,42 @@ stat_set! {
 }
 
 stat_set! {
+    /// Scope `http.<stat_prefix>.jwt_authn`, and the filter's `stat_prefix` behind it.
+    pub struct JwtStats {
+        counter allowed,
+        counter cors_preflight_bypassed,
+        counter denied,
+        counter jwks_fetch_failed,
+        counter jwks_fetch_success,
+    }
+}
+
+stat_set! {
+    /// Scope `http.<stat_prefix>.compressor.<compressor_library.name>.<kind>.response`.
+    pub struct CompressorStats {
+        counter compressed,
+        counter content_length_too_small,
+        counter not_compressed,
+        counter total_compressed_bytes,
+        counter total_uncompressed_bytes,
+    }
+}
+
+stat_set! {
+    /// Scope `http.<stat_prefix>.compressor.<compressor_library.name>.<kind>`.
+    pub struct EncodingStats {
+        /// The client likes the encoding of another filter better.
+        counter header_compressor_overshadowed,
+        counter header_compressor_used,
+        counter header_identity,
+        counter header_not_valid,
+        counter header_wildcard,
+        counter no_accept_header,
+        counter not_compressed_etag,
+    }
+}
+
+stat_set! {
     /// Scope `cluster.<name>.ratelimit`, and the filter's `stat_prefix` behind it: by where requests go.
     pub struct RateLimitStats {
         counter error,

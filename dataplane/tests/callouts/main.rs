@@ -2,6 +2,7 @@
 
 mod authz_grpc;
 mod authz_http;
+mod jwt;
 mod ratelimit;
 mod service;
 #[path = "../support/mod.rs"]

@@ -1,6 +1,7 @@
 //! HTTP filters before the router, over real sockets, on both drivers.
 
 mod access;
+mod compressor;
 mod cors;
 mod fault;
 mod headers;
@@ -55,6 +56,11 @@ impl Scene<'_> {
     /// Runs `test` on both drivers. The upstream answers with the head of the request; what is logged is the path, status,
     /// flags and details.
     fn run(&self, test: impl Fn(&Culvert, u16)) {
+        self.run_with("", test);
+    }
+
+    /// As [`Scene::run`], with further clusters.
+    fn run_with(&self, clusters: &str, test: impl Fn(&Culvert, u16)) {
         let upstream = Upstream::mirror();
         for driver in DRIVERS {
             let port = free_port();
@@ -67,7 +73,7 @@ impl Scene<'_> {
                  type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StderrAccessLog, log_format: \
                  {{text_format_source: {{inline_string: \"LOG %REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% \
                  %RESPONSE_CODE_DETAILS%\\n\"}}}}}}}}], http_filters: [{}, {}], route_config: {{name: r, {} \
-                 virtual_hosts: [{{name: v, domains: [\"*\"], {} routes: [{}]}}]}}}}}}]}}]}}]\n  clusters:\n{}",
+                 virtual_hosts: [{{name: v, domains: [\"*\"], {} routes: [{}]}}]}}}}}}]}}]}}]\n  clusters:\n{}{clusters}",
                 self.filters.join(", "),
                 filter("router", "router.v3.Router", ""),
                 self.config,

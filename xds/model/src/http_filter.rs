@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    AuthOverride, DiscoveredFilter, ExtAuthz, GlobalRateLimit, HeaderMatcher, HeaderValueOption, HostRules,
-    LocalDescriptor, RateLimitOverride, RateLimitRule, RbacRules, StringMatcher,
+    AuthOverride, Compressor, CompressorOverride, DiscoveredFilter, ExtAuthz, GlobalRateLimit, HeaderMatcher,
+    HeaderValueOption, HostRules, JwtAuthentication, JwtOverride, LocalDescriptor, RateLimitOverride,
+    RateLimitRule, RbacRules, StringMatcher,
 };
 
 /// One entry of `HttpConnectionManager.http_filters`.
@@ -23,6 +24,8 @@ pub struct NamedFilter {
 pub enum HttpFilter {
     /// `extensions.filters.http.cors.v3.Cors`: policies are those of routes.
     Cors,
+    /// `extensions.filters.http.compressor.v3.Compressor`
+    Compressor(Arc<Compressor>),
     /// `config_discovery`
     Discovered(Arc<DiscoveredFilter>),
     /// `extensions.filters.http.ext_authz.v3.ExtAuthz`
@@ -38,6 +41,8 @@ pub enum HttpFilter {
     },
     /// `extensions.filters.http.health_check.v3.HealthCheck`, answered without an upstream: requests that all of these match.
     HealthCheck(Arc<Vec<HeaderMatcher>>),
+    /// `extensions.filters.http.jwt_authn.v3.JwtAuthentication`
+    Jwt(Arc<JwtAuthentication>),
     /// `extensions.filters.http.local_ratelimit.v3.LocalRateLimit`
     LocalRateLimit(Arc<HttpRateLimit>),
     /// `extensions.filters.http.rbac.v3.RBAC`
@@ -73,6 +78,10 @@ pub enum FilterSettings {
     Fault(Arc<HttpFault>),
     /// `extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute`
     HeaderMutation(Arc<HeaderChanges>),
+    /// `extensions.filters.http.compressor.v3.CompressorPerRoute`
+    Compressor(CompressorOverride),
+    /// `extensions.filters.http.jwt_authn.v3.PerRouteConfig`
+    Jwt(JwtOverride),
     /// `extensions.filters.http.local_ratelimit.v3.LocalRateLimit`
     LocalRateLimit(Arc<HttpRateLimit>),
     /// `extensions.filters.http.ratelimit.v3.RateLimitPerRoute`

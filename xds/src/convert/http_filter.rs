@@ -19,11 +19,13 @@ use envoy_types::pb::{
             filters::{
                 common::fault::v3::{FaultDelay as FaultDelayPb, fault_delay::FaultDelaySecifier},
                 http::{
+                    compressor::v3 as compressor_pb,
                     cors::v3 as cors_pb,
                     ext_authz::v3 as authz_pb,
                     fault::v3::{self as fault_pb, fault_abort::ErrorType},
                     header_mutation::v3 as mutation_pb,
                     health_check::v3 as health_pb,
+                    jwt_authn::v3 as jwt_pb,
                     local_ratelimit::v3 as rate_pb,
                     ratelimit::v3 as global_pb,
                     rbac::v3 as rbac_pb,
@@ -175,6 +177,10 @@ fn http_filter(at: &At<'_>, any: &Any) -> Option<Known> {
         }
     } else if unpack::<cors_pb::Cors>(any).is_some() {
         HttpFilter::Cors
+    } else if let Some(compressor) = unpack::<compressor_pb::Compressor>(any) {
+        HttpFilter::Compressor(super::compressor::filter(at, &compressor)?)
+    } else if let Some(jwt) = unpack::<jwt_pb::JwtAuthentication>(any) {
+        HttpFilter::Jwt(super::jwt::filter(at, &jwt)?)
     } else if let Some(authz) = unpack::<authz_pb::ExtAuthz>(any) {
         HttpFilter::ExtAuthz(ext_authz::filter(at, &authz)?)
     } else if let Some(fault) = unpack::<fault_pb::HttpFault>(any) {
@@ -228,6 +234,8 @@ fn is_settings(any: &Any) -> bool {
         || unpack::<mutation_pb::HeaderMutationPerRoute>(any).is_some()
         || unpack::<cors_pb::CorsPolicy>(any).is_some()
         || unpack::<authz_pb::ExtAuthzPerRoute>(any).is_some()
+        || unpack::<compressor_pb::CompressorPerRoute>(any).is_some()
+        || unpack::<jwt_pb::PerRouteConfig>(any).is_some()
         || unpack::<fault_pb::HttpFault>(any).is_some()
         || unpack::<rate_pb::LocalRateLimit>(any).is_some()
         || unpack::<global_pb::RateLimitPerRoute>(any).is_some()
@@ -243,6 +251,10 @@ fn settings(at: &At<'_>, any: &Any) -> Option<FilterSettings> {
         FilterSettings::HeaderMutation(changes(&at.field("mutations"), mutation.mutations.as_ref())?)
     } else if let Some(policy) = unpack::<cors_pb::CorsPolicy>(any) {
         FilterSettings::Cors(cors(at, &policy)?)
+    } else if let Some(compressor) = unpack::<compressor_pb::CompressorPerRoute>(any) {
+        FilterSettings::Compressor(super::compressor::per_route(&compressor)?)
+    } else if let Some(jwt) = unpack::<jwt_pb::PerRouteConfig>(any) {
+        FilterSettings::Jwt(super::jwt::per_route(&jwt)?)
     } else if let Some(authz) = unpack::<authz_pb::ExtAuthzPerRoute>(any) {
         FilterSettings::ExtAuthz(ext_authz::per_route(at, &authz)?)
     } else if let Some(fault) = unpack::<fault_pb::HttpFault>(any) {

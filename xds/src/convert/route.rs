@@ -195,7 +195,7 @@ fn route(at: &At<'_>, route: &pb::Route, scope: &Scope<'_>) -> Option<Route> {
     })
 }
 
-fn route_match(at: &At<'_>, rule: &pb::RouteMatch) -> Option<RouteMatch> {
+pub(super) fn route_match(at: &At<'_>, rule: &pb::RouteMatch) -> Option<RouteMatch> {
     let path = path(at, rule);
     let at_headers = at.field("headers");
     let headers: Vec<_> =

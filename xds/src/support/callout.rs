@@ -221,7 +221,185 @@ pub(super) const TABLES: &[Table] = &[
         used: &["key", "value"],
         ..Table::of("envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.Entry")
     },
+    Table {
+        used: &[
+            "providers",
+            "rules",
+            "bypass_cors_preflight",
+            "requirement_map",
+            "strip_failure_response",
+            "stat_prefix",
+        ],
+        refused: &[("filter_state_rules", "requirements do not depend on filter state")],
+        ..Table::of("envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication")
+    },
+    Table {
+        used: &[
+            "issuer",
+            "audiences",
+            "subjects",
+            "require_expiration",
+            "max_lifetime",
+            "remote_jwks",
+            "local_jwks",
+            "forward",
+            "from_headers",
+            "from_params",
+            "from_cookies",
+            "forward_payload_header",
+            "pad_forward_payload_header",
+            "payload_in_metadata",
+            "normalize_payload_in_metadata",
+            "header_in_metadata",
+            "clock_skew_seconds",
+            "claim_to_headers",
+            "clear_route_cache",
+        ],
+        no_effect: &[("jwt_cache_config", "every token is verified each time")],
+        refused: &[("failed_status_in_metadata", "the metadata does not say why a token is refused")],
+        ..Table::of("envoy.extensions.filters.http.jwt_authn.v3.JwtProvider")
+    },
+    Table {
+        used: &["space_delimited_claims"],
+        ..Table::of("envoy.extensions.filters.http.jwt_authn.v3.JwtProvider.NormalizePayload")
+    },
+    Table {
+        no_effect: &[
+            ("jwt_cache_size", "every token is verified each time"),
+            ("jwt_max_token_size", "every token is verified each time"),
+        ],
+        ..Table::of("envoy.extensions.filters.http.jwt_authn.v3.JwtCacheConfig")
+    },
+    Table {
+        used: &["http_uri", "cache_duration", "async_fetch", "retry_policy"],
+        ..Table::of("envoy.extensions.filters.http.jwt_authn.v3.RemoteJwks")
+    },
+    Table {
+        used: &["failed_refetch_duration"],
+        no_effect: &[("fast_listener", "listeners do not wait for keys; requests do")],
+        ..Table::of("envoy.extensions.filters.http.jwt_authn.v3.JwksAsyncFetch")
+    },
+    Table { used: &["uri", "cluster", "timeout"], ..Table::of("envoy.config.core.v3.HttpUri") },
+    Table {
+        used: &["name", "value_prefix"],
+        ..Table::of("envoy.extensions.filters.http.jwt_authn.v3.JwtHeader")
+    },
+    Table {
+        used: &["header_name", "claim_name", "claim_path"],
+        ..Table::of("envoy.extensions.filters.http.jwt_authn.v3.JwtClaimToHeader")
+    },
+    Table {
+        used: &["key"],
+        ..Table::of("envoy.extensions.filters.http.jwt_authn.v3.JwtClaimToHeader.PathSegment")
+    },
+    Table {
+        used: &["match", "requires", "requirement_name"],
+        ..Table::of("envoy.extensions.filters.http.jwt_authn.v3.RequirementRule")
+    },
+    Table {
+        used: &[
+            "provider_name",
+            "provider_and_audiences",
+            "requires_any",
+            "requires_all",
+            "allow_missing_or_failed",
+            "allow_missing",
+        ],
+        refused: &[(
+            "extract_only_without_validation",
+            "tokens are verified before anything of them is used",
+        )],
+        ..Table::of("envoy.extensions.filters.http.jwt_authn.v3.JwtRequirement")
+    },
+    Table {
+        used: &["provider_name", "audiences"],
+        ..Table::of("envoy.extensions.filters.http.jwt_authn.v3.ProviderWithAudiences")
+    },
+    Table {
+        used: &["requirements"],
+        ..Table::of("envoy.extensions.filters.http.jwt_authn.v3.JwtRequirementOrList")
+    },
+    Table {
+        used: &["requirements"],
+        ..Table::of("envoy.extensions.filters.http.jwt_authn.v3.JwtRequirementAndList")
+    },
+    Table {
+        used: &["disabled", "requirement_name"],
+        ..Table::of("envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig")
+    },
+    Table {
+        used: &[
+            "compressor_library",
+            "response_direction_config",
+            "content_length",
+            "content_type",
+            "disable_on_etag_header",
+            "remove_accept_encoding_header",
+            "choose_first",
+        ],
+        refused: &[
+            ("request_direction_config", "requests are not compressed"),
+            ("runtime_enabled", "the switch has to be in response_direction_config.common_config"),
+        ],
+        ..Table::of("envoy.extensions.filters.http.compressor.v3.Compressor")
+    },
+    Table {
+        used: &["enabled", "min_content_length", "content_type", "content_type_matcher"],
+        ..Table::of("envoy.extensions.filters.http.compressor.v3.Compressor.CommonDirectionConfig")
+    },
+    Table {
+        used: &[
+            "common_config",
+            "disable_on_etag_header",
+            "weaken_etag_on_compress",
+            "remove_accept_encoding_header",
+            "uncompressible_response_codes",
+        ],
+        only_off: &["status_header_enabled"],
+        ..Table::of("envoy.extensions.filters.http.compressor.v3.Compressor.ResponseDirectionConfig")
+    },
+    Table {
+        used: &["disabled", "overrides"],
+        ..Table::of("envoy.extensions.filters.http.compressor.v3.CompressorPerRoute")
+    },
+    Table {
+        used: &["response_direction_config"],
+        refused: &[("compressor_library", "routes cannot compress in another way than the filter")],
+        ..Table::of("envoy.extensions.filters.http.compressor.v3.CompressorOverrides")
+    },
+    Table {
+        used: &["remove_accept_encoding_header"],
+        ..Table::of("envoy.extensions.filters.http.compressor.v3.ResponseDirectionOverrides")
+    },
+    Table {
+        used: &["compression_level"],
+        no_effect: &[
+            ("memory_level", OWN_MEMORY),
+            ("window_bits", OWN_MEMORY),
+            ("chunk_size", OWN_MEMORY),
+            ("compression_strategy", "the strategy is the usual one"),
+        ],
+        ..Table::of("envoy.extensions.compression.gzip.compressor.v3.Gzip")
+    },
+    Table {
+        used: &["quality", "window_bits"],
+        no_effect: &[
+            ("encoder_mode", "the mode is the usual one"),
+            ("input_block_bits", OWN_MEMORY),
+            ("chunk_size", OWN_MEMORY),
+        ],
+        only_off: &["disable_literal_context_modeling"],
+        ..Table::of("envoy.extensions.compression.brotli.compressor.v3.Brotli")
+    },
+    Table {
+        used: &["compression_level", "enable_checksum"],
+        no_effect: &[("strategy", "the strategy is that of the level"), ("chunk_size", OWN_MEMORY)],
+        refused: &[("dictionary", "dictionaries are not supported")],
+        ..Table::of("envoy.extensions.compression.zstd.compressor.v3.Zstd")
+    },
 ];
+
+const OWN_MEMORY: &str = "what is sent is the same; memory is the library's own business";
 
 const AS_IT_IS: &str = "the value is taken as it is";
 

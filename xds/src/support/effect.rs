@@ -32,7 +32,7 @@ const SAMPLES: [&str; 9] =
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 
 /// Fields that have an effect no change of them can show.
-const EXEMPT: [(Place, &str); 19] = [
+const EXEMPT: [(Place, &str); 20] = [
     (("envoy.config.route.v3.FilterConfig", "is_optional"), "without it what is not supported is refused"),
     (("envoy.extensions.filters.http.health_check.v3.HealthCheck", "pass_through_mode"), ONE_VALUE),
     (("envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue", "factory_key"), ONE_VALUE),
@@ -51,6 +51,10 @@ const EXEMPT: [(Place, &str); 19] = [
         ONE_VALUE,
     ),
     (("envoy.config.ratelimit.v3.RateLimitServiceConfig", "transport_api_version"), ONE_VALUE),
+    (
+        ("envoy.extensions.filters.http.jwt_authn.v3.JwtProvider", "local_jwks"),
+        "a set of keys with anything behind it is none",
+    ),
     (("envoy.extensions.filters.http.ext_authz.v3.ExtAuthz", "transport_api_version"), ONE_VALUE),
     (("envoy.type.matcher.v3.RegexMatcher", "google_re2"), ONE_VALUE),
     (("xds.type.matcher.v3.RegexMatcher", "google_re2"), ONE_VALUE),

@@ -11,8 +11,8 @@ pub mod local_limit;
 use std::sync::Arc;
 
 use culvert_model::{
-    AuthOverride, CorsPolicy, FilterSettings, HeaderChange, HeaderChanges, HttpFault, HttpRbac,
-    RateLimitOverride,
+    AuthOverride, CompressorOverride, CorsPolicy, FilterSettings, HeaderChange, HeaderChanges, HttpFault,
+    HttpRbac, JwtOverride, RateLimitOverride,
 };
 
 use crate::{
@@ -45,6 +45,8 @@ impl AccessControl {
 /// Settings of a filter on a level of routes, compiled.
 #[derive(Debug)]
 pub enum Settings {
+    /// `compressor`
+    Compressor(CompressorOverride),
     /// `cors`
     Cors(Arc<CorsPolicy>),
     /// `ext_authz`
@@ -53,6 +55,8 @@ pub enum Settings {
     Fault(Arc<HttpFault>),
     /// `header_mutation`
     HeaderMutation(Arc<HeaderChanges>),
+    /// `jwt_authn`
+    Jwt(JwtOverride),
     /// `local_ratelimit`
     LocalRateLimit(RateLimit),
     /// `ratelimit`
@@ -65,6 +69,8 @@ impl Settings {
     /// Compiles settings.
     pub(crate) fn compile(settings: &FilterSettings) -> Self {
         match settings {
+            FilterSettings::Compressor(own) => Self::Compressor(own.clone()),
+            FilterSettings::Jwt(own) => Self::Jwt(own.clone()),
             FilterSettings::Cors(policy) => Self::Cors(policy.clone()),
             FilterSettings::ExtAuthz(own) => Self::ExtAuthz(own.clone()),
             FilterSettings::Fault(fault) => Self::Fault(fault.clone()),

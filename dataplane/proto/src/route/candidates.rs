@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use culvert_model::{FullRegex, PathMatch, Route};
+use culvert_model::{FullRegex, PathMatch, Route, RouteMatch};
 use regex_syntax::hir::literal::{ExtractKind, Extractor};
 use smallvec::SmallVec;
 
@@ -124,6 +124,30 @@ fn path_matches(matcher: &PathMatch, path: &[u8]) -> bool {
         PathMatch::SeparatedPrefix { value, .. } => matches!(path.get(value.len()), None | Some(b'/')),
         PathMatch::Regex(regex) => regex.is_match(path),
     }
+}
+
+/// Whether a request is one that `matcher` is for.
+pub fn request_matches(matcher: &RouteMatch, request: &RequestView<'_>, random: u64) -> bool {
+    let path = split_query(request.path).0;
+    let starts = |value: &str, ignore_case: bool| {
+        let head = path.get(..value.len());
+        head.is_some_and(|head| match ignore_case {
+            true => head.eq_ignore_ascii_case(value.as_bytes()),
+            false => head == value.as_bytes(),
+        })
+    };
+    let connect = request.method == b"CONNECT";
+    let fits = match &matcher.path {
+        PathMatch::Connect => connect,
+        PathMatch::Exact { value, ignore_case } => path.len() == value.len() && starts(value, *ignore_case),
+        PathMatch::Prefix { value, ignore_case } | PathMatch::SeparatedPrefix { value, ignore_case } => {
+            starts(value, *ignore_case)
+        }
+        PathMatch::Regex(_) => true,
+    };
+    fits && connect == matches!(matcher.path, PathMatch::Connect)
+        && path_matches(&matcher.path, path)
+        && matcher::conditions_match(matcher, request, random)
 }
 
 /// Bytes that everything the expression matches starts with.

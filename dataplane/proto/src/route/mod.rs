@@ -15,6 +15,7 @@ mod table;
 mod trie;
 mod weighted;
 
+pub use candidates::request_matches;
 pub use hash::{HashContext, cookie_text, ip_hash, request_hash, set_cookie};
 pub use matcher::{header_matches, response_header_matches, string_matches};
 pub(crate) use matcher::{query_matches, query_value};

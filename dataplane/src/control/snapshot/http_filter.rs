@@ -43,7 +43,9 @@ fn extension_id(key: &ResourceKey) -> Arc<str> {
 
 fn kind(filter: &HttpFilter) -> Option<HttpFilterKind> {
     Some(match filter {
+        HttpFilter::Compressor(config) => HttpFilterKind::Compressor(config.clone()),
         HttpFilter::Cors => HttpFilterKind::Cors,
+        HttpFilter::Jwt(config) => HttpFilterKind::Jwt(config.clone()),
         HttpFilter::ExtAuthz(config) => HttpFilterKind::ExtAuthz(config.clone()),
         HttpFilter::Fault(config) => {
             HttpFilterKind::Fault(Arc::new(FaultSpec { config: config.clone(), active: AtomicU64::new(0) }))

@@ -8,28 +8,21 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 use super::{Filter, Response, Scope, State, Verdict};
 use crate::{
     http::{exchange::Exchange, log::Flags, reply::Reply},
-    observe::stats::Registry,
     snapshot::HttpFilterKind,
+    worker::Worker,
 };
 
 pub(super) struct Discovered {
     id: Arc<str>,
     default: Option<Arc<HttpFilterKind>>,
     stat_prefix: String,
-    registry: Registry,
     /// What it was last, and from what that was made.
     last: RefCell<Option<(Arc<HttpFilterKind>, Rc<Filter>)>>,
 }
 
 impl Discovered {
-    pub(super) fn new(
-        id: Arc<str>,
-        default: Option<Arc<HttpFilterKind>>,
-        stat_prefix: &str,
-        registry: &Registry,
-    ) -> Self {
-        let (stat_prefix, registry) = (stat_prefix.to_owned(), registry.clone());
-        Self { id, default, stat_prefix, registry, last: RefCell::default() }
+    pub(super) fn new(id: Arc<str>, default: Option<Arc<HttpFilterKind>>, stat_prefix: &str) -> Self {
+        Self { id, default, stat_prefix: stat_prefix.to_owned(), last: RefCell::default() }
     }
 
     pub(super) async fn decode(
@@ -38,7 +31,7 @@ impl Discovered {
         scope: &Scope<'_>,
         state: &mut State,
     ) -> Verdict {
-        let Some(filter) = self.current(exchange.conn.worker.extension(&self.id)) else {
+        let Some(filter) = self.current(&exchange.conn.worker) else {
             let reply = Reply::new(500, "").flag(Flags::NO_FILTER_CONFIG);
             return Verdict::Reply(reply.details("no_filter_config_found"));
         };
@@ -50,7 +43,8 @@ impl Discovered {
 
     /// The filter that there is now. One that was there and is gone, with nothing to take its place, serves on: what drains
     /// with a listener that was removed has its filters until its end.
-    fn current(&self, found: Option<Arc<HttpFilterKind>>) -> Option<Rc<Filter>> {
+    fn current(&self, worker: &Worker) -> Option<Rc<Filter>> {
+        let found = worker.extension(&self.id);
         let mut last = self.last.borrow_mut();
         let Some(kind) = found.or_else(|| self.default.clone()) else {
             return last.as_ref().map(|(_, filter)| filter.clone());
@@ -60,7 +54,7 @@ impl Discovered {
         {
             return Some(filter.clone());
         }
-        let filter = Rc::new(Filter::new(&kind, &self.stat_prefix, &self.registry));
+        let filter = Rc::new(Filter::new(&kind, &self.stat_prefix, worker));
         *last = Some((kind, filter.clone()));
         Some(filter)
     }

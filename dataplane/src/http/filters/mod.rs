@@ -4,12 +4,14 @@
 //! while, or answers it. Every response passes [`Filter::encode`], also those that culvert gives itself. A filter's state
 //! is made when the connection manager is; what routes say about it is found by number.
 
+mod compressor;
 mod cors;
 mod discovered;
 mod ext_authz;
 mod fault;
 mod header_mutation;
 mod health_check;
+mod jwt;
 mod local_ratelimit;
 mod ratelimit;
 mod rbac;
@@ -20,22 +22,24 @@ use culvert_model::{
     Action, ClusterSpecifier, Fraction, HostRules, RateLimitRule, Route, VirtualHost, WeightedCluster,
 };
 use culvert_proto::{
-    Headers,
+    Headers, ResponseHead,
     filter::{Settings, descriptor},
+    h1::Framing,
     route::{Match, NoRoute, Override, Place, Table, pick_cluster},
 };
 use smallvec::SmallVec;
 
 use crate::{
     http::{codec::ReceiveError, exchange::Exchange, metadata::DynamicMetadata, reply::Reply},
-    observe::stats::Registry,
     snapshot::{HttpFilterKind, HttpFilterSpec},
     upstream::{Cluster, Host},
-    worker::LocalTable,
+    worker::{LocalTable, Worker},
 };
 
 /// An HTTP filter with this worker's state.
 enum Filter {
+    /// `compressor`
+    Compressor(compressor::ResponseCompressor),
     /// `cors`
     Cors(cors::Cors),
     /// Whatever ECDS says.
@@ -48,6 +52,8 @@ enum Filter {
     HeaderMutation(header_mutation::HeaderMutation),
     /// `health_check`
     HealthCheck(health_check::HealthCheck),
+    /// `jwt_authn`
+    Jwt(jwt::Authenticator),
     /// `local_ratelimit`
     LocalRateLimit(local_ratelimit::RateLimiter),
     /// `ratelimit`
@@ -75,6 +81,8 @@ enum State {
     Nothing,
     /// May go on, with changes of the response.
     Authorized(Box<ext_authz::Changes>),
+    /// May be compressed; what the client accepts.
+    Compressing(Option<Box<[u8]>>),
     /// Counted by a service.
     Counted(Box<ratelimit::Told>),
     /// A request across origins, which may be.
@@ -92,15 +100,19 @@ enum State {
 }
 
 impl Filter {
-    fn new(kind: &HttpFilterKind, stat_prefix: &str, registry: &Registry) -> Self {
+    fn new(kind: &HttpFilterKind, stat_prefix: &str, worker: &Worker) -> Self {
+        let registry = &worker.process.registry;
         match kind {
+            HttpFilterKind::Compressor(config) => {
+                Self::Compressor(compressor::ResponseCompressor::new(config.clone(), stat_prefix, registry))
+            }
+            HttpFilterKind::Jwt(config) => {
+                Self::Jwt(jwt::Authenticator::new(config.clone(), stat_prefix, worker))
+            }
             HttpFilterKind::Cors => Self::Cors(cors::Cors::new(stat_prefix, registry)),
-            HttpFilterKind::Discovered { id, default } => Self::Discovered(discovered::Discovered::new(
-                id.clone(),
-                default.clone(),
-                stat_prefix,
-                registry,
-            )),
+            HttpFilterKind::Discovered { id, default } => {
+                Self::Discovered(discovered::Discovered::new(id.clone(), default.clone(), stat_prefix))
+            }
             HttpFilterKind::ExtAuthz(config) => {
                 Self::ExtAuthz(ext_authz::Authorizer::new(config.clone(), stat_prefix, registry))
             }
@@ -132,6 +144,8 @@ impl Filter {
     /// Looks at the head of a request.
     async fn decode(&self, exchange: &mut Exchange<'_>, scope: &Scope<'_>, state: &mut State) -> Verdict {
         match self {
+            Self::Compressor(filter) => filter.decode(exchange, scope, state),
+            Self::Jwt(filter) => Box::pin(filter.decode(exchange, scope)).await,
             Self::Cors(filter) => filter.decode(exchange, scope, state),
             // Boxed, as requests that nobody is asked about would pay for its size.
             Self::ExtAuthz(filter) => Box::pin(filter.decode(exchange, scope, state)).await,
@@ -149,6 +163,7 @@ impl Filter {
     /// Looks at the head of a response.
     fn encode(&self, exchange: &Exchange<'_>, scope: &Scope<'_>, state: &State, response: &mut Response<'_>) {
         match self {
+            Self::Compressor(filter) => filter.encode(exchange, state, response),
             Self::Cors(filter) => filter.encode(exchange, scope, state, response),
             Self::Discovered(_) => discovered::encode(exchange, scope, state, response),
             Self::ExtAuthz(_) => ext_authz::encode(state, response),
@@ -156,7 +171,7 @@ impl Filter {
             Self::HealthCheck(_) => health_check::encode(exchange, state, response),
             Self::LocalRateLimit(filter) => filter.encode(exchange, scope, state, response),
             Self::RateLimit(filter) => filter.encode(exchange, state, response),
-            Self::Fault(_) | Self::Rbac(_) | Self::Unsupported => {}
+            Self::Fault(_) | Self::Jwt(_) | Self::Rbac(_) | Self::Unsupported => {}
         }
     }
 }
@@ -164,6 +179,9 @@ impl Filter {
 /// The head of a response on its way to the client.
 struct Response<'r> {
     headers: &'r mut Headers,
+    status: u16,
+    /// How its body is framed.
+    framing: Framing,
     /// Where it comes from, if not from here.
     host: Option<&'r Rc<Host>>,
 }
@@ -284,11 +302,11 @@ fn describing<'a>(exchange: &'a Exchange<'_>, scope: &'a Scope<'_>) -> descripto
 
 impl Chain {
     /// The filters that a connection manager with this `stat_prefix` has.
-    pub(super) fn new(specs: &[HttpFilterSpec], stat_prefix: &str, registry: &Registry) -> Self {
+    pub(super) fn new(specs: &[HttpFilterSpec], stat_prefix: &str, worker: &Worker) -> Self {
         let entry = |spec: &HttpFilterSpec| Entry {
             name: spec.name.clone(),
             disabled: spec.disabled,
-            filter: Filter::new(&spec.kind, stat_prefix, registry),
+            filter: Filter::new(&spec.kind, stat_prefix, worker),
         };
         Self { entries: specs.iter().map(entry).collect(), numbers: RefCell::default() }
     }
@@ -418,12 +436,17 @@ impl Scope<'_> {
     }
 }
 
-/// Takes the head of a response through the filters, from the last to the first. `host`: where it comes from, if not from
-/// here.
-pub(super) fn encode(exchange: &Exchange<'_>, headers: &mut Headers, host: Option<&Rc<Host>>) {
+/// Takes the head of a response through the filters, from the last to the first. `framing` is that of its body. `host`: where
+/// it comes from, if not from here.
+pub(super) fn encode(
+    exchange: &Exchange<'_>,
+    head: &mut ResponseHead,
+    framing: Framing,
+    host: Option<&Rc<Host>>,
+) {
     let chain = &exchange.conn.manager.filters;
     let run = &exchange.filters;
-    let mut response = Response { headers, host };
+    let mut response = Response { status: head.status, headers: &mut head.headers, framing, host };
     for (index, entry) in chain.entries.iter().enumerate().rev() {
         let scope = run.scope(index);
         if !scope.is_off(entry) {

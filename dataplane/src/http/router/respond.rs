@@ -76,7 +76,7 @@ impl Exchange<'_> {
         self.upstream_answered(passage, lent, &head);
         self.record.status.set(head.status);
         self.record.details.set("via_upstream");
-        self.finish_head(&mut head, passage, lent, switched, close);
+        self.finish_head(&mut head, passage, lent, downstream_framing, close);
         self.stream.send_head(&head, downstream_framing, downstream_framing.is_empty());
         self.record.framing.set(downstream_framing);
         self.record.times.borrow_mut().tx_begin = Some(time::now());
@@ -94,15 +94,16 @@ impl Exchange<'_> {
         loop {
             match poll_fn(|cx| upstream.poll_body(cx)).await {
                 Ok(Body::Data(chunk)) => {
-                    self.record.bytes_sent.set(self.record.bytes_sent.get() + chunk.len() as u64);
                     passage.activity.touch();
                     server.send_data(chunk);
+                    self.record.bytes_sent.set(server.sent());
                 }
                 Ok(Body::End) => {
                     let trailers = upstream.take_trailers();
                     let enabled =
                         server.is_multiplexed() || self.conn.manager.spec.config.http1.enable_trailers;
                     server.finish(trailers.as_ref().filter(|_| enabled));
+                    self.record.bytes_sent.set(server.sent());
                     if trailers.is_some() {
                         self.record.trailers.replace(trailers);
                     }
@@ -170,10 +171,10 @@ impl Exchange<'_> {
         head: &mut ResponseHead,
         passage: &Passage<'_>,
         lent: &Lent,
-        switched: bool,
+        framing: Framing,
         close: bool,
     ) {
-        h1::remove_hop_by_hop(&mut head.headers, switched);
+        h1::remove_hop_by_hop(&mut head.headers, framing == Framing::Tunnel);
         if !self.conn.manager.spec.config.suppress_envoy_headers {
             let mut text = Vec::with_capacity(8);
             h1::push_decimal(millis(time::now() - self.record.started), &mut text);
@@ -185,7 +186,7 @@ impl Exchange<'_> {
         }
         passage.mutations.apply_to_response(&mut head.headers, &values, &mut Vec::new());
         self.new_cookies.write(&mut head.headers);
-        filters::encode(self, &mut head.headers, Some(&lent.host));
+        filters::encode(self, head, framing, Some(&lent.host));
         hygiene::finish_response(self, head, close);
     }
 }

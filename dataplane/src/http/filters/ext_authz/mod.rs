@@ -113,7 +113,9 @@ impl Authorizer {
                 if let Some(cluster) = cluster.as_ref().filter(|_| config.charge_cluster) {
                     cluster.codes.record(denial.status);
                 }
-                exchange.filters.metadata.merge(NAMESPACE, denial.metadata.clone());
+                if !denial.metadata.is_empty() {
+                    exchange.filters.metadata.merge(NAMESPACE, denial.metadata.clone());
+                }
                 Verdict::Reply(deny(*denial))
             }
             Decision::Error => {

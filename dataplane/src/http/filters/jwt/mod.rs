@@ -1,0 +1,362 @@
+//! `envoy.filters.http.jwt_authn`: who sends a request, after a token that somebody trusted has signed.
+
+mod keys;
+mod place;
+mod source;
+mod token;
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use culvert_model::{JwtAuthentication, JwtOverride, JwtProvider, JwtRequirement, Struct, Value};
+use culvert_proto::{
+    Headers, Method,
+    filter::Settings,
+    h1::is_field,
+    route::{request_matches, string_matches},
+};
+use serde_json::Value as Json;
+
+use self::{
+    place::Place,
+    source::Source,
+    token::{Fault, Token},
+};
+use super::{Scope, Verdict};
+use crate::{
+    http::{exchange::Exchange, reply::Reply},
+    observe::stats::JwtStats,
+    worker::Worker,
+};
+
+/// The namespace of what tokens say.
+const NAMESPACE: &str = "envoy.filters.http.jwt_authn";
+
+/// Most bytes of a path that clients are told again.
+const REALM_PATH_MAX: usize = 256;
+
+/// The filter on one worker.
+pub(super) struct Authenticator {
+    config: Arc<JwtAuthentication>,
+    stats: Arc<JwtStats>,
+    /// In the order of the providers.
+    sources: Vec<Source>,
+}
+
+/// Tokens that are valid, of which provider, and where they were.
+type Found = Vec<(usize, Place, Token)>;
+
+type Verifying<'a> = Pin<Box<dyn Future<Output = Result<(), Fault>> + 'a>>;
+
+impl Authenticator {
+    pub(super) fn new(config: Arc<JwtAuthentication>, stat_prefix: &str, worker: &Worker) -> Self {
+        let stats = Arc::new(JwtStats::default());
+        let scope = match config.stat_prefix.trim_end_matches('.') {
+            "" => format!("http.{stat_prefix}.jwt_authn"),
+            own => format!("http.{stat_prefix}.jwt_authn.{own}"),
+        };
+        worker.process.registry.register(scope, stats.clone());
+        let source = |provider: &JwtProvider| Source::new(&provider.keys, &stats, worker);
+        let sources = config.providers.iter().map(source).collect();
+        Self { config, stats, sources }
+    }
+
+    pub(super) async fn decode(&self, exchange: &mut Exchange<'_>, scope: &Scope<'_>) -> Verdict {
+        let headers = &exchange.head.headers;
+        let is_set = |name| headers.get(name).is_some_and(|value: &[u8]| !value.is_empty());
+        if self.config.bypass_preflight
+            && exchange.head.method == Method::Options
+            && is_set("origin")
+            && is_set("access-control-request-method")
+        {
+            self.stats.cors_preflight_bypassed.inc();
+            return Verdict::Continue;
+        }
+        // Nobody but this filter may say what a token says.
+        for provider in &self.config.providers {
+            exchange.head.headers.remove(&provider.payload_header);
+            for (name, _) in &provider.claim_headers {
+                exchange.head.headers.remove(name);
+            }
+        }
+        let requirement = match self.requirement(exchange, scope) {
+            Ok(Some(requirement)) => requirement,
+            Ok(None) => {
+                self.stats.allowed.inc();
+                return Verdict::Continue;
+            }
+            Err(name) => return Verdict::Reply(self.misnamed(name)),
+        };
+        let mut found = Found::new();
+        let verifying = self.verify(exchange, requirement, &mut found);
+        let Some(outcome) = exchange.attended(verifying).await else { return Verdict::Gone };
+        if let Err(fault) = outcome {
+            self.stats.denied.inc();
+            return Verdict::Reply(self.refusal(exchange, fault));
+        }
+        for (index, place, token) in found {
+            apply(exchange, &self.config.providers[index], &place, &token);
+        }
+        self.stats.allowed.inc();
+        Verdict::Continue
+    }
+
+    /// What is required of a request, if anything is; the name of a requirement that there is not.
+    fn requirement<'a>(
+        &'a self,
+        exchange: &Exchange<'_>,
+        scope: &Scope<'a>,
+    ) -> Result<Option<&'a JwtRequirement>, &'a str> {
+        match scope.settings() {
+            Some(Settings::Jwt(JwtOverride::Disabled)) => Ok(None),
+            Some(Settings::Jwt(JwtOverride::Requirement(name))) => {
+                let found = self.config.named.iter().find(|(known, _)| known == name);
+                found.map(|(_, requirement)| Some(requirement)).ok_or(name)
+            }
+            _ => {
+                let random = exchange.conn.worker.rng.borrow_mut().u64(..);
+                let view = exchange.head.view();
+                let rule = self.config.rules.iter().find(|(rule, _)| request_matches(rule, &view, random));
+                Ok(rule.and_then(|(_, requirement)| requirement.as_ref()))
+            }
+        }
+    }
+
+    fn verify<'a>(
+        &'a self,
+        exchange: &'a Exchange<'_>,
+        requirement: &'a JwtRequirement,
+        found: &'a mut Found,
+    ) -> Verifying<'a> {
+        Box::pin(async move {
+            match requirement {
+                JwtRequirement::Provider { index, audiences } => {
+                    let tokens = place::tokens(&self.config.providers[*index], &exchange.head);
+                    if tokens.is_empty() {
+                        return Err(Fault::Missing);
+                    }
+                    // All of them have to be valid: who comes after may look at another one than this filter.
+                    for (place, text) in tokens {
+                        let (index, token) =
+                            self.token(exchange, Some(*index), audiences.as_deref(), &text).await?;
+                        found.push((index, place, token));
+                    }
+                    Ok(())
+                }
+                JwtRequirement::All(list) => {
+                    for requirement in list {
+                        self.verify(exchange, requirement, found).await?;
+                    }
+                    Ok(())
+                }
+                JwtRequirement::Any(list) => {
+                    let mut fault = Fault::Missing;
+                    let (mut missing, mut failed) = (false, false);
+                    for requirement in list {
+                        match requirement {
+                            JwtRequirement::AllowMissing => missing = true,
+                            JwtRequirement::AllowMissingOrFailed => failed = true,
+                            requirement => match self.verify(exchange, requirement, found).await {
+                                Ok(()) => return Ok(()),
+                                Err(other) if weight(other) >= weight(fault) => fault = other,
+                                Err(_) => {}
+                            },
+                        }
+                    }
+                    if failed || missing && fault == Fault::Missing { Ok(()) } else { Err(fault) }
+                }
+                JwtRequirement::AllowMissing => self.all(exchange, found).await,
+                JwtRequirement::AllowMissingOrFailed => {
+                    // What is valid is told of, the rest is nobody's business.
+                    let _ = self.all(exchange, found).await;
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    /// Verifies whatever tokens there are, each by the provider that is its issuer.
+    async fn all(&self, exchange: &Exchange<'_>, found: &mut Found) -> Result<(), Fault> {
+        let mut seen: Vec<(Place, String)> = Vec::new();
+        for provider in &self.config.providers {
+            for token in place::tokens(provider, &exchange.head) {
+                if !seen.contains(&token) {
+                    seen.push(token);
+                }
+            }
+        }
+        for (place, text) in seen {
+            let (index, token) = self.token(exchange, None, None, &text).await?;
+            found.push((index, place, token));
+        }
+        Ok(())
+    }
+
+    async fn token(
+        &self,
+        exchange: &Exchange<'_>,
+        provider: Option<usize>,
+        audiences: Option<&[String]>,
+        text: &str,
+    ) -> Result<(usize, Token), Fault> {
+        let token = Token::parse(text)?;
+        let issues = |provider: &JwtProvider| provider.issuer.is_empty() || provider.issuer == token.issuer;
+        let index = match provider {
+            Some(index) => Some(index).filter(|index| issues(&self.config.providers[*index])),
+            None => self.config.providers.iter().position(issues),
+        };
+        let index = index.ok_or(Fault::UnknownIssuer)?;
+        let provider = &self.config.providers[index];
+        check(provider, audiences, &token)?;
+        let keys = self.sources[index].keys(&exchange.conn.worker).await?;
+        keys.verify(&token)?;
+        Ok((index, token))
+    }
+
+    fn refusal(&self, exchange: &Exchange<'_>, fault: Fault) -> Reply {
+        let status = if fault == Fault::AudienceNotAllowed { 403 } else { 401 };
+        let details = format!("jwt_authn_access_denied{{{}}}", fault.text().replace(' ', "_"));
+        if self.config.strip_failure {
+            return Reply::new(status, "").details_text(details);
+        }
+        let head = &exchange.head;
+        let path = head.path().get(..REALM_PATH_MAX).unwrap_or(head.path());
+        let scheme = head.scheme.as_str().as_bytes();
+        let mut realm = [b"Bearer realm=\"", scheme, b"://", head.authority(), path, b"\""].concat();
+        if fault != Fault::Missing {
+            realm.extend_from_slice(b", error=\"invalid_token\"");
+        }
+        let mut headers = Headers::new();
+        headers.push("www-authenticate", realm);
+        Reply::new(status, fault.text()).details_text(details).headers(headers)
+    }
+
+    /// Answers requests of a route that names a requirement that there is not.
+    fn misnamed(&self, name: &str) -> Reply {
+        self.stats.denied.inc();
+        let text = format!("Failed JWT authentication: Wrong requirement_name: {name}");
+        let details = format!("jwt_authn_access_denied{{{}}}", text.replace(' ', "_"));
+        Reply::new(403, "").details_text(details).body(text.into_bytes().into())
+    }
+}
+
+/// Which of several faults is told: what is wrong with a token says more than that there is none.
+fn weight(fault: Fault) -> u8 {
+    match fault {
+        Fault::Missing => 0,
+        Fault::UnknownIssuer => 1,
+        _ => 2,
+    }
+}
+
+/// Everything about a token but its signature.
+fn check(provider: &JwtProvider, audiences: Option<&[String]>, token: &Token) -> Result<(), Fault> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let skew = provider.clock_skew;
+    if provider.subjects.as_ref().is_some_and(|it| !string_matches(it, token.subject.as_bytes())) {
+        return Err(Fault::Verification);
+    }
+    if token.not_before > now.saturating_add(skew) {
+        return Err(Fault::NotYetValid);
+    }
+    if token.expires == 0 {
+        if provider.require_expiration || provider.max_lifetime.is_some() {
+            return Err(Fault::Verification);
+        }
+    } else if now > token.expires.saturating_add(skew) {
+        return Err(Fault::Expired);
+    } else if provider.max_lifetime.is_some_and(|max| token.expires > now.saturating_add(max.as_secs())) {
+        return Err(Fault::Verification);
+    }
+    let allowed = audiences.unwrap_or(&provider.audiences);
+    let fits = |audience: &String| allowed.iter().any(|known| known == plain(audience));
+    if !allowed.is_empty() && !token.audiences.iter().any(fits) {
+        return Err(Fault::AudienceNotAllowed);
+    }
+    Ok(())
+}
+
+/// An audience without scheme and slash at the end, as those of the configuration are.
+fn plain(audience: &str) -> &str {
+    let rest = audience.strip_prefix("https://").or(audience.strip_prefix("http://"));
+    let rest = rest.unwrap_or(audience);
+    rest.strip_suffix('/').unwrap_or(rest)
+}
+
+/// Tells those behind what a valid token says.
+fn apply(exchange: &mut Exchange<'_>, provider: &JwtProvider, place: &Place, token: &Token) {
+    let headers = &mut exchange.head.headers;
+    let mut changed = false;
+    for (name, path) in &provider.claim_headers {
+        let mut claim = token.payload.get(path.first().map_or("", String::as_str));
+        for key in path.iter().skip(1) {
+            claim = claim.and_then(|claim| claim.get(key));
+        }
+        if let Some(value) =
+            claim.and_then(claim_text).filter(|value| is_field(name.as_bytes(), value.as_bytes()))
+        {
+            headers.set(name, value);
+            changed = true;
+        }
+    }
+    if !provider.payload_header.is_empty() {
+        let mut payload = token.encoded_payload().to_owned();
+        while provider.pad_payload && payload.len() % 4 != 0 {
+            payload.push('=');
+        }
+        headers.push(&provider.payload_header, payload);
+        changed = true;
+    }
+    let mut values = Struct::new();
+    if !provider.payload_in_metadata.is_empty() {
+        let mut payload = structure(&token.payload);
+        for claim in &provider.space_delimited {
+            if let Some(Value::String(text)) = payload.get(claim) {
+                let list = text.split(' ').filter(|word| !word.is_empty());
+                let list: Vec<_> = list.map(|word| Value::String(word.into())).collect();
+                payload.insert(claim.clone(), Value::List(list.into()));
+            }
+        }
+        values.insert(provider.payload_in_metadata.clone(), Value::Struct(Arc::new(payload)));
+    }
+    if !provider.header_in_metadata.is_empty() {
+        let header = structure(&token.header);
+        values.insert(provider.header_in_metadata.clone(), Value::Struct(Arc::new(header)));
+    }
+    if !provider.forward {
+        place::remove(place, &mut exchange.head);
+    }
+    if !values.is_empty() {
+        exchange.filters.metadata.merge(NAMESPACE, values);
+        changed = true;
+    }
+    exchange.filters.reroute |= changed && provider.clear_route_cache;
+}
+
+/// A claim as a header has it: what is neither text nor number nor truth is JSON in base64url.
+fn claim_text(claim: &Json) -> Option<String> {
+    Some(match claim {
+        Json::Null => return None,
+        Json::String(text) => text.clone(),
+        Json::Bool(_) | Json::Number(_) => claim.to_string(),
+        Json::Array(_) | Json::Object(_) => token::encode(claim.to_string().as_bytes()),
+    })
+}
+
+fn structure(map: &serde_json::Map<String, Json>) -> Struct {
+    map.iter().map(|(key, value)| (key.clone(), self::value(value))).collect()
+}
+
+fn value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::Null,
+        Json::Bool(it) => Value::Bool(*it),
+        Json::Number(it) => Value::Number(it.as_f64().unwrap_or_default()),
+        Json::String(it) => Value::String(it.as_str().into()),
+        Json::Array(list) => Value::List(list.iter().map(value).collect()),
+        Json::Object(map) => Value::Struct(Arc::new(structure(map))),
+    }
+}
