@@ -196,7 +196,13 @@ fn part(command: &Command<'_>) -> Result<FormatPart, FormatError> {
         }
         "QUERY_PARAM" if argument.is_empty() => malformed("%QUERY_PARAM% requires parameters".to_owned()),
         "QUERY_PARAM" => Ok(FormatPart::QueryParameter { name: argument.to_owned(), max }),
-        "QUERY_PARAMS" => Ok(FormatPart::QueryString { which: path_source(command, argument)?, max }),
+        "QUERY_PARAMS" => match argument {
+            "" | "ORIG" => Ok(FormatPart::QueryString { which: PathSource::Path, max }),
+            "DECODED" => unsupported("%QUERY_PARAMS(DECODED)% is not supported".to_owned()),
+            _ => malformed(format!(
+                "Invalid QUERY_PARAMS option: '{argument}', only 'ORIG'/'DECODED' are allowed"
+            )),
+        },
         "ENVIRONMENT" if argument.is_empty() => malformed("%ENVIRONMENT% requires parameters".to_owned()),
         "ENVIRONMENT" => {
             let mut value = std::env::var(argument).unwrap_or_else(|_| "-".to_owned());
@@ -411,7 +417,7 @@ mod tests {
                 FormatPart::Path { query: false, which: PathSource::Original, max: Some(4) },
             ),
             ("%QUERY_PARAM(a):2%", FormatPart::QueryParameter { name: "a".to_owned(), max: Some(2) }),
-            ("%QUERY_PARAMS(PATH)%", FormatPart::QueryString { which: PathSource::Path, max: None }),
+            ("%QUERY_PARAMS(ORIG)%", FormatPart::QueryString { which: PathSource::Path, max: None }),
             ("%DYNAMIC_METADATA(a:b)%", FormatPart::Nothing),
             ("%METADATA(DYNAMIC:a)%", FormatPart::Nothing),
             (

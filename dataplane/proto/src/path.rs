@@ -35,6 +35,10 @@ pub fn merge_slashes(path: &mut Vec<u8>) {
     }
     let query = path.split_off(path_len);
     path.dedup_by(|next, previous| *next == b'/' && *previous == b'/');
+    if path.len() == 1 {
+        // Envoy joins the first slash and the last, with nothing between them.
+        path.push(b'/');
+    }
     path.extend_from_slice(&query);
 }
 
@@ -58,9 +62,6 @@ pub fn escaped_slashes(path: &mut Vec<u8>, action: EscapedSlashes) -> EscapedSla
     let Some(first) = (0..path_len).find(|&at| slash_at(&path[at..path_len]).is_some()) else {
         return EscapedSlashesOutcome::Proceed;
     };
-    if action == EscapedSlashes::Reject {
-        return EscapedSlashesOutcome::Reject;
-    }
     let rest = path.split_off(first);
     let (mut encoded, query) = rest.split_at(path_len - first);
     while let [byte, after @ ..] = encoded {
@@ -77,6 +78,7 @@ pub fn escaped_slashes(path: &mut Vec<u8>, action: EscapedSlashes) -> EscapedSla
     }
     path.extend_from_slice(query);
     match action {
+        EscapedSlashes::Reject => EscapedSlashesOutcome::Reject,
         EscapedSlashes::UnescapeAndRedirect => EscapedSlashesOutcome::Redirect,
         _ => EscapedSlashesOutcome::Proceed,
     }

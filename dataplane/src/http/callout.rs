@@ -219,19 +219,19 @@ async fn attempt(
     active.over = true;
     match &outcome {
         Some(Ok(answer)) => {
-            cluster.codes.record(answer.status);
+            cluster.count(answer.status, true);
             cluster.stats.upstream_rq_time.record(millis(time::now() - active.since));
             host.answered(answer.status);
             let ok = answer.status < 500;
             host.stats(|stats| if ok { stats.rq_success.inc() } else { stats.rq_error.inc() });
         }
         Some(Err(_)) => {
-            cluster.codes.record(503);
+            cluster.count(503, true);
             host.stats(|stats| stats.rq_error.inc());
         }
         None => {
             cluster.stats.upstream_rq_timeout.inc();
-            cluster.codes.record(504);
+            cluster.count(504, true);
             host.stats(|stats| {
                 stats.rq_error.inc();
                 stats.rq_timeout.inc();

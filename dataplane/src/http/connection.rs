@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use culvert_proto::h1::Fault;
+use culvert_proto::{
+    RequestHead,
+    h1::{Fault, Framing, reason_phrase},
+};
 use culvert_ring::{time, time::Timer};
 
 use crate::{
@@ -20,6 +23,7 @@ use crate::{
             h1::{RequestStart, ServerConn},
         },
         exchange::{After, Exchange},
+        log::Flags,
         multiplexed,
         reply::Reply,
         shared::{Shared, Speaks},
@@ -107,7 +111,11 @@ impl Connection {
                     Box::pin(self.flush(&mut timers.wait)).await;
                     return;
                 }
-                Next::Idle => return self.shared.manager.stats.downstream_cx_idle_timeout.inc(),
+                Next::Idle => {
+                    let stats = &self.shared.manager.stats;
+                    stats.downstream_cx_idle_timeout.inc();
+                    return stats.downstream_cx_destroy_local.inc();
+                }
                 Next::Expired => {
                     Box::pin(self.flush(&mut timers.wait)).await;
                     return;
@@ -197,7 +205,7 @@ impl Connection {
         timer.clear();
         let framing = match received {
             Some(Ok(framing)) => framing,
-            Some(Err(ReceiveError::Fault(fault))) => return self.refuse(fault),
+            Some(Err(ReceiveError::Fault(fault))) => return self.refuse(fault, head, started),
             Some(Err(ReceiveError::Closed | ReceiveError::Truncated)) => {
                 // An earlier response may still be on its way to a client that only sends no more.
                 self.shared.manager.stats.downstream_cx_destroy_remote.inc();
@@ -210,9 +218,7 @@ impl Connection {
                 return After::Abort;
             }
             None => {
-                self.shared.manager.stats.downstream_rq_header_timeout.inc();
-                Reply::new(408, "request header timeout").write_bare(&self.shared, &self.codec);
-                return After::Close;
+                return self.too_slow(head, started);
             }
         };
         let last = config.max_requests_per_connection.is_some_and(|max| self.requests.get() >= max);
@@ -225,17 +231,51 @@ impl Connection {
     }
 
     /// Answers bytes that are not a request.
-    fn refuse(&self, fault: Fault) -> After {
-        let stats = &self.shared.manager.stats;
-        stats.downstream_cx_protocol_error.inc();
-        stats.downstream_rq_total.inc();
-        stats.downstream_rq_http1_total.inc();
-        if fault.status() == 431 {
-            stats.downstream_rq_too_large.inc();
-        }
+    fn refuse(&self, fault: Fault, head: Box<RequestHead>, started: Instant) -> After {
+        self.shared.manager.stats.downstream_cx_protocol_error.add(u64::from(fault.is_protocol_error()));
         ::log::debug!(target: "http", "request refused: {fault}");
-        Reply::new(fault.status(), "").write_bare(&self.shared, &self.codec);
-        After::Close
+        if fault == Fault::Fragment {
+            self.shared.manager.stats.downstream_rq_failed_path_normalization.inc();
+        }
+        if !fault.is_protocol_error() {
+            return self.answer_bare(
+                head,
+                started,
+                true,
+                Reply::new(fault.status(), "").details(fault.details()),
+            );
+        }
+        let reply =
+            Reply::new(fault.status(), reason_phrase(fault.status())).flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+        self.answer_bare(head, started, false, reply.details(fault.details()))
+    }
+
+    /// Answers a client whose request does not come to the end of its head.
+    fn too_slow(&self, head: Box<RequestHead>, started: Instant) -> After {
+        let config = &self.shared.manager.spec.config;
+        let stats = &self.shared.manager.stats;
+        let of_heads = config.request_headers_timeout;
+        let of_requests = config.request_timeout.or(config.stream_idle_timeout);
+        let reply = if of_heads.is_some_and(|heads| of_requests.is_none_or(|requests| heads < requests)) {
+            stats.downstream_rq_header_timeout.inc();
+            Reply::new(408, "request header timeout").details("request_header_timeout")
+        } else {
+            stats.downstream_rq_timeout.inc();
+            Reply::new(408, "request timeout").details("request_overall_timeout")
+        };
+        self.answer_bare(head, started, false, reply)
+    }
+
+    /// Answers what did not become a request, and ends the connection. `known`: as much of it as there is may be logged.
+    fn answer_bare(&self, mut head: Box<RequestHead>, started: Instant, known: bool, reply: Reply) -> After {
+        if !known {
+            head.clear();
+        }
+        let detour = Detour::default();
+        let stream = ServerStream::of_connection(&self.codec, &detour);
+        let exchange = Exchange::new(&self.shared, stream, head, Framing::None, started, true);
+        exchange.record.bare.set(!known);
+        exchange.refuse(reply)
     }
 
     /// Closes without losing what was written: everything leaves first, then FIN, then whatever the client still sends is

@@ -2,16 +2,16 @@
 
 use std::{
     cell::{Cell, RefCell},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     time::Instant,
 };
 
-use culvert_model::Action;
+use culvert_model::{Action, PathMatch, PathRewrite, Redirect};
 use culvert_proto::{
-    Headers, RequestHead, ResponseHead, Version,
+    Headers, Method, RequestHead, ResponseHead, Version,
     h1::{self, Framing},
-    route::{Match, Mutations, NoRoute, Table, redirect_location, tls_location},
+    route::{Match, Mutations, NoRoute, RequestView, Table, redirect_location, rewrite_path, tls_location},
 };
 use culvert_ring::{Chunk, time};
 
@@ -94,6 +94,16 @@ pub(super) struct Record {
     pub(super) times: RefCell<Times>,
     /// How the response's body is framed towards the client.
     pub(super) framing: Cell<Framing>,
+    /// Who asks, as far as `x-forwarded-for` is trusted to tell; the other end of the connection where it does not.
+    pub(super) client: Cell<Option<IpAddr>>,
+    /// The end of the response was that of the upstream's connection.
+    pub(super) upstream_ended: Cell<bool>,
+    /// Its scheme is known.
+    pub(super) scheme_known: Cell<bool>,
+    /// It never became a request: nothing of it is known.
+    pub(super) bare: Cell<bool>,
+    /// It asks for the health of this server, which is no traffic.
+    pub(super) health_check: Cell<bool>,
 }
 
 impl<'c> Exchange<'c> {
@@ -126,6 +136,11 @@ impl<'c> Exchange<'c> {
             upstream_version: Cell::default(),
             times: RefCell::default(),
             framing: Cell::new(Framing::None),
+            client: Cell::default(),
+            upstream_ended: Cell::default(),
+            scheme_known: Cell::new(stream.is_multiplexed()),
+            bare: Cell::default(),
+            health_check: Cell::default(),
         };
         Self {
             downstream_version: head.version,
@@ -168,10 +183,22 @@ impl<'c> Exchange<'c> {
     pub(super) fn refuse(self, reply: Reply) -> After {
         let stats = &self.conn.manager.stats;
         stats.downstream_rq_total.inc();
-        stats.downstream_rq_http2_total.inc();
+        if self.stream.is_multiplexed() {
+            stats.downstream_rq_http2_total.inc();
+        } else {
+            stats.downstream_rq_http1_total.inc();
+            if self.record.bare.get() {
+                self.count_early_response();
+            }
+        }
         let after = self.reply(reply);
         self.finish();
         after
+    }
+
+    /// Whether the request came from inside the mesh.
+    pub(super) fn is_internal(&self) -> bool {
+        self.head.headers.get("x-envoy-internal") == Some(b"true")
     }
 
     /// Whether the connection stays open after this exchange, given that the request has been read to its end.
@@ -216,11 +243,18 @@ impl<'c> Exchange<'c> {
                 Verdict::Reply(reply) => {
                     if let Ok(found) = &found {
                         self.record.route_name.borrow_mut().push_str(&found.route.name);
+                        self.record_cluster(found, random);
+                    }
+                    if self.record.health_check.get() {
+                        self.discard_received();
                     }
                     self.record.bytes_received.set(self.stream.with_kept(<[u8]>::len) as u64);
                     return Some(self.reply(reply));
                 }
             }
+        }
+        if !matches!(&found, Ok(found) if matches!(found.route.action, Action::Forward(_))) {
+            self.conn.manager.stats.rq_total.inc();
         }
         let Some(table) = &local else { return Some(self.no_route()) };
         let table = &*table.0;
@@ -235,8 +269,11 @@ impl<'c> Exchange<'c> {
         Some(match &matched.route.action {
             Action::Direct(direct) => {
                 self.conn.manager.stats.rq_direct_response.inc();
-                let reply =
+                let mut reply =
                     Reply::new(direct.status, "").details("direct_response").body(direct.body.clone());
+                if matches!(direct.status, 201 | 300..=399) {
+                    reply = reply.location(own_location(&self.head.view()));
+                }
                 self.reply_with(reply, Some((table, &matched)))
             }
             Action::Forward(action) => match self.forward(action, table, &matched, random, timers).await {
@@ -244,13 +281,35 @@ impl<'c> Exchange<'c> {
                 Forwarded::Redirected => return None,
             },
             Action::Redirect(redirect) => {
-                self.conn.manager.stats.rq_redirect.inc();
+                self.conn.manager.stats.rq_direct_response.inc();
                 let mut location = Vec::new();
                 redirect_location(redirect, &matched.route.matcher.path, &self.head.view(), &mut location);
                 let reply = Reply::new(redirect.status, "").details("direct_response").location(location);
+                self.record_redirected_path(redirect, &matched.route.matcher.path);
                 self.reply_with(reply, Some((table, &matched)))
             }
         })
+    }
+
+    /// A request that is answered on its way to a cluster is logged with it.
+    fn record_cluster(&self, found: &Match<'_>, random: u64) {
+        let Action::Forward(action) = &found.route.action else { return };
+        let cluster = self.cluster_name(action, random).and_then(|(name, _)| self.conn.worker.cluster(&name));
+        *self.record.cluster.borrow_mut() = cluster;
+    }
+
+    /// Logs show where a redirect leads, as they show what is forwarded.
+    fn record_redirected_path(&mut self, redirect: &Redirect, matched: &PathMatch) {
+        if !matches!(redirect.path, PathRewrite::Prefix(_) | PathRewrite::Regex(_)) {
+            return;
+        }
+        let mut path = Vec::new();
+        rewrite_path(&redirect.path, matched, self.head.path(), &mut path);
+        if !self.conn.manager.spec.config.suppress_envoy_headers {
+            let original = self.head.path().to_vec();
+            self.head.headers.set("x-envoy-original-path", original);
+        }
+        self.head.set_path(&path);
     }
 
     fn no_route(&self) -> After {
@@ -259,6 +318,7 @@ impl<'c> Exchange<'c> {
     }
 
     fn redirect_to_tls(&self) -> After {
+        self.conn.manager.stats.rq_direct_response.inc();
         let mut location = Vec::new();
         tls_location(&self.head.view(), &mut location);
         self.reply(Reply::new(301, "").details("direct_response").location(location))
@@ -271,8 +331,10 @@ impl<'c> Exchange<'c> {
 
     fn reply_with(&self, reply: Reply, matched: Option<(&Table, &Match<'_>)>) -> After {
         // The rest of the request would have to be read before the next one; nobody wants it.
-        let complete = self.framing.is_empty() || self.stream.has_kept_all();
-        let keep_alive = self.keeps_alive() && complete;
+        let complete = self.framing.is_empty()
+            || self.stream.has_kept_all()
+            || self.record.times.borrow().rx_end.is_some();
+        let keep_alive = self.keeps_alive() && complete && !reply.closes;
         self.record.status.set(reply.status);
         self.record.flags.set(self.record.flags.get() | reply.flags);
         self.record.details.set(reply.details);
@@ -287,22 +349,31 @@ impl<'c> Exchange<'c> {
         } else {
             reply.write_head(&mut head);
         }
+        let head_only = self.head.method == Method::Head;
         if let Some((table, matched)) = matched {
             let mutations = Mutations::new(table, matched, None);
             let values = Values::for_response(self, None);
             mutations.apply_to_response(&mut head.headers, &values, &mut Vec::new());
         }
+        if head.headers.get_all("location").nth(1).is_some() {
+            let joined = head.headers.joined("location").map(|list| list.to_vec()).unwrap_or_default();
+            head.headers.set("location", joined);
+        }
         if self.tells_attempts.get() {
             head.headers.set("x-envoy-attempt-count", self.record.attempts.get().max(1).to_string());
+        }
+        if !grpc {
+            reply.write_body_fields(&mut head, head_only);
         }
         // These have no body whatever the configuration says; its bytes would be taken for the next response.
         let bodiless = matches!(reply.status, 100..=199 | 204 | 304);
         let body = if grpc { Chunk::Static(&[]) } else { reply.into_body() };
-        let with_body = !body.is_empty() && !bodiless && self.head.method != culvert_proto::Method::Head;
+        let with_body = !body.is_empty() && !bodiless && !head_only;
         let framing = if with_body { Framing::Length(body.len() as u64) } else { Framing::None };
         filters::encode(self, &mut head, framing, None);
         hygiene::finish_response(self, &mut head, !keep_alive);
-        self.stream.send_head(&head, Framing::Length(body.len() as u64), !with_body);
+        let framing = if head_only { Framing::None } else { Framing::Length(body.len() as u64) };
+        self.stream.send_head(&head, framing, !with_body);
         self.record.times.borrow_mut().tx_begin = Some(time::now());
         if with_body {
             self.stream.send_data(body);
@@ -312,7 +383,7 @@ impl<'c> Exchange<'c> {
         self.record.times.borrow_mut().tx_end = Some(time::now());
         self.record.response.replace(Some(head));
         if !complete {
-            self.conn.manager.stats.downstream_rq_response_before_rq_complete.inc();
+            self.count_early_response();
         }
         if keep_alive { After::KeepAlive } else { After::Close }
     }
@@ -321,14 +392,19 @@ impl<'c> Exchange<'c> {
     fn finish(self) {
         let manager = &self.conn.manager;
         let status = self.record.status.get();
-        if status != 0 {
-            manager.codes.record(status);
+        if status != 0 && !self.record.health_check.get() {
+            manager.count(status);
         }
         manager.stats.downstream_rq_time.record(millis(time::now() - self.record.started));
         self.log(LogType::DownstreamEnd);
         let response = self.record.response.take();
         self.conn.worker.recycle(self.head, response);
     }
+}
+
+/// The request's own URL, which Envoy gives as the location of a direct response that redirects.
+fn own_location(request: &RequestView<'_>) -> Vec<u8> {
+    [request.scheme, b"://", request.authority, request.path].concat()
 }
 
 /// Keeps `downstream_rq_active`, also when the task is dropped in the middle of a request.

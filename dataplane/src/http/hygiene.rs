@@ -5,7 +5,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use culvert_model::{HttpConnectionManager, ServerHeader};
+use culvert_model::ServerHeader;
 use culvert_proto::{
     Headers, Method, ResponseHead, Scheme, Version,
     h1::{self, push_decimal},
@@ -52,6 +52,7 @@ pub(super) fn prepare(exchange: &mut Exchange<'_>) -> Result<(), Reply> {
     if h1::expects_continue(exchange.head.version, &exchange.head.headers) {
         // `proxy_100_continue` is off: the client is told to go on here, the upstream never hears of it.
         exchange.stream.send_continue();
+        exchange.conn.manager.count(100);
         exchange.head.headers.remove("expect");
     }
     clean_path(exchange)?;
@@ -79,12 +80,12 @@ fn clean_path(exchange: &mut Exchange<'_>) -> Result<(), Reply> {
         }
         path::EscapedSlashesOutcome::Reject => {
             manager.stats.downstream_rq_failed_path_normalization.inc();
-            return Err(Reply::new(400, "").details("path_normalization_failed"));
+            return Err(Reply::new(400, "").details("path_normalization_failed").closing());
         }
     }
     if config.normalize_path && !exchange.head.edit_path(path::normalize) {
         manager.stats.downstream_rq_failed_path_normalization.inc();
-        return Err(Reply::new(400, "").details("path_normalization_failed"));
+        return Err(Reply::new(400, "").details("path_normalization_failed").closing());
     }
     if config.merge_slashes {
         exchange.head.edit_path(path::merge_slashes);
@@ -112,35 +113,31 @@ fn identify(exchange: &mut Exchange<'_>) {
     let config = &conn.manager.spec.config;
     let remote = conn.downstream.remote.ip();
     let headers = &mut exchange.head.headers;
-    let edge = config.use_remote_address;
-    let internal = is_internal(config, remote, headers);
     let proto = if conn.downstream.tls.is_some() { "https" } else { "http" };
-    if edge {
-        if let Some(remote) = remote {
-            let text = remote.to_string();
-            if !config.skip_xff_append {
-                headers.append("x-forwarded-for", &text);
-            }
-            if !internal {
-                let trusted = trusted_client(headers, remote, config.xff_num_trusted_hops);
-                headers.set("x-envoy-external-address", trusted.to_string());
-            }
+    join_forwarded_for(headers);
+    let (client, alone) = client(headers, config.use_remote_address, config.xff_num_trusted_hops, remote);
+    let internal = match conn.downstream.remote {
+        Peer::Unix => config.internal.unix_sockets,
+        Peer::Ip(_) => {
+            alone
+                && client
+                    .is_some_and(|client| config.internal.ranges.iter().any(|range| range.contains(&client)))
         }
-        if !internal {
-            for name in EDGE_ONLY {
-                headers.remove(name);
-            }
-        }
+    };
+    let client = client.or(remote);
+    exchange.record.client.set(client);
+    let edge = config.use_remote_address && !internal;
+    if config.use_remote_address
+        && !config.skip_xff_append
+        && let Some(remote) = remote
+    {
+        headers.append("x-forwarded-for", remote.to_string());
     }
-    if internal {
-        headers.set("x-envoy-internal", "true");
-    } else if headers.iter().any(|(name, _)| name.starts_with(b"x-envoy-")) {
-        headers.remove("x-envoy-internal");
-        for name in INTERNAL_ONLY {
-            headers.remove(name);
-        }
+    clean(headers, internal, edge);
+    if edge && let Some(client) = client {
+        headers.set("x-envoy-external-address", client.to_string());
     }
-    if edge && config.xff_num_trusted_hops == 0 {
+    if config.use_remote_address && config.xff_num_trusted_hops == 0 {
         headers.set("x-forwarded-proto", proto);
     } else if !headers.contains("x-forwarded-proto") {
         headers.push("x-forwarded-proto", proto);
@@ -148,6 +145,7 @@ fn identify(exchange: &mut Exchange<'_>) {
     if headers.get("x-forwarded-proto") == Some(b"https") {
         exchange.head.scheme = Scheme::Https;
     }
+    exchange.record.scheme_known.set(true);
     let headers = &mut exchange.head.headers;
     let tls = conn.downstream.tls.as_deref();
     client_cert::apply(headers, config.forward_client_cert, config.client_cert_details, tls);
@@ -157,9 +155,7 @@ fn identify(exchange: &mut Exchange<'_>) {
     {
         headers.push("x-forwarded-port", local.port().to_string());
     }
-    if !config.via.is_empty() {
-        headers.append("via", &config.via);
-    }
+    append_via(headers, &config.via);
     if config.generate_request_id {
         let keep = !edge || config.preserve_external_request_id;
         if !(keep && headers.contains("x-request-id")) {
@@ -172,36 +168,67 @@ fn identify(exchange: &mut Exchange<'_>) {
     }
 }
 
-/// Whether the request comes from inside the mesh, and has gone through nobody outside. `headers` are as received.
-fn is_internal(config: &HttpConnectionManager, remote: Option<IpAddr>, headers: &Headers) -> bool {
-    let internal = &config.internal;
-    if internal.ranges.is_empty() && !internal.unix_sockets {
-        return false;
-    }
-    let within = |ip: IpAddr| internal.ranges.iter().any(|range| range.contains(&ip.to_canonical()));
-    let list = headers.joined("x-forwarded-for");
-    match (config.use_remote_address, list) {
-        (true, None) => remote.map_or(internal.unix_sockets, within),
-        (true, Some(_)) | (false, None) => false,
-        // The only address in the list.
-        (false, Some(list)) => {
-            let text = std::str::from_utf8(&list).unwrap_or_default();
-            config.xff_num_trusted_hops == 0 && text.trim().parse().is_ok_and(within)
+/// Removes what this client may not say, and says whether it is internal.
+fn clean(headers: &mut Headers, internal: bool, edge: bool) {
+    if headers.iter().any(|(name, _)| name.starts_with(b"x-envoy-")) {
+        headers.remove("x-envoy-internal");
+        if !internal {
+            for name in INTERNAL_ONLY {
+                headers.remove(name);
+            }
         }
+        if edge {
+            for name in EDGE_ONLY {
+                headers.remove(name);
+            }
+        }
+    }
+    if internal {
+        headers.push("x-envoy-internal", "true");
     }
 }
 
-/// The address `xff_num_trusted_hops` proxies in front of this one vouch for.
-fn trusted_client(headers: &Headers, remote: IpAddr, hops: u32) -> IpAddr {
-    if hops == 0 {
-        return remote;
+/// One field of what may have been several, as Envoy keeps it.
+fn join_forwarded_for(headers: &mut Headers) {
+    const NAME: &str = "x-forwarded-for";
+    if headers.get_all(NAME).nth(1).is_some() {
+        let joined = headers.joined(NAME).map(|list| list.to_vec()).unwrap_or_default();
+        headers.set(NAME, joined);
     }
-    let Some(list) = headers.joined("x-forwarded-for") else { return remote };
-    let bytes: &[u8] = &list;
-    let nth = bytes.rsplit(|byte| *byte == b',').nth(hops as usize);
-    nth.and_then(|entry| std::str::from_utf8(entry).ok())
-        .and_then(|entry| entry.trim().parse().ok())
-        .unwrap_or(remote)
+}
+
+/// Who asks, and whether nobody else has a part in that: only then it is asked whether the address is internal. `None`
+/// when `x-forwarded-for`, which is what counts without `remote` or where proxies in front are trusted, does not tell.
+fn client(headers: &Headers, use_remote: bool, hops: u32, remote: Option<IpAddr>) -> (Option<IpAddr>, bool) {
+    let list = headers.get("x-forwarded-for");
+    if !use_remote {
+        let Some(list) = list else { return (None, false) };
+        let client = forwarded(list, hops);
+        return (client, client.is_some() && hops == 0 && !list.contains(&b','));
+    }
+    let vouched = hops.checked_sub(1).and_then(|hops| forwarded(list?, hops));
+    (vouched.or(remote), list.is_none())
+}
+
+/// The address before the last `skipped` ones of a list.
+fn forwarded(list: &[u8], skipped: u32) -> Option<IpAddr> {
+    let entry = list.rsplit(|byte| *byte == b',').nth(skipped as usize)?;
+    let address: IpAddr = std::str::from_utf8(entry).ok()?.trim().parse().ok()?;
+    Some(address.to_canonical())
+}
+
+fn append_via(headers: &mut Headers, via: &str) {
+    if via.is_empty() {
+        return;
+    }
+    match headers.joined("via").map(|list| list.to_vec()) {
+        Some(mut list) if !list.is_empty() => {
+            list.extend_from_slice(b", ");
+            list.extend_from_slice(via.as_bytes());
+            headers.set("via", list);
+        }
+        _ => headers.set("via", via),
+    }
 }
 
 /// A version 4 UUID (RFC 9562 section 5.4) as text.
@@ -238,9 +265,19 @@ pub(super) fn router_headers(exchange: &mut Exchange<'_>, timeout: Option<Durati
 pub(super) fn finish_response(exchange: &Exchange<'_>, head: &mut ResponseHead, close: bool) {
     let config = &exchange.conn.manager.spec.config;
     stamp(exchange.conn, head);
-    if !config.via.is_empty() {
-        head.headers.append("via", &config.via);
+    if !exchange.stream.is_multiplexed() {
+        head.version = exchange.downstream_version;
+        // Envoy says how a body would have come that HEAD leaves out.
+        let bodiless = matches!(head.status, 100..=199 | 204 | 304);
+        if exchange.head.method == Method::Head
+            && !bodiless
+            && head.version != Version::Http10
+            && !head.headers.contains("content-length")
+        {
+            head.headers.set("transfer-encoding", "chunked");
+        }
     }
+    append_via(&mut head.headers, &config.via);
     if config.always_set_request_id_in_response
         && let Some(id) = exchange.head.headers.get("x-request-id")
     {
@@ -291,12 +328,28 @@ mod tests {
 
     #[test]
     fn trusted_hops_count_from_the_nearest() {
-        let mut headers = Headers::new();
-        headers.push("x-forwarded-for", "1.1.1.1, 2.2.2.2,3.3.3.3");
-        let remote = "9.9.9.9".parse().unwrap();
-        assert_eq!(trusted_client(&headers, remote, 0), remote);
-        assert_eq!(trusted_client(&headers, remote, 1).to_string(), "2.2.2.2");
-        assert_eq!(trusted_client(&headers, remote, 2).to_string(), "1.1.1.1");
-        assert_eq!(trusted_client(&headers, remote, 7), remote);
+        let headers = |list: &str| {
+            let mut headers = Headers::new();
+            headers.push("x-forwarded-for", list);
+            headers
+        };
+        let three = headers("1.1.1.1, 2.2.2.2,3.3.3.3");
+        let remote = "9.9.9.9".parse().ok();
+        let at = |text: &str| text.parse().ok();
+        for (use_remote, hops, expected) in [
+            (true, 0, remote),
+            (true, 1, at("3.3.3.3")),
+            (true, 3, at("1.1.1.1")),
+            (true, 4, remote),
+            (false, 0, at("3.3.3.3")),
+            (false, 2, at("1.1.1.1")),
+            (false, 3, None),
+        ] {
+            assert_eq!(client(&three, use_remote, hops, remote), (expected, false), "{use_remote} {hops}");
+        }
+        assert_eq!(client(&Headers::new(), true, 0, remote), (remote, true));
+        assert_eq!(client(&Headers::new(), false, 0, remote), (None, false));
+        assert_eq!(client(&headers("1.1.1.1"), false, 0, remote), (at("1.1.1.1"), true));
+        assert_eq!(client(&headers("rubbish"), false, 0, remote), (None, false));
     }
 }

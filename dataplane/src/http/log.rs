@@ -1,12 +1,13 @@
 //! What is known of a request, for logs and header values.
 
-use std::rc::Rc;
+use std::{net::SocketAddr, rc::Rc};
 
 use culvert_proto::Headers;
 
 pub(super) use crate::observe::access::Flags;
 use crate::{
     http::exchange::Exchange,
+    listener::Peer,
     observe::access::{Facts, LogType},
     tls::TlsInfo,
     upstream::Host,
@@ -36,14 +37,19 @@ impl Exchange<'_> {
         let chosen = record.host.borrow();
         let host = host.or(chosen.as_ref()).map(|host| host.spec());
         let cluster = record.cluster.borrow().as_ref().map(|cluster| cluster.config());
+        let known = !record.bare.get();
+        let remote = match record.client.get() {
+            Some(client) if Some(client) != downstream.remote.ip() => Peer::Ip(SocketAddr::new(client, 0)),
+            _ => downstream.remote,
+        };
         let complete = log_type == LogType::DownstreamEnd;
         let tls = downstream.tls.as_deref();
         let facts = Facts {
             complete,
             hostname: &self.conn.worker.process.hostname,
             protocol: Some(self.downstream_version),
-            request: Some(&self.head),
-            request_headers: Some(held.request.unwrap_or(&self.head.headers)),
+            request: known.then_some(&*self.head),
+            request_headers: known.then(|| held.request.unwrap_or(&self.head.headers)),
             response_headers: held.response.or_else(|| response.as_ref().map(|head| &head.headers)),
             response_trailers: trailers.as_ref(),
             status: record.status.get(),
@@ -61,7 +67,10 @@ impl Exchange<'_> {
             times: *record.times.borrow(),
             server_name: tls.map_or("", |tls| &tls.sni),
             tls: tls.map(TlsInfo::facts),
-            ..Facts::connection(log_type, record.started, downstream.remote, downstream.local)
+            direct_remote: downstream.remote,
+            scheme_known: record.scheme_known.get(),
+            health_check: record.health_check.get(),
+            ..Facts::connection(log_type, record.started, remote, downstream.local)
         };
         read(&facts)
     }

@@ -48,6 +48,8 @@ pub struct HttpManager {
     pub stats: Arc<HttpStats>,
     /// `downstream_rq_<class>`
     codes: Arc<CodeStats>,
+    /// The same under the listener's name.
+    listener_codes: Arc<CodeStats>,
     inline: Option<Rc<LocalTable>>,
     /// The routes that were there last: connections of a listener that was replaced or removed go on with them when
     /// nobody else needs them any more.
@@ -57,12 +59,14 @@ pub struct HttpManager {
 }
 
 impl HttpManager {
-    /// Makes the worker's state of `spec`.
-    pub fn new(spec: Arc<HttpSpec>, worker: &Worker) -> Self {
+    /// Makes the worker's state of `spec`. `listener`: the scope of its listener's counters.
+    pub fn new(spec: Arc<HttpSpec>, listener: &str, worker: &Worker) -> Self {
         let scope = format!("http.{}", spec.config.stat_prefix);
         let stats = Arc::new(HttpStats::default());
         worker.process.registry.register(scope.clone(), stats.clone());
         let codes = Arc::new(CodeStats::downstream());
+        let listener_codes = Arc::new(CodeStats::downstream());
+        worker.process.registry.register(format!("{listener}.{scope}"), listener_codes.clone());
         worker.process.registry.register(scope, codes.clone());
         let inline = match &spec.routes {
             RouteSpec::Inline(table) => Some(Rc::new(LocalTable(table.clone()))),
@@ -78,12 +82,19 @@ impl HttpManager {
             options: RequestOptions::from(&*spec.config),
             stats,
             codes,
+            listener_codes,
             inline,
             last: RefCell::new(last),
             logs,
             filters,
             spec,
         }
+    }
+
+    /// Counts a response by its class.
+    fn count(&self, status: u16) {
+        self.codes.record(status);
+        self.listener_codes.record(status);
     }
 
     /// The routes a request that begins now meets. `None` while a route source has not delivered any.

@@ -2,10 +2,10 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use culvert_proto::{Headers, ResponseHead, h1::Framing};
+use culvert_proto::{Headers, ResponseHead, h1::push_decimal};
 use culvert_ring::Chunk;
 
-use crate::http::{codec::h1::ServerConn, grpc, hygiene, log::Flags, shared::Shared};
+use crate::http::{grpc, log::Flags};
 
 /// A local reply.
 pub(super) struct Reply {
@@ -17,7 +17,9 @@ pub(super) struct Reply {
     pub(super) details_text: Option<String>,
     body: Body,
     location: Option<Vec<u8>>,
-    overloaded: bool,
+    header: Option<(&'static str, &'static str)>,
+    /// The connection ends with it.
+    pub(super) closes: bool,
     grpc_status: Option<Cow<'static, str>>,
     /// What a filter wants the client to be told besides; it has the last word.
     headers: Option<Box<Headers>>,
@@ -38,7 +40,8 @@ impl Reply {
             details_text: None,
             body: Body::Text(text),
             location: None,
-            overloaded: false,
+            header: None,
+            closes: false,
             grpc_status: None,
             headers: None,
         }
@@ -82,27 +85,31 @@ impl Reply {
         self
     }
 
-    /// Adds `x-envoy-overloaded: true`.
-    pub(super) fn overloaded(mut self) -> Self {
-        self.overloaded = true;
+    /// Ends the connection.
+    pub(super) fn closing(mut self) -> Self {
+        self.closes = true;
         self
     }
 
-    /// Writes status and fields, framing excepted.
+    /// Adds `x-envoy-overloaded: true`.
+    pub(super) fn overloaded(self) -> Self {
+        self.header("x-envoy-overloaded", "true")
+    }
+
+    /// Adds a field.
+    pub(super) fn header(mut self, name: &'static str, value: &'static str) -> Self {
+        self.header = Some((name, value));
+        self
+    }
+
+    /// Writes status and fields, those of the body excepted.
     pub(super) fn write_head(&self, head: &mut ResponseHead) {
         head.set_status(self.status);
-        let empty = match &self.body {
-            Body::Shared(body) => body.is_empty(),
-            Body::Text(text) => text.is_empty(),
-        };
-        if !empty {
-            head.headers.push("content-type", "text/plain");
-        }
         if let Some(location) = &self.location {
             head.headers.push("location", location);
         }
-        if self.overloaded {
-            head.headers.push("x-envoy-overloaded", "true");
+        if let Some((name, value)) = self.header {
+            head.headers.push(name, value);
         }
         if let Some(headers) = &self.headers {
             for (name, _) in &**headers {
@@ -130,8 +137,8 @@ impl Reply {
         if let Some(location) = &self.location {
             head.headers.push("location", location);
         }
-        if self.overloaded {
-            head.headers.push("x-envoy-overloaded", "true");
+        if let Some((name, value)) = self.header {
+            head.headers.push(name, value);
         }
         if let Some(headers) = &self.headers {
             for (name, value) in &**headers {
@@ -142,24 +149,29 @@ impl Reply {
         }
     }
 
+    /// Says what the body is, unless the configuration did, and how long, where no body shows that.
+    pub(super) fn write_body_fields(&self, head: &mut ResponseHead, head_only: bool) {
+        let len = match &self.body {
+            Body::Shared(body) => body.len(),
+            Body::Text(text) => text.len(),
+        };
+        if len == 0 {
+            return;
+        }
+        if !head.headers.contains("content-type") {
+            head.headers.push("content-type", "text/plain");
+        }
+        if head_only {
+            let mut digits = Vec::with_capacity(8);
+            push_decimal(len as u64, &mut digits);
+            head.headers.set("content-length", digits);
+        }
+    }
+
     pub(super) fn into_body(self) -> Chunk {
         match self.body {
             Body::Shared(body) => Chunk::Vec(body.to_vec()),
             Body::Text(text) => Chunk::Static(text.as_bytes()),
-        }
-    }
-
-    /// Answers bytes that never became a request; the connection closes after it.
-    pub(super) fn write_bare(self, conn: &Shared, codec: &ServerConn) {
-        let mut head = conn.worker.response_head();
-        self.write_head(&mut head);
-        hygiene::stamp(conn, &mut head);
-        head.headers.push("connection", "close");
-        conn.manager.codes.record(self.status);
-        let body = self.into_body();
-        codec.send_head(&head, Framing::Length(body.len() as u64));
-        if !body.is_empty() {
-            codec.send_data(body);
         }
     }
 }

@@ -57,9 +57,11 @@ struct Draining {
 
 impl ChainRuntime {
     /// Makes the worker's state of `spec`.
-    pub(super) fn new(spec: Arc<ChainSpec>, worker: &Worker) -> Self {
+    pub(super) fn new(spec: Arc<ChainSpec>, scope: &str, worker: &Worker) -> Self {
         let terminal = spec.terminal.as_ref().map(|terminal| match terminal {
-            TerminalSpec::Http(http) => Terminal::Http(Rc::new(HttpManager::new(http.clone(), worker))),
+            TerminalSpec::Http(http) => {
+                Terminal::Http(Rc::new(HttpManager::new(http.clone(), scope, worker)))
+            }
             TerminalSpec::DirectResponse(response) => Terminal::DirectResponse(response.clone()),
             TerminalSpec::Echo => Terminal::Echo,
             TerminalSpec::Tcp(tcp) => Terminal::Tcp(Rc::new(TcpManager::new(tcp.clone(), worker))),

@@ -50,7 +50,7 @@ impl ListenerRuntime {
                 let stats = Arc::new(ListenerStats::default());
                 let worker_stats = Arc::new(ListenerWorkerStats::default());
                 registry.register(format!("{scope}.worker_{}", worker.index), worker_stats.clone());
-                registry.register(scope, stats.clone());
+                registry.register(scope.clone(), stats.clone());
                 (stats, worker_stats)
             },
             |earlier| (earlier.stats.clone(), earlier.worker_stats.clone()),
@@ -59,7 +59,7 @@ impl ListenerRuntime {
         let chain = |spec: &Arc<ChainSpec>| {
             let known =
                 earlier.and_then(|earlier| earlier.chains().find(|known| Arc::ptr_eq(&known.spec, spec)));
-            known.map_or_else(|| Rc::new(ChainRuntime::new(spec.clone(), worker)), Rc::clone)
+            known.map_or_else(|| Rc::new(ChainRuntime::new(spec.clone(), &scope, worker)), Rc::clone)
         };
         let chains = spec.chains.iter().map(chain).collect();
         let default_chain = spec.default_chain.as_ref().map(chain);

@@ -9,8 +9,8 @@ use crate::observe::stats::{Counter, Sample, StatSet};
 pub enum Detail {
     /// `<prefix>1xx` to `<prefix>5xx` and `<prefix>completed`, always: the downstream side (`downstream_rq_`).
     Classes,
-    /// The same and one name per code (`<prefix>204`), each only once it has been counted: the upstream side
-    /// (`upstream_rq_`).
+    /// The same, `<prefix>unknown` for codes of no class, and one name per code (`<prefix>204`), each only once it has been
+    /// counted: the upstream side (`upstream_rq_`).
     Codes,
 }
 
@@ -23,6 +23,7 @@ pub struct CodeStats {
     prefix: &'static str,
     detail: Detail,
     completed: Counter,
+    unknown: Counter,
     classes: [Counter; 5],
     codes: [OnceLock<Box<[Counter; CODES_PER_CLASS]>>; 5],
 }
@@ -34,6 +35,7 @@ impl CodeStats {
             prefix,
             detail,
             completed: Counter::default(),
+            unknown: Counter::default(),
             classes: Default::default(),
             codes: Default::default(),
         }
@@ -49,12 +51,19 @@ impl CodeStats {
         Self::new("upstream_rq_", Detail::Codes)
     }
 
-    /// Counts one response. A code outside 100 to 599 counts as completed only.
+    /// `internal.upstream_rq_*` or `external.upstream_rq_*`, the same again by who asked: for `cluster.<name>`.
+    pub fn upstream_by_origin(internal: bool) -> Self {
+        Self::new(if internal { "internal.upstream_rq_" } else { "external.upstream_rq_" }, Detail::Codes)
+    }
+
+    /// Counts one response.
     #[inline]
     pub fn record(&self, code: u16) {
         self.completed.inc();
         let (class, rest) = (usize::from(code / 100), usize::from(code % 100));
-        let Some(index) = class.checked_sub(1).filter(|index| *index < CLASSES.len()) else { return };
+        let Some(index) = class.checked_sub(1).filter(|index| *index < CLASSES.len()) else {
+            return self.unknown.inc();
+        };
         self.classes[index].inc();
         if self.detail == Detail::Codes {
             self.codes[index].get_or_init(empty_class)[rest].inc();
@@ -75,6 +84,9 @@ impl StatSet for CodeStats {
             f(&name, Sample::Counter(value));
         };
         show("completed", self.completed.value());
+        if self.detail == Detail::Codes {
+            show("unknown", self.unknown.value());
+        }
         for (class, counter) in CLASSES.iter().zip(&self.classes) {
             show(class, counter.value());
         }
@@ -140,11 +152,11 @@ mod tests {
     }
 
     #[test]
-    fn a_code_out_of_range_is_only_completed() {
+    fn a_code_out_of_range_is_of_no_class() {
         let set = CodeStats::upstream();
         for code in [0, 99, 600, u16::MAX] {
             set.record(code);
         }
-        assert_eq!(shown(&set), ["upstream_rq_completed=4"]);
+        assert_eq!(shown(&set), ["upstream_rq_completed=4", "upstream_rq_unknown=4"]);
     }
 }

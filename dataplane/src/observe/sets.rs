@@ -149,6 +149,7 @@ stat_set! {
         counter downstream_rq_rx_reset,
         counter downstream_rq_timeout,
         counter downstream_rq_too_large,
+        counter downstream_rq_tx_reset,
         counter downstream_rq_too_many_premature_resets,
         counter downstream_rq_ws_on_non_ws_route,
         counter no_cluster,
@@ -159,8 +160,6 @@ stat_set! {
         counter passthrough_internal_redirect_too_many_redirects,
         counter passthrough_internal_redirect_unsafe_scheme,
         counter rq_direct_response,
-        counter rq_redirect,
-        counter rq_reset_after_downstream_response_started,
         counter rq_total,
         histogram downstream_cx_length_ms,
         histogram downstream_rq_time,
@@ -201,8 +200,10 @@ stat_set! {
         counter upstream_cx_connect_timeout,
         counter upstream_cx_destroy,
         counter upstream_cx_destroy_local,
+        counter upstream_cx_destroy_local_with_active_rq,
         counter upstream_cx_destroy_remote,
         counter upstream_cx_destroy_remote_with_active_rq,
+        counter upstream_cx_destroy_with_active_rq,
         counter upstream_cx_http1_total,
         counter upstream_cx_http2_total,
         counter upstream_cx_idle_timeout,
@@ -216,6 +217,8 @@ stat_set! {
         counter upstream_internal_redirect_succeeded_total,
         counter upstream_rq_total,
         gauge upstream_rq_active,
+        /// Refused because there were `max_requests` already.
+        counter upstream_rq_active_overflow,
         counter upstream_rq_cancelled,
         /// Requests that met a connection from the pool that the upstream had given up, and were not sent again.
         counter upstream_rq_dead_connection_lost,
@@ -432,6 +435,15 @@ stat_set! {
         counter error,
         counter failure_mode_allowed,
         counter ok,
+    }
+}
+
+stat_set! {
+    /// Scope `http.<stat_prefix>.health_check`.
+    pub struct HealthAnswerStats {
+        counter failed,
+        counter ok,
+        counter request_total,
     }
 }
 

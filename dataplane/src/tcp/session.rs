@@ -278,7 +278,7 @@ impl Session {
 /// As Envoy words it: without the number of the error.
 fn failure(reason: &str) -> String {
     match reason.split_once(" (os error") {
-        Some((text, _)) => format!("delayed_connect_error: {text}"),
+        Some((text, _)) => format!("delayed connect error: {text}"),
         None => reason.to_owned(),
     }
 }

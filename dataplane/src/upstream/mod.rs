@@ -80,7 +80,9 @@ pub struct Cluster {
     /// This worker's counters.
     pub stats: Arc<ClusterStats>,
     /// `upstream_rq_<code>`
-    pub codes: Arc<CodeStats>,
+    codes: Arc<CodeStats>,
+    /// The same by origin, external and internal; each registered with the first.
+    origins: [OnceCell<Arc<CodeStats>>; 2],
     /// `retry.upstream_rq_<code>`: answers that were not the last ones; registered with the first.
     retry_codes: OnceCell<Arc<CodeStats>>,
     /// Of handshakes; registered with the first.
@@ -111,6 +113,7 @@ impl Cluster {
             stats,
             codes,
             retry_codes: OnceCell::new(),
+            origins: Default::default(),
             tls_stats: OnceCell::new(),
             http2_stats: OnceCell::new(),
             zone_stats: OnceCell::new(),
@@ -118,6 +121,18 @@ impl Cluster {
             registry: registry.clone(),
             spec: RefCell::new(spec),
         }
+    }
+
+    /// Counts a response, whoever gave it. `internal`: the request came from inside the mesh.
+    pub fn count(&self, status: u16, internal: bool) {
+        self.codes.record(status);
+        let origin = self.origins[usize::from(internal)].get_or_init(|| {
+            let codes = Arc::new(CodeStats::upstream_by_origin(internal));
+            let scope = format!("cluster.{}", self.spec.borrow().config.stat_name);
+            self.registry.register(scope, codes.clone());
+            codes
+        });
+        origin.record(status);
     }
 
     /// Takes over a newer version. Hosts whose address stayed keep their connections; others close theirs when idle. With
@@ -252,6 +267,11 @@ impl Cluster {
         shed
     }
 
+    /// Whether `drop_overloads` sheds every request.
+    pub fn sheds_all(&self) -> bool {
+        self.spec.borrow().policy.drops.iter().any(|drop| drop.per_million >= 1_000_000)
+    }
+
     /// Chooses a host for one request; `None` when there is none to choose.
     pub fn pick(&self, rng: &mut fastrand::Rng, choice: Choice<'_>) -> Option<Rc<Host>> {
         let spec = self.spec.borrow();
@@ -271,7 +291,8 @@ impl Cluster {
             SubsetChoice::Fallback => self.subset_stats().lb_subsets_fallback.inc(),
             SubsetChoice::Panic => self.subset_stats().lb_subsets_fallback_panic.inc(),
         }
-        if how.panics {
+        // Without hosts Envoy takes it that none is healthy.
+        if how.panics || hosts.is_empty() && spec.config.panic_percent > 0 {
             self.stats.lb_healthy_panic.inc();
         }
         match how.zone {

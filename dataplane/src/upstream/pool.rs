@@ -227,10 +227,14 @@ impl IdleSet {
         (u64::from(generation) << 32) | index as u64
     }
 
-    fn remove(&mut self, tag: u64) -> Option<Lent> {
+    /// A connection, and since when it was idle.
+    fn remove(&mut self, tag: u64) -> Option<(Lent, Instant)> {
         let index = (tag & 0xffff_ffff) as usize;
         let entry = self.entries.get(index)?;
-        (u64::from(entry.generation) == tag >> 32).then(|| self.entries.remove(index).lent)
+        (u64::from(entry.generation) == tag >> 32).then(|| {
+            let entry = self.entries.remove(index);
+            (entry.lent, entry.since)
+        })
     }
 }
 
@@ -280,12 +284,15 @@ impl Cluster {
         key: &PoolKey,
         via: &Via,
     ) -> Result<Lent, AcquireError> {
+        let mut waited = false;
         loop {
             let credit = match Credits::take(self, host) {
                 Some(credit) => credit,
                 None if host.open.get() == 0 => Credits::force(self, host),
                 None => {
-                    self.stats.upstream_cx_overflow.inc();
+                    if !std::mem::replace(&mut waited, true) {
+                        self.stats.upstream_cx_overflow.inc();
+                    }
                     if evict_idle(worker, host) {
                         continue;
                     }
@@ -352,6 +359,9 @@ impl Cluster {
                 self.stats.upstream_cx_connect_fail.inc();
                 if error == AcquireError::Timeout {
                     self.stats.upstream_cx_connect_timeout.inc();
+                    self.stats.upstream_cx_destroy_local.inc();
+                } else {
+                    self.stats.upstream_cx_destroy_remote.inc();
                 }
                 host.stats(|s| s.cx_connect_fail.inc());
                 Err(error)
@@ -391,7 +401,15 @@ fn take_idle(worker: &Worker, host: &Host, key: &PoolKey) -> Option<Lent> {
             let at = idle.iter().rposition(|parked| parked.key == *key)?;
             idle.remove(at)
         };
-        let Some(mut lent) = worker.idle.borrow_mut().remove(parked.tag) else { continue };
+        let Some((mut lent, since)) = worker.idle.borrow_mut().remove(parked.tag) else { continue };
+        let expired =
+            lent.guard.cluster().config().idle_timeout.is_some_and(|max| time::now() - since >= max);
+        if expired {
+            let stats = &lent.guard.cluster().stats;
+            stats.upstream_cx_idle_timeout.inc();
+            stats.upstream_cx_destroy_local.inc();
+            continue;
+        }
         // A FIN or a stray byte that came while it was parked: not usable, and seen before a request was written.
         if lent.conn.unpark() {
             lent.reused = true;
@@ -479,7 +497,9 @@ impl Lent {
     pub fn release(self, worker: &Worker) {
         let config = self.guard.cluster().config();
         if config.max_requests_per_connection.is_some_and(|max| self.requests >= max) {
-            self.guard.cluster().stats.upstream_cx_max_requests.inc();
+            let stats = &self.guard.cluster().stats;
+            stats.upstream_cx_max_requests.inc();
+            stats.upstream_cx_destroy_local.inc();
             return;
         }
         if self.host.removed.get() || self.key.is_outdated(&self.host) {
@@ -588,7 +608,7 @@ pub fn discard_where(worker: &Worker, which: impl Fn(&PoolKey, &Host) -> bool) {
 
 /// Closes one idle connection. Its cluster, if it was still there.
 fn discard(worker: &Worker, tag: u64) -> Option<Rc<Cluster>> {
-    let lent = worker.idle.borrow_mut().remove(tag)?;
+    let (lent, _) = worker.idle.borrow_mut().remove(tag)?;
     lent.host.idle.borrow_mut().retain(|parked| parked.tag != tag);
     Some(lent.guard.cluster().clone())
 }

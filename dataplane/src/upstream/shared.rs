@@ -224,6 +224,9 @@ async fn drive(conn: Rc<SharedConn>, via: Via, guard: Guard) {
         Ok(stream) => stream,
         Err(error) => {
             cluster.stats.upstream_rq_pending_failure_eject.add(u64::from(conn.waiting.get()));
+            if !auto {
+                cluster.stats.upstream_cx_http2_total.inc();
+            }
             return conn.settle(State::Failed(error));
         }
     };
@@ -257,6 +260,7 @@ async fn drive(conn: Rc<SharedConn>, via: Via, guard: Guard) {
     } else if conn.active.get() > 0 {
         cluster.stats.upstream_cx_destroy_remote.inc();
         cluster.stats.upstream_cx_destroy_remote_with_active_rq.inc();
+        cluster.stats.upstream_cx_destroy_with_active_rq.inc();
     } else {
         cluster.stats.upstream_cx_destroy_remote.inc();
     }

@@ -108,8 +108,10 @@ pub enum CustomTag {
 pub enum AccessLogFilter {
     /// `and_filter`
     And(Vec<Self>),
-    /// What does not depend on the request: `traceable_filter` while nothing is traced, `not_health_check_filter`
-    /// while nothing is known to be a health check, `metadata_filter` while requests carry no metadata.
+    /// `not_health_check_filter`
+    NotHealthCheck,
+    /// What does not depend on the request: `traceable_filter` while nothing is traced, `metadata_filter` while requests
+    /// carry no metadata.
     Constant(bool),
     /// `duration_filter`: milliseconds.
     Duration(Comparison),

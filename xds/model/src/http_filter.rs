@@ -103,7 +103,7 @@ pub struct HttpRbac {
     pub shadow_stat_prefix: String,
 }
 
-/// `extensions.filters.http.cors.v3.CorsPolicy`.
+/// `extensions.filters.http.cors.v3.CorsPolicy`. What a level leaves out is the next level's, from the route outwards.
 #[derive(Clone, Debug, Default)]
 pub struct CorsPolicy {
     /// `allow_origin_string_match`: one of them has to match.
@@ -117,11 +117,11 @@ pub struct CorsPolicy {
     /// `max_age`
     pub max_age: String,
     /// `allow_credentials`: false.
-    pub allow_credentials: bool,
+    pub allow_credentials: Option<bool>,
     /// `allow_private_network_access`: false.
-    pub allow_private_network_access: bool,
+    pub allow_private_network_access: Option<bool>,
     /// `forward_not_matching_preflights`: true.
-    pub forward_not_matching_preflights: bool,
+    pub forward_not_matching_preflights: Option<bool>,
     /// `filter_enabled` in parts per million: all.
     pub enabled_ppm: u32,
     /// `shadow_enabled` in parts per million: none. What is not enabled but this is counted.

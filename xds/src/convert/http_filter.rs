@@ -318,9 +318,6 @@ fn cors(at: &At<'_>, policy: &cors_pb::CorsPolicy) -> Option<Arc<CorsPolicy>> {
     let at = at.field("allow_origin_string_match");
     let origins = policy.allow_origin_string_match.iter().enumerate();
     let origins: Vec<_> = origins.map(|(i, it)| matcher::string(&at.index(i), it)).collect();
-    let is = |value: &Option<envoy_types::pb::google::protobuf::BoolValue>, default| {
-        value.as_ref().map_or(default, |value| value.value)
-    };
     let ppm = |fraction: &Option<RuntimeFractionalPercent>, default| {
         fraction.as_ref().map_or(default, super::route::parts_per_million)
     };
@@ -330,9 +327,9 @@ fn cors(at: &At<'_>, policy: &cors_pb::CorsPolicy) -> Option<Arc<CorsPolicy>> {
         allow_headers: policy.allow_headers.clone(),
         expose_headers: policy.expose_headers.clone(),
         max_age: policy.max_age.clone(),
-        allow_credentials: is(&policy.allow_credentials, false),
-        allow_private_network_access: is(&policy.allow_private_network_access, false),
-        forward_not_matching_preflights: is(&policy.forward_not_matching_preflights, true),
+        allow_credentials: policy.allow_credentials.map(|value| value.value),
+        allow_private_network_access: policy.allow_private_network_access.map(|value| value.value),
+        forward_not_matching_preflights: policy.forward_not_matching_preflights.map(|value| value.value),
         enabled_ppm: ppm(&policy.filter_enabled, 1_000_000),
         shadow_ppm: ppm(&policy.shadow_enabled, 0),
     }))

@@ -2,7 +2,7 @@
 
 use culvert_model::HeaderCase;
 
-use crate::{Headers, Method, RequestHead, ResponseHead, h1::Framing};
+use crate::{Headers, Method, RequestHead, ResponseHead, Version, h1::Framing};
 
 /// What follows the data of each chunk.
 pub const CHUNK_FOOTER: &[u8] = b"\r\n";
@@ -26,12 +26,13 @@ pub fn encode_request(head: &RequestHead, body: Framing, case: HeaderCase, out: 
     encode_fields(&head.headers, body, case, out, LengthWithoutBody::Drop);
 }
 
-/// Appends a response head: `HTTP/1.1 status reason`, the fields, the framing, a blank line.
+/// Appends a response head: version, status, reason, the fields, the framing, a blank line.
 ///
-/// As in [`encode_request`], but with [`Framing::None`] a `content-length` of the headers stays (HEAD, 304) unless the
-/// status forbids it (1xx, 204; RFC 9110 section 8.6). The reason is the usual one of the status, as Envoy sends it.
+/// As in [`encode_request`], but with [`Framing::None`] a `content-length` of the headers stays (HEAD, 304), or else a
+/// `transfer-encoding`, unless the status forbids it (1xx, 204; RFC 9110 section 8.6). The reason is the usual one of the
+/// status, as Envoy sends it.
 pub fn encode_response(head: &ResponseHead, body: Framing, case: HeaderCase, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(if head.version == Version::Http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
     push_decimal(u64::from(head.status), out);
     out.push(b' ');
     out.extend_from_slice(reason_phrase(head.status).as_bytes());
@@ -108,6 +109,9 @@ fn encode_fields(
                 }
                 _ => {}
             },
+            b"transfer-encoding" if body == Framing::None && length == LengthWithoutBody::Keep => {
+                encode_field(shown, value, case, out);
+            }
             b"transfer-encoding" => {}
             _ => encode_field(shown, value, case, out),
         }
@@ -186,6 +190,7 @@ pub fn reason_phrase(status: u16) -> &'static str {
         508 => "Loop Detected",
         510 => "Not Extended",
         511 => "Network Authentication Required",
+        599 => "Last Unassigned Server Error Code",
         _ => UNKNOWN,
     }
 }

@@ -88,6 +88,10 @@ pub fn parse_request(
     let Some(block) = scan::block(window)? else { return more(buf, opts) };
     let fields = &window[block.first_line_len..block.len];
     let framing = parse_fields(fields, block.lines - 1, version, opts, out)?;
+    // Last, as Envoy's connection manager looks at it: the request is known, and logged, by then.
+    if memchr::memchr(b'#', out.path()).is_some() {
+        return Err(Fault::Fragment);
+    }
     Ok(Some((start + block.len, framing)))
 }
 
@@ -216,9 +220,6 @@ fn version_fault(version: &[u8]) -> Fault {
 fn parse_target(target: &[u8], opts: &RequestOptions, out: &mut RequestHead) -> Result<(), Fault> {
     if out.method == Method::Connect {
         return parse_authority_form(target, out);
-    }
-    if memchr::memchr(b'#', target).is_some() {
-        return Err(Fault::Fragment);
     }
     match target {
         [b'/', ..] => {

@@ -1,6 +1,6 @@
 //! `envoy.filters.http.cors`: requests across origins.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use culvert_model::{Action, CorsPolicy, Fraction};
 use culvert_proto::{
@@ -29,7 +29,8 @@ impl Cors {
     pub(super) fn decode(&self, exchange: &Exchange<'_>, scope: &Scope<'_>, state: &mut State) -> Verdict {
         // Envoy looks for policies where requests are forwarded.
         let forwarded = scope.route.is_some_and(|route| matches!(route.action, Action::Forward(_)));
-        let Some(policy) = policy(scope).filter(|_| forwarded) else { return Verdict::Continue };
+        let Some(policy) = forwarded.then(|| policy(scope)).flatten() else { return Verdict::Continue };
+        let policy = &*policy;
         let enabled = draws(exchange, policy.enabled_ppm);
         if !enabled && !draws(exchange, policy.shadow_ppm) {
             return Verdict::Continue;
@@ -63,7 +64,11 @@ impl Cors {
         state: &State,
         response: &mut Response<'_>,
     ) {
+        if !matches!(state, State::CrossOrigin | State::Preflight(true)) {
+            return;
+        }
         let Some(policy) = policy(scope) else { return };
+        let policy = &*policy;
         let request = &exchange.head.headers;
         match state {
             State::CrossOrigin => cors::mark_response(policy, request, response.headers),
@@ -76,11 +81,11 @@ impl Cors {
     }
 }
 
-fn policy<'t>(scope: &Scope<'t>) -> Option<&'t CorsPolicy> {
-    match scope.settings()? {
-        Settings::Cors(policy) => Some(policy),
+fn policy<'s>(scope: &'s Scope<'_>) -> Option<Cow<'s, CorsPolicy>> {
+    cors::inherited(scope.overrides().filter_map(|level| match level.settings.as_ref()? {
+        Settings::Cors(policy) => Some(&**policy),
         _ => None,
-    }
+    }))
 }
 
 fn draws(exchange: &Exchange<'_>, ppm: u32) -> bool {

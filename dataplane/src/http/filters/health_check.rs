@@ -6,21 +6,38 @@ use culvert_model::HeaderMatcher;
 use culvert_proto::route::header_matches;
 
 use super::{Response, State, Verdict};
-use crate::http::{exchange::Exchange, log::Flags, reply::Reply};
+use crate::{
+    http::{exchange::Exchange, log::Flags, reply::Reply},
+    observe::stats::{HealthAnswerStats, Registry},
+};
 
-/// The filter: what a question looks like.
-pub(super) struct HealthCheck(pub(super) Arc<Vec<HeaderMatcher>>);
+/// The filter on one worker.
+pub(super) struct HealthCheck {
+    /// What a question looks like.
+    matchers: Arc<Vec<HeaderMatcher>>,
+    stats: Arc<HealthAnswerStats>,
+}
 
 impl HealthCheck {
+    pub(super) fn new(matchers: Arc<Vec<HeaderMatcher>>, stat_prefix: &str, registry: &Registry) -> Self {
+        let stats = Arc::new(HealthAnswerStats::default());
+        registry.register(format!("http.{stat_prefix}.health_check"), stats.clone());
+        Self { matchers, stats }
+    }
+
     pub(super) fn decode(&self, exchange: &Exchange<'_>, state: &mut State) -> Verdict {
         let view = exchange.head.view();
-        if !self.0.iter().all(|matcher| header_matches(matcher, &view)) {
+        if !self.matchers.iter().all(|matcher| header_matches(matcher, &view)) {
             return Verdict::Continue;
         }
         *state = State::HealthCheck;
+        exchange.record.health_check.set(true);
+        self.stats.request_total.inc();
         Verdict::Reply(if is_failing(exchange) {
+            self.stats.failed.inc();
             Reply::new(503, "").flag(Flags::FAILED_LOCAL_HEALTH_CHECK).details("health_check_failed")
         } else {
+            self.stats.ok.inc();
             Reply::new(200, "").details("health_check_ok")
         })
     }

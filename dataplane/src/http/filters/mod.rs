@@ -126,7 +126,7 @@ impl Filter {
                 })
             }
             HttpFilterKind::HealthCheck(matchers) => {
-                Self::HealthCheck(health_check::HealthCheck(matchers.clone()))
+                Self::HealthCheck(health_check::HealthCheck::new(matchers.clone(), stat_prefix, registry))
             }
             HttpFilterKind::LocalRateLimit(limit) => {
                 Self::LocalRateLimit(local_ratelimit::RateLimiter::new(limit.clone(), registry))
@@ -407,19 +407,7 @@ impl Exchange<'_> {
     /// The client, as `x-forwarded-for` tells where that is trusted: `xff_num_trusted_hops` proxies in front of this one vouch
     /// for it, besides this one where it has added the other end of the connection itself.
     fn client(&self) -> Option<IpAddr> {
-        let config = &self.conn.manager.spec.config;
-        let remote = self.conn.downstream.remote.ip();
-        let hops = config.xff_num_trusted_hops as usize;
-        if config.use_remote_address && hops == 0 {
-            return remote;
-        }
-        let own = config.use_remote_address && config.skip_xff_append;
-        let entry = self.head.headers.joined("x-forwarded-for").and_then(|list| {
-            let bytes: &[u8] = &list;
-            let nth = bytes.rsplit(|byte| *byte == b',').nth(hops - usize::from(own))?;
-            std::str::from_utf8(nth).ok()?.trim().parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
-        });
-        entry.or(remote)
+        self.record.client.get().or_else(|| self.conn.downstream.remote.ip())
     }
 
     /// Whether it is one of so many requests.

@@ -113,7 +113,7 @@ impl GlobalLimiter {
             return Verdict::Continue;
         }
         if let Some(cluster) = &cluster {
-            cluster.codes.record(config.status);
+            cluster.count(config.status, exchange.is_internal());
         }
         let reply = Reply::new(config.status, "").flag(Flags::RATE_LIMITED).details("request_rate_limited");
         let reply = reply.body(answer.raw_body.into());

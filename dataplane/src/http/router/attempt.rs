@@ -75,7 +75,8 @@ impl Exchange<'_> {
     }
 
     /// Records the beginning of the exchange with the upstream.
-    pub(super) fn upstream_begun(&self, lent: &Lent, complete: bool) {
+    pub(super) fn upstream_begun(&self, passage: &Passage<'_>, lent: &Lent, complete: bool) {
+        passage.cluster.stats.upstream_rq_total.inc();
         self.record.upstream_version.set(Some(lent.conn.version()));
         let now = Some(time::now());
         let mut times = self.record.times.borrow_mut();
@@ -91,8 +92,9 @@ impl Exchange<'_> {
     /// Runs both directions until the response is complete or something ends it.
     pub(super) async fn converse(&self, passage: &Passage<'_>, lent: &Lent, timers: &mut Timers) -> Outcome {
         let server = self.stream;
-        // HTTP/1 upstreams get them where the cluster says so.
-        let trailers = lent.conn.version() == Version::Http2 || passage.cluster.config().enable_trailers;
+        // Both sides of HTTP/1 have them where the configuration says so.
+        let trailers = (lent.conn.version() == Version::Http2 || passage.cluster.config().enable_trailers)
+            && (server.is_multiplexed() || self.conn.manager.spec.config.http1.enable_trailers);
         let overflow = || passage.abandon();
         let (piece, end) =
             (|piece: &[u8]| passage.mirror_piece(piece), |end: Option<&Headers>| passage.mirror_end(end));
@@ -185,7 +187,6 @@ pub(super) struct ActiveUpstream {
 
 impl ActiveUpstream {
     pub(super) fn new(cluster: &Rc<Cluster>, host: &Rc<Host>) -> Self {
-        cluster.stats.upstream_rq_total.inc();
         cluster.stats.upstream_rq_active.inc();
         cluster.begin_request();
         Self { cluster: cluster.clone(), _host: host.begin() }

@@ -1,21 +1,29 @@
 //! What becomes of a request, and of its connections, when an attempt is over.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
-use culvert_proto::{Method, Version, h1::Framing, retry::Reset};
+use culvert_proto::{
+    Method, Version,
+    h1::{Framing, reason_phrase},
+    retry::Reset,
+};
 use culvert_ring::time;
 
 use super::{
     Passage,
     attempt::{Ended, Failed, Outcome},
     redirect::Redirected,
-    replies::{acquire_failed, protocol_error, upstream_failed},
+    replies::{acquire_failed, connect_failure, cut_details, protocol_error, upstream_failed},
     retry::Verdict,
     timeouts::TryExpired,
 };
 use crate::{
     http::{
-        codec::ReceiveError,
+        codec::{Body, ReceiveError},
         deadlines::Expired,
         exchange::{After, Exchange},
         log::Flags,
@@ -24,6 +32,9 @@ use crate::{
     },
     upstream::{AcquireError, Cluster, Host, Lent, LocalFailure},
 };
+
+/// Most bytes of an unwanted body that are read for the sake of the connection.
+const DISCARD_BYTES_MAX: usize = 64 * 1024;
 
 /// What comes after an attempt.
 pub(super) enum Next {
@@ -64,12 +75,22 @@ impl Exchange<'_> {
             Outcome::Ended(Ok(Ended::Complete { reusable, close })) => {
                 cluster.stats.upstream_rq_time.record(millis(time::now() - self.record.started));
                 if !passage.kept.is_complete() {
-                    self.conn.manager.stats.downstream_rq_response_before_rq_complete.inc();
+                    self.count_early_response();
+                    self.count_cut(cluster, false);
                     return Next::Done(After::Close);
                 }
                 let reusable = reusable && passage.sent.get();
-                if let Some(lent) = lent.filter(|lent| reusable && lent.conn.is_reusable()) {
-                    lent.release(&self.conn.worker);
+                match lent {
+                    Some(lent) if reusable && lent.conn.is_reusable() => lent.release(&self.conn.worker),
+                    Some(lent) if lent.conn.version() != Version::Http2 => {
+                        // The upstream ends what ends with its connection.
+                        if self.record.upstream_ended.get() {
+                            cluster.stats.upstream_cx_destroy_remote.inc();
+                        } else {
+                            cluster.stats.upstream_cx_destroy_local.inc();
+                        }
+                    }
+                    _ => {}
                 }
                 if close { After::Close } else { After::KeepAlive }
             }
@@ -78,11 +99,15 @@ impl Exchange<'_> {
                 None => After::Abort,
             },
             Outcome::Ended(Err(Failed::Downstream)) | Outcome::ClientGone => {
-                self.client_gone(cluster);
+                match lent {
+                    Some(_) => self.count_cut(cluster, false),
+                    None => cluster.stats.upstream_rq_cancelled.inc(),
+                }
+                self.downstream_lost();
                 After::Abort
             }
             Outcome::RequestFailed(error) => {
-                cluster.stats.upstream_rq_tx_reset.inc();
+                self.count_cut(cluster, false);
                 self.request_failed(&error, started)
             }
             Outcome::Ended(Err(Failed::Upstream(error))) => {
@@ -90,7 +115,7 @@ impl Exchange<'_> {
             }
             Outcome::Ended(Err(Failed::UpstreamSwitched)) => {
                 cluster.stats.upstream_cx_protocol_error.inc();
-                cluster.stats.upstream_rq_rx_reset.inc();
+                self.count_cut(cluster, false);
                 host.stats(|stats| stats.rq_error.inc());
                 host.failed(LocalFailure::Connection);
                 if let Some(wait) = self.retries(passage, Reset::Other) {
@@ -110,10 +135,23 @@ impl Exchange<'_> {
                 if let Some(wait) = self.retries(passage, reset) {
                     return Next::Retry(wait);
                 }
-                cluster.codes.record(503);
+                self.count_upstream(cluster, 503);
+                if error == AcquireError::Overflow {
+                    self.record.host.take();
+                }
+                if let AcquireError::Connect(reason) = &error {
+                    self.record.upstream_failure.replace(connect_failure(reason));
+                }
+                self.discard_received();
                 self.reply(acquire_failed(&error, retried))
             }
-            Outcome::Expired(expired) => self.expired(expired, passage, Some(host)),
+            Outcome::Expired(expired) => {
+                match lent {
+                    Some(_) => self.count_cut(cluster, false),
+                    None => self.discard_received(),
+                }
+                self.expired(expired, passage, Some(host))
+            }
             Outcome::TryExpired(expired) => return self.try_expired(expired, passage, host),
         })
     }
@@ -123,7 +161,7 @@ impl Exchange<'_> {
         match outcome {
             Outcome::Expired(expired) => self.expired(expired, passage, None),
             _ => {
-                self.client_gone(&passage.cluster);
+                self.downstream_lost();
                 After::Abort
             }
         }
@@ -161,12 +199,12 @@ impl Exchange<'_> {
             stats.rq_error.inc();
             stats.rq_timeout.inc();
         });
-        stats.upstream_rq_tx_reset.inc();
+        self.count_cut(&passage.cluster, false);
         host.failed(LocalFailure::Timeout);
         if let Some(wait) = self.retries(passage, Reset::Other) {
             return Next::Retry(wait);
         }
-        passage.cluster.codes.record(504);
+        self.count_upstream(&passage.cluster, 504);
         let reply = Reply::new(504, "upstream request timeout").details(details);
         Next::Done(self.reply(reply.flag(Flags::UPSTREAM_REQUEST_TIMEOUT)))
     }
@@ -179,11 +217,14 @@ impl Exchange<'_> {
         host: &Host,
     ) -> Next {
         let cluster = &passage.cluster;
-        // A connection that others share is counted when it ends.
-        if self.record.upstream_version.get() != Some(Version::Http2) {
-            cluster.stats.upstream_cx_destroy_remote_with_active_rq.inc();
+        let multiplexed = self.record.upstream_version.get() == Some(Version::Http2);
+        if !multiplexed {
+            self.count_cut(cluster, !matches!(error, ReceiveError::Broken | ReceiveError::Fault(_)));
+        } else if matches!(error, ReceiveError::Reset) {
+            cluster.stats.upstream_rq_rx_reset.inc();
+        } else if matches!(error, ReceiveError::Closed | ReceiveError::Io(_) | ReceiveError::Truncated) {
+            cluster.stats.upstream_rq_pending_failure_eject.inc();
         }
-        cluster.stats.upstream_rq_rx_reset.inc();
         let unread = lent.is_some_and(|lent| is_unread(error, lent));
         if lent.is_some_and(|lent| self.met_dead_connection(error, lent, passage)) {
             if self.may_be_sent_again(passage, unread) {
@@ -194,15 +235,20 @@ impl Exchange<'_> {
         }
         host.stats(|stats| stats.rq_error.inc());
         host.failed(LocalFailure::Connection);
-        if matches!(error, ReceiveError::Broken | ReceiveError::Fault(_)) {
+        let started = passage.response_started.get();
+        let cut = !multiplexed && (started || matches!(error, ReceiveError::Truncated));
+        if cut || matches!(error, ReceiveError::Broken | ReceiveError::Fault(_)) {
             cluster.stats.upstream_cx_protocol_error.inc();
         }
-        if passage.response_started.get() {
-            return Next::Done(self.cut_short(match error {
+        if started {
+            let flags = match error {
                 ReceiveError::Refused | ReceiveError::Reset => Flags::UPSTREAM_REMOTE_RESET,
-                ReceiveError::Broken => Flags::UPSTREAM_PROTOCOL_ERROR,
-                _ => Flags::UPSTREAM_CONNECTION_TERMINATION,
-            }));
+                ReceiveError::Closed | ReceiveError::Io(_) | ReceiveError::Truncated if multiplexed => {
+                    Flags::UPSTREAM_CONNECTION_TERMINATION
+                }
+                _ => Flags::UPSTREAM_PROTOCOL_ERROR,
+            };
+            return Next::Done(self.cut_short(flags, cut_details(error, multiplexed)));
         }
         let reset = match error {
             ReceiveError::Refused => Reset::Refused,
@@ -213,7 +259,7 @@ impl Exchange<'_> {
             return Next::Retry(wait);
         }
         let reply = upstream_failed(error, passage.is_retry.get());
-        cluster.codes.record(reply.status);
+        self.count_upstream(cluster, reply.status);
         Next::Done(self.reply(reply))
     }
 
@@ -241,7 +287,6 @@ impl Exchange<'_> {
         let (flags, reply) = match expired {
             Expired::Duration => {
                 stats.downstream_rq_max_duration_reached.inc();
-                cluster.stats.upstream_rq_tx_reset.inc();
                 // A client that has sent everything has not been too slow.
                 let status = if passage.kept.is_complete() { 504 } else { 408 };
                 let reply = Reply::new(status, "downstream duration timeout").grpc_status("4");
@@ -249,7 +294,6 @@ impl Exchange<'_> {
             }
             Expired::Idle => {
                 stats.downstream_rq_idle_timeout.inc();
-                cluster.stats.upstream_rq_tx_reset.inc();
                 let status = if passage.kept.is_complete() { 504 } else { 408 };
                 (
                     Flags::STREAM_IDLE_TIMEOUT,
@@ -258,7 +302,6 @@ impl Exchange<'_> {
             }
             Expired::Request => {
                 stats.downstream_rq_timeout.inc();
-                cluster.stats.upstream_rq_tx_reset.inc();
                 (Flags::default(), Reply::new(408, "request timeout").details("request_overall_timeout"))
             }
             Expired::Route => {
@@ -277,17 +320,59 @@ impl Exchange<'_> {
             }
         };
         if passage.response_started.get() {
-            return self.cut_short(flags);
+            return self.cut_short(flags, reply.details);
         }
         if expired == Expired::Route && host.is_some() {
-            cluster.codes.record(504);
+            self.count_upstream(cluster, 504);
         }
         self.reply(reply.flag(flags))
     }
 
-    fn client_gone(&self, cluster: &Cluster) {
-        cluster.stats.upstream_rq_cancelled.inc();
-        self.downstream_lost();
+    /// Counts a response of the cluster, or one in place of it.
+    pub(super) fn count_upstream(&self, cluster: &Cluster, status: u16) {
+        cluster.count(status, self.is_internal());
+    }
+
+    /// Counts what a request that was cut costs its upstream: the connection, or with HTTP/2 the stream. `remote`: the
+    /// upstream did it.
+    fn count_cut(&self, cluster: &Cluster, remote: bool) {
+        let stats = &cluster.stats;
+        if self.record.upstream_version.get() == Some(Version::Http2) {
+            // A connection that others share is counted when it ends.
+            return stats.upstream_rq_tx_reset.inc();
+        }
+        stats.upstream_cx_destroy_with_active_rq.inc();
+        if remote {
+            stats.upstream_cx_destroy_remote.inc();
+            stats.upstream_cx_destroy_remote_with_active_rq.inc();
+        } else {
+            stats.upstream_cx_destroy_local.inc();
+            stats.upstream_cx_destroy_local_with_active_rq.inc();
+        }
+    }
+
+    /// Counts a response that ended before its request did.
+    pub(in crate::http) fn count_early_response(&self) {
+        let stats = &self.conn.manager.stats;
+        stats.downstream_rq_response_before_rq_complete.inc();
+        stats.downstream_rq_rx_reset.inc();
+    }
+
+    /// Reads what is here already of a body that nobody wants: when that is all of it, the connection goes on.
+    pub(in crate::http) fn discard_received(&self) {
+        let mut left = DISCARD_BYTES_MAX;
+        let mut cx = Context::from_waker(Waker::noop());
+        let record = &self.record;
+        while !self.framing.is_empty() && record.times.borrow().rx_end.is_none() && left > 0 {
+            match self.stream.poll_body(&mut cx) {
+                Poll::Ready(Ok(Body::Data(chunk))) => {
+                    left = left.saturating_sub(chunk.len());
+                    record.bytes_received.set(record.bytes_received.get() + chunk.len() as u64);
+                }
+                Poll::Ready(Ok(Body::End)) => record.times.borrow_mut().rx_end = Some(time::now()),
+                Poll::Ready(Err(_)) | Poll::Pending => return,
+            }
+        }
     }
 
     /// Counts a client that is gone, or that wants no response any more.
@@ -314,9 +399,10 @@ impl Exchange<'_> {
             ReceiveError::Fault(fault) => {
                 stats.downstream_cx_protocol_error.inc();
                 if started {
-                    return self.cut_short(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+                    return self.cut_short(Flags::DOWNSTREAM_PROTOCOL_ERROR, fault.details());
                 }
-                let reply = Reply::new(fault.status(), "").flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+                let reply = Reply::new(fault.status(), reason_phrase(fault.status()));
+                let reply = reply.flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
                 self.reply(reply.details(fault.details()))
             }
             ReceiveError::Broken => {
@@ -337,8 +423,11 @@ impl Exchange<'_> {
 
     /// The response has begun and cannot be completed: the client must see that it is cut short. Its framing tells,
     /// unless it ends with the connection: then only a reset does.
-    fn cut_short(&self, flags: Flags) -> After {
-        self.conn.manager.stats.rq_reset_after_downstream_response_started.inc();
+    fn cut_short(&self, flags: Flags, details: &'static str) -> After {
+        let stats = &self.conn.manager.stats;
+        stats.downstream_rq_tx_reset.inc();
+        stats.downstream_rq_rx_reset.inc();
+        self.record.details.set(details);
         self.record.flags.set(self.record.flags.get() | flags);
         if self.record.framing.get() == Framing::UntilClose { After::Abort } else { After::Close }
     }

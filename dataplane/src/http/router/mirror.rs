@@ -139,7 +139,7 @@ impl Exchange<'_> {
             let cluster = run.cluster.clone();
             if within(due, run.serve()).await.is_none() {
                 cluster.stats.upstream_rq_timeout.inc();
-                cluster.codes.record(504);
+                self.count_upstream(&cluster, 504);
             }
         });
         Some(Mirror { queue, limit: self.buffer_limit(passage.matched) })
@@ -209,7 +209,7 @@ impl Run {
     }
 
     fn failed(&self, host: &Host) {
-        self.cluster.codes.record(503);
+        self.self.count_upstream(&cluster, 503);
         host.stats(|stats| stats.rq_error.inc());
     }
 
@@ -261,7 +261,7 @@ impl Run {
                 return Err(ReceiveError::Truncated);
             }
         };
-        self.cluster.codes.record(head.status);
+        self.self.count_upstream(&cluster, head.status);
         host.answered(head.status);
         host.stats(|stats| if head.status < 500 { stats.rq_success.inc() } else { stats.rq_error.inc() });
         let reusable = framing != Framing::UntilClose && h1::keep_alive(head.version, &head.headers);

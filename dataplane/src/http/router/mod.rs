@@ -166,6 +166,7 @@ impl Exchange<'_> {
         self.record.attempts.set(1);
         loop {
             let Some(host) = self.choose(passage) else {
+                self.count_upstream(&passage.cluster, 503);
                 let reply = Reply::new(503, "no healthy upstream");
                 let reply = reply.flag(Flags::NO_HEALTHY_UPSTREAM).details("no_healthy_upstream");
                 return Ok(self.reply(reply));
@@ -203,7 +204,8 @@ impl Exchange<'_> {
     async fn attempt(&self, passage: &Passage<'_>, host: &Rc<Host>, timers: &mut Timers) -> Next {
         let max_requests = passage.cluster.config().circuit_breakers.max_requests;
         let Some(credit) = Credit::take(&passage.cluster.limits, Limit::Requests, max_requests) else {
-            passage.cluster.stats.upstream_rq_pending_overflow.inc();
+            passage.cluster.stats.upstream_rq_active_overflow.inc();
+            self.count_upstream(&passage.cluster, 503);
             return Next::Done(self.reply(replies::overflow(passage.is_retry.get())));
         };
         let active = ActiveUpstream::new(&passage.cluster, host);
@@ -219,7 +221,7 @@ impl Exchange<'_> {
                 lent.host.reached(false);
                 lent.begin_request();
                 lent.conn.send_head(&self.head, self.framing);
-                self.upstream_begun(&lent, no_body);
+                self.upstream_begun(passage, &lent, no_body);
                 self.keep_body(passage, &lent);
                 let outcome = self.converse(passage, &lent, timers).await;
                 (outcome, Some(lent))
@@ -270,13 +272,22 @@ impl Exchange<'_> {
     ) -> Result<Passage<'a>, Reply> {
         let found = self.cluster_name(action, random);
         let found = found.and_then(|(name, weighted)| Some((self.conn.worker.cluster(&name)?, weighted)));
-        let Some((cluster, weighted)) = found else { return Err(self.no_cluster(action)) };
+        let total = &self.conn.manager.stats.rq_total;
+        let Some((cluster, weighted)) = found else {
+            total.inc();
+            return Err(self.no_cluster(action));
+        };
         self.tells_attempts.set(matched.vhost.include_attempt_count_in_response);
         *self.record.cluster.borrow_mut() = Some(cluster.clone());
         let upgrade = self.upgrade(action)?;
+        total.inc();
+        if cluster.sheds_all() {
+            self.count_upstream(&cluster, 503);
+            return Err(replies::shed_all());
+        }
         if cluster.sheds(&mut self.conn.worker.rng.borrow_mut()) {
-            let reply = Reply::new(503, "drop overload");
-            return Err(reply.flag(Flags::DROP_OVERLOAD).details("drop_overload"));
+            self.count_upstream(&cluster, 503);
+            return Err(replies::shed());
         }
         let config = cluster.config();
         let names = config.request_names.as_deref();

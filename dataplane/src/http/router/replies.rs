@@ -32,6 +32,38 @@ pub(super) fn overflow(retried: bool) -> Reply {
         .overloaded()
 }
 
+pub(super) fn shed() -> Reply {
+    Reply::new(503, "drop overload").flag(Flags::DROP_OVERLOAD).details("drop_overload")
+}
+
+pub(super) fn shed_all() -> Reply {
+    Reply::new(503, "unconditional drop overload")
+        .flag(Flags::UNCONDITIONAL_DROP_OVERLOAD)
+        .details("unconditional_drop_overload")
+        .header("x-envoy-unconditional-drop-overload", "true")
+}
+
+/// Why a connection failed, as Envoy's logs have it.
+pub(super) fn connect_failure(reason: &str) -> String {
+    match reason.strip_prefix("TLS: ") {
+        Some(reason) => format!("TLS_error:|{reason}"),
+        // The kernel's text ends with the number of the error.
+        None => format!("delayed connect error: {}", reason.split(" (").next().unwrap_or_default()),
+    }
+}
+
+/// Details of a response that ended too early.
+pub(super) fn cut_details(error: &ReceiveError, multiplexed: bool) -> &'static str {
+    match error {
+        ReceiveError::Refused => "upstream_reset_after_response_started{remote_refused_stream_reset}",
+        ReceiveError::Reset => "upstream_reset_after_response_started{remote_reset}",
+        ReceiveError::Closed | ReceiveError::Io(_) | ReceiveError::Truncated if multiplexed => {
+            "upstream_reset_after_response_started{connection_termination}"
+        }
+        _ => Fault::UPSTREAM_DETAILS_STARTED,
+    }
+}
+
 /// There is no connection.
 pub(super) fn acquire_failed(error: &AcquireError, retried: bool) -> Reply {
     match error {
@@ -40,7 +72,10 @@ pub(super) fn acquire_failed(error: &AcquireError, retried: bool) -> Reply {
             log::debug!(target: "upstream", "connect failed: {reason}");
             reset!(503, retried, "remote connection failure")
                 .flag(Flags::UPSTREAM_CONNECTION_FAILURE)
-                .details("upstream_reset_before_response_started{remote_connection_failure}")
+                .details_text(format!(
+                    "upstream_reset_before_response_started{{remote_connection_failure|{}}}",
+                    connect_failure(reason).replace(' ', "_"),
+                ))
         }
         AcquireError::Timeout => reset!(503, retried, "connection timeout")
             .flag(Flags::UPSTREAM_CONNECTION_FAILURE)

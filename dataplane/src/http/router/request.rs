@@ -14,7 +14,7 @@ use culvert_ring::time;
 
 use super::{Passage, timeouts};
 use crate::{
-    http::{exchange::Exchange, format::Values, hygiene, reply::Reply},
+    http::{exchange::Exchange, format::Values, grpc, hygiene, reply::Reply, shared::millis},
     upstream::Host,
 };
 
@@ -43,17 +43,33 @@ impl Exchange<'_> {
         Ok(true)
     }
 
+    /// A deadline that the route shortens is the upstream's too.
+    fn cap_grpc_timeout(&mut self, action: &RouteAction) {
+        let max = action.max_stream_duration.and_then(|route| route.grpc_timeout_max);
+        let Some(max) = max.filter(|max| !max.is_zero()) else { return };
+        if grpc::timeout(&self.head.headers).is_some_and(|asked| asked > max) {
+            let mut text = Vec::with_capacity(9);
+            h1::push_decimal(millis(max).min(99_999_999), &mut text);
+            text.push(b'm');
+            self.head.headers.set("grpc-timeout", text);
+        }
+    }
+
     /// Turns the downstream head into the upstream head. Returns how its body is framed.
     pub(super) fn prepare_head(&mut self, passage: &Passage<'_>, host: &Rc<Host>) -> Framing {
         let Passage { action, matched, weighted, .. } = *passage;
         h1::remove_hop_by_hop(&mut self.head.headers, passage.upgrade);
+        let tells = !self.conn.manager.spec.config.suppress_envoy_headers;
         let mut scratch = Vec::new();
         if rewrite_path(&action.path, &matched.route.matcher.path, self.head.path(), &mut scratch) {
-            let original = self.head.path().to_vec();
-            self.head.headers.set("x-envoy-original-path", original);
+            if tells {
+                let original = self.head.path().to_vec();
+                self.head.headers.set("x-envoy-original-path", original);
+            }
             self.head.set_path(&scratch);
         }
         let spec = host.spec();
+        let by_cluster = weighted.is_some_and(|weighted| weighted.host_rewrite.is_some());
         let rewritten = match weighted.and_then(|weighted| weighted.host_rewrite.as_deref()) {
             Some(literal) => {
                 scratch.clear();
@@ -67,8 +83,13 @@ impl Exchange<'_> {
                 let original = self.head.authority().to_vec();
                 self.head.headers.append("x-forwarded-host", original);
             }
+            if tells && !by_cluster {
+                let original = self.head.authority().to_vec();
+                self.head.headers.set("x-envoy-original-host", original);
+            }
             self.head.set_authority(&scratch);
         }
+        self.cap_grpc_timeout(action);
         if self.head.headers.iter().any(|(name, _)| name.starts_with(b"x-envoy-")) {
             for name in retry::REQUEST_HEADERS.iter().chain(&timeouts::REQUEST_HEADERS) {
                 self.head.headers.remove(name);

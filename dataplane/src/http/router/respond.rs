@@ -40,6 +40,7 @@ impl Exchange<'_> {
             if head.status >= 200 || head.status == 101 {
                 break framing;
             }
+            self.count_upstream(&passage.cluster, head.status);
             informed += 1;
             if informed > INFORMED_MAX {
                 return Err(Failed::Upstream(ReceiveError::Truncated));
@@ -66,6 +67,10 @@ impl Exchange<'_> {
             self.conn.worker.recycle_response(head);
             let reusable = reusable && framing.is_empty() && passage.sent.get();
             return Ok(Ended::Redirect { redirected, status, reusable });
+        }
+        self.record.upstream_ended.set(framing == Framing::UntilClose);
+        if !switched && framing != Framing::UntilClose && !reusable {
+            passage.cluster.stats.upstream_cx_close_notify.inc();
         }
         let downstream_framing = self.downstream_framing(framing);
         let close = !switched
@@ -99,7 +104,9 @@ impl Exchange<'_> {
                     self.record.bytes_sent.set(server.sent());
                 }
                 Ok(Body::End) => {
-                    let trailers = upstream.take_trailers();
+                    let known =
+                        upstream.version() == Version::Http2 || passage.cluster.config().enable_trailers;
+                    let trailers = upstream.take_trailers().filter(|_| known);
                     let enabled =
                         server.is_multiplexed() || self.conn.manager.spec.config.http1.enable_trailers;
                     server.finish(trailers.as_ref().filter(|_| enabled));
@@ -160,7 +167,7 @@ impl Exchange<'_> {
     }
 
     fn upstream_answered(&self, passage: &Passage<'_>, lent: &Lent, head: &ResponseHead) {
-        passage.cluster.codes.record(head.status);
+        self.count_upstream(&passage.cluster, head.status);
         lent.host.answered(outlier_status(head));
         lent.host
             .stats(|stats| if head.status < 500 { stats.rq_success.inc() } else { stats.rq_error.inc() });
@@ -175,7 +182,8 @@ impl Exchange<'_> {
         close: bool,
     ) {
         h1::remove_hop_by_hop(&mut head.headers, framing == Framing::Tunnel);
-        if !self.conn.manager.spec.config.suppress_envoy_headers {
+        // How long it took from the end of the request on, so it needs to have ended.
+        if !self.conn.manager.spec.config.suppress_envoy_headers && passage.kept.is_complete() {
             let mut text = Vec::with_capacity(8);
             h1::push_decimal(millis(time::now() - self.record.started), &mut text);
             head.headers.set("x-envoy-upstream-service-time", text);

@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Exchange<'_> {
-    pub(super) fn cluster_name<'a>(
+    pub(in crate::http) fn cluster_name<'a>(
         &self,
         action: &'a RouteAction,
         random: u64,

@@ -83,6 +83,10 @@ pub struct Facts<'a> {
     pub attempts: u32,
     /// When what happened.
     pub times: Times,
+    /// Whether the request's scheme is known: HTTP/1 leaves it to whoever receives it.
+    pub scheme_known: bool,
+    /// Whether it asks for the health of this server.
+    pub health_check: bool,
     /// Filter state.
     pub state: Option<&'a FilterState>,
 }
@@ -222,6 +226,8 @@ impl<'a> Facts<'a> {
             upstream_protocol: None,
             attempts: 0,
             times: Times::default(),
+            scheme_known: true,
+            health_check: false,
             state: None,
         }
     }
@@ -231,8 +237,11 @@ impl<'a> Facts<'a> {
         let head = self.request;
         match name {
             ":method" => head.map(|head| head.method.as_bytes()),
-            ":path" => head.map(RequestHead::path),
-            ":authority" | "host" => head.map(RequestHead::authority),
+            ":path" => head.map(RequestHead::path).filter(|path| !path.is_empty()),
+            ":authority" | "host" => {
+                head.map(RequestHead::authority).filter(|authority| !authority.is_empty())
+            }
+            ":scheme" if !self.scheme_known => None,
             ":scheme" => head.map(|head| head.scheme.as_str().as_bytes()),
             name => self.request_headers?.get(name),
         }

@@ -25,6 +25,7 @@ pub(super) fn passes(filter: &AccessLogFilter, facts: &Facts<'_>, runtime: &Runt
             _ => false,
         },
         AccessLogFilter::LogType { types, exclude } => types.contains(&facts.log_type.envoy().0) != *exclude,
+        AccessLogFilter::NotHealthCheck => !facts.health_check,
         AccessLogFilter::Or(filters) => filters.iter().any(|filter| passes(filter, facts, runtime)),
         AccessLogFilter::ResponseFlags(names) if names.is_empty() => !facts.flags.is_empty(),
         AccessLogFilter::ResponseFlags(names) => facts.flags.has_any(names),

@@ -43,7 +43,7 @@ pub(super) fn filter(at: &At<'_>, filter: &pb::AccessLogFilter) -> Option<Access
         FilterSpecifier::MetadataFilter(metadata) => AccessLogFilter::Constant(
             metadata.match_if_key_not_found.as_ref().is_none_or(|matches| matches.value),
         ),
-        FilterSpecifier::NotHealthCheckFilter(_) => AccessLogFilter::Constant(true),
+        FilterSpecifier::NotHealthCheckFilter(_) => AccessLogFilter::NotHealthCheck,
         FilterSpecifier::OrFilter(or) => {
             AccessLogFilter::Or(all(&at.field("or_filter").field("filters"), &or.filters)?)
         }

@@ -2,7 +2,7 @@
 
 use culvert_model::UnderscoresAction;
 use culvert_proto::{
-    Headers, Method, RequestHead, ResponseHead, Version,
+    Headers, Method, RequestHead, ResponseHead, Scheme, Version,
     h1::{Fault, Framing, RequestOptions, push_decimal},
     host,
 };
@@ -23,6 +23,9 @@ pub(super) fn request_from(
     head.version = Version::Http2;
     head.method = Method::from_bytes(request.method.as_str().as_bytes());
     let uri = &request.uri;
+    if uri.scheme() == Some(&uri::Scheme::HTTPS) {
+        head.scheme = Scheme::Https;
+    }
     head.set_path(uri.path_and_query().map_or("", uri::PathAndQuery::as_str));
     fields_from(&request.headers, &mut head.headers);
     join_cookies(&request.headers, &mut head.headers);

@@ -111,7 +111,7 @@ impl Authorizer {
             Decision::Denied(denial) => {
                 self.count(exchange, cluster.as_deref(), &self.stats.denied, |stats| &stats.denied);
                 if let Some(cluster) = cluster.as_ref().filter(|_| config.charge_cluster) {
-                    cluster.codes.record(denial.status);
+                    cluster.count(denial.status, exchange.is_internal());
                 }
                 if !denial.metadata.is_empty() {
                     exchange.filters.metadata.merge(NAMESPACE, denial.metadata.clone());
