@@ -18,6 +18,8 @@
 pub mod capture;
 pub mod cli;
 pub mod control;
+#[cfg(feature = "seeded-faults")]
+mod faults;
 pub mod http;
 pub mod listener;
 pub mod logging;

@@ -290,7 +290,8 @@ mod tests {
 
     #[test]
     fn slashes_are_merged_without_normalizing() {
-        for (path, expected) in [("//a///b//?c//d", "/a/b/?c//d"), ("/a/b", "/a/b"), ("///", "/"), ("", "")] {
+        for (path, expected) in [("//a///b//?c//d", "/a/b/?c//d"), ("/a/b", "/a/b"), ("///", "//"), ("", "")]
+        {
             let mut merged = path.as_bytes().to_vec();
             merge_slashes(&mut merged);
             assert_eq!(merged, expected.as_bytes(), "{path}");

@@ -240,6 +240,8 @@ impl Control {
     /// Publishes a configuration.
     fn take_over(&mut self, update: Update) -> Changes {
         let Update { config, changed, arrived } = update;
+        #[cfg(feature = "seeded-faults")]
+        let config = Arc::new(crate::faults::seeded(&config));
         self.sources.follow(&self.shared.view, &self.shared.process.registry);
         if !changed.clusters.is_empty() {
             let unresolved = self.dns.apply(&config.clusters);

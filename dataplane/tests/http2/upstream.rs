@@ -58,7 +58,7 @@ fn resets_are_answered_as_envoy_does() {
             assert_eq!(cut.reason(), Some(Reason::INTERNAL_ERROR));
         });
         assert_eq!(upstream.accepted() - before, 1);
-        assert_eq!(culvert.stat("cluster.up.upstream_rq_rx_reset"), 4);
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_rx_reset"), 3, "a refused stream is none");
         assert_eq!(culvert.stat("cluster.up.http2.rx_reset"), 4);
         assert_eq!(culvert.stat("cluster.up.upstream_cx_destroy"), 0);
     });
@@ -76,7 +76,7 @@ fn a_request_that_is_given_up_resets_its_stream_only() {
             eventually(culvert, "it is reset", |it| it.stat("cluster.up.http2.tx_reset") == 1).await;
         });
         assert_eq!(culvert.stat("cluster.up.upstream_rq_active"), 0);
-        assert_eq!(culvert.stat("cluster.up.upstream_rq_cancelled"), 1);
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_tx_reset"), 1);
         assert_eq!(culvert.stat("cluster.up.upstream_cx_active"), 1);
         assert_eq!(culvert.stat("cluster.up.http2.streams_active"), 0);
     });
@@ -166,7 +166,7 @@ fn circuit_breakers_count_streams_as_requests() {
         let mut statuses = at_once(port, 8);
         statuses.sort_unstable();
         assert_eq!(statuses, [200, 200, 200, 503, 503, 503, 503, 503]);
-        assert_eq!(culvert.stat("cluster.up.upstream_rq_pending_overflow"), 5);
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_active_overflow"), 5);
     });
     // One connection with two streams; the others wait for their turn.
     on_each(upstream.address, "", &limits("max_connections: 1"), |culvert, port| {

@@ -47,7 +47,7 @@ flags! {
     NO_CLUSTER = 25, "NC", "NoClusterFound";
     OVERLOAD = 26, "OM", "OverloadManagerTerminated";
     DOWNSTREAM_REMOTE_RESET = 28, "DR", "DownstreamRemoteReset";
-    UNCONDITIONAL_DROP_OVERLOAD = 13, "UDO", "UnconditionalDropOverload";
+    UNCONDITIONAL_DROP_OVERLOAD = 30, "UDO", "UnconditionalDropOverload";
     DROP_OVERLOAD = 29, "DO", "DropOverLoad";
 }
 

@@ -104,8 +104,8 @@ pub(super) fn request_of(head: &RequestHead, framing: Framing) -> Result<Request
     parts.authority = Some(authority);
     if head.method != Method::Connect {
         parts.scheme = Some(match head.scheme {
-            culvert_proto::Scheme::Http => uri::Scheme::HTTP,
-            culvert_proto::Scheme::Https => uri::Scheme::HTTPS,
+            Scheme::Http => uri::Scheme::HTTP,
+            Scheme::Https => uri::Scheme::HTTPS,
         });
         parts.path_and_query = Some(path_of(head.path())?);
     }
