@@ -8,9 +8,10 @@ import urllib.parse
 from collections import defaultdict
 from pathlib import Path
 
-# How long a proxy may take to start, and its counters and log lines to come.
+# How long a proxy may take to start, its counters to settle, and its log lines to come.
 START = 60
-SETTLE = 1.5
+SETTLE = 2.0
+LINES = 15.0
 
 
 class Proxy:

@@ -16,7 +16,7 @@ import yaml
 import client
 import compare
 import scene as scenes_module
-from proxy import SETTLE, Proxy
+from proxy import LINES, SETTLE, Proxy
 from upstream import Answer, Upstream
 
 HERE = Path(__file__).parent
@@ -108,6 +108,7 @@ class Stage:
 
     async def play_case(self, case, before, expected):
         self.case, self.used, self.received = case, {}, []
+        self.names.conns = {}
         address, port = self.proxy.address, self.scene.port
         if self.opaque:
             calls = [client.opaque(address, port, parts, options.get("count", 1 << 30)) for parts, _, options in case.requests]
@@ -148,11 +149,13 @@ class Stage:
             if expected is not None:
                 if state["log"] == expected["log"] and not self.unequal(expected["stats"], delta):
                     return state, now
-                if waited > SETTLE:
+                missing = len(lines) < len(expected["log"])
+                if waited > (LINES if missing else SETTLE):
                     return state, now
                 step = min(step * 1.5, 0.4)
             else:
-                if state == last and waited > 0.25:
+                # One line at least where there was an answer; the rest is as it stays.
+                if state == last and waited > 0.25 and (lines or waited > 1.0):
                     return state, now
                 if waited > SETTLE:
                     return state, now

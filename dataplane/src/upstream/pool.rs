@@ -479,6 +479,11 @@ impl Lent {
     /// Counts a request on this connection. Called once per request, before its head is written.
     pub fn begin_request(&mut self) {
         self.requests += 1;
+        if let Hold::Own(guard) = &self.guard
+            && guard.cluster.config().max_requests_per_connection == Some(self.requests)
+        {
+            guard.cluster.stats.upstream_cx_max_requests.inc();
+        }
         self.sent_before = self.conn.bytes_sent();
     }
 
@@ -497,9 +502,7 @@ impl Lent {
     pub fn release(self, worker: &Worker) {
         let config = self.guard.cluster().config();
         if config.max_requests_per_connection.is_some_and(|max| self.requests >= max) {
-            let stats = &self.guard.cluster().stats;
-            stats.upstream_cx_max_requests.inc();
-            stats.upstream_cx_destroy_local.inc();
+            self.guard.cluster().stats.upstream_cx_destroy_local.inc();
             return;
         }
         if self.host.removed.get() || self.key.is_outdated(&self.host) {

@@ -61,8 +61,9 @@ impl Exchange<'_> {
         let retried = passage.is_retry.get();
         Next::Done(match outcome {
             Outcome::Ended(Ok(Ended::Again { wait, reusable })) => {
-                if let Some(lent) = lent.filter(|lent| reusable && lent.conn.is_reusable()) {
-                    lent.release(&self.conn.worker);
+                match lent {
+                    Some(lent) if reusable && lent.conn.is_reusable() => lent.release(&self.conn.worker),
+                    _ => self.count_cut(cluster, false),
                 }
                 return Next::Retry(wait);
             }

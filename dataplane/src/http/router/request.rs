@@ -118,7 +118,8 @@ impl Exchange<'_> {
 
     /// What tells the upstream which attempt it is, and how long it may take.
     fn number_attempt(&mut self, passage: &Passage<'_>) {
-        let complete = self.record.times.borrow().rx_end;
+        // What filters took before the first attempt is not the upstream's time.
+        let complete = self.record.times.borrow().rx_end.filter(|_| self.record.attempts.get() > 1);
         let elapsed = complete.map_or(Duration::ZERO, |complete| time::now() - complete);
         hygiene::router_headers(self, passage.timeouts.expected(elapsed));
         if passage.matched.vhost.include_request_attempt_count {
