@@ -139,7 +139,7 @@ impl Exchange<'_> {
             let cluster = run.cluster.clone();
             if within(due, run.serve()).await.is_none() {
                 cluster.stats.upstream_rq_timeout.inc();
-                self.count_upstream(&cluster, 504);
+                cluster.count(504, true);
             }
         });
         Some(Mirror { queue, limit: self.buffer_limit(passage.matched) })
@@ -209,7 +209,7 @@ impl Run {
     }
 
     fn failed(&self, host: &Host) {
-        self.self.count_upstream(&cluster, 503);
+        self.cluster.count(503, true);
         host.stats(|stats| stats.rq_error.inc());
     }
 
@@ -261,7 +261,7 @@ impl Run {
                 return Err(ReceiveError::Truncated);
             }
         };
-        self.self.count_upstream(&cluster, head.status);
+        self.cluster.count(head.status, true);
         host.answered(head.status);
         host.stats(|stats| if head.status < 500 { stats.rq_success.inc() } else { stats.rq_error.inc() });
         let reusable = framing != Framing::UntilClose && h1::keep_alive(head.version, &head.headers);
