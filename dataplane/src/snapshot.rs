@@ -238,6 +238,8 @@ pub struct ClusterSpec {
     pub local: Option<Arc<LocalZones>>,
     /// Shared by all workers and by later versions of the cluster.
     pub limits: Arc<Limits>,
+    /// Those of priority HIGH.
+    pub high_limits: Arc<Limits>,
     /// See [`ClusterSpec::arranged`].
     pub arranged: OnceLock<Arranged>,
 }

@@ -15,7 +15,8 @@ use std::{
 };
 
 use culvert_model::{
-    Cluster, Config, Discovery, LoadAssignment, Locality, ResourceKey, RouteSource, SourceSpecifier,
+    CircuitBreakers, Cluster, Config, Discovery, LoadAssignment, Locality, ResourceKey, RouteSource,
+    SourceSpecifier,
 };
 use culvert_proto::route::Scopes;
 use culvert_xds::Changes;
@@ -59,7 +60,8 @@ struct Known {
     spec: Arc<ClusterSpec>,
     endpoints: Arc<LoadAssignment>,
     stats: Arc<ClusterControlStats>,
-    breakers: Arc<Breakers>,
+    /// Of priority DEFAULT, and of HIGH where it has limits.
+    breakers: (Arc<Breakers>, Option<Arc<Breakers>>),
     sockets: Arc<Sockets>,
 }
 
@@ -155,6 +157,7 @@ impl Builder {
                 children: spec.children.clone(),
                 local: spec.local.clone(),
                 limits: spec.limits.clone(),
+                high_limits: spec.high_limits.clone(),
                 arranged: OnceLock::new(),
             });
         }
@@ -310,11 +313,21 @@ impl Builder {
             _ => Arc::new(Sockets::new(config, &self.contexts, &self.registry)),
         };
         let hosts = self.next_hosts(config, endpoints, &sockets, known.as_ref());
-        let limits =
-            known.as_ref().map_or_else(|| Arc::new(Limits::default()), |known| known.spec.limits.clone());
+        let (limits, high_limits) = match &known {
+            Some(known) => (known.spec.limits.clone(), known.spec.high_limits.clone()),
+            None => (Arc::<Limits>::default(), Arc::<Limits>::default()),
+        };
         let breakers = Arc::new(Breakers { limits: limits.clone(), max: config.circuit_breakers });
-        let scope = format!("cluster.{}.circuit_breakers.default", config.stat_name);
-        self.registry.register(scope, breakers.clone());
+        let scope = format!("cluster.{}.circuit_breakers", config.stat_name);
+        self.registry.register(format!("{scope}.default"), breakers.clone());
+        // Where nobody set them they are of no interest.
+        let set = config.high_priority_breakers != CircuitBreakers::default();
+        let high_breakers = set
+            .then(|| Arc::new(Breakers { limits: high_limits.clone(), max: config.high_priority_breakers }));
+        if let Some(breakers) = &high_breakers {
+            self.registry.register(format!("{scope}.high"), breakers.clone());
+        }
+        let breakers = (breakers, high_breakers);
         let stats = known.map_or_else(|| self.control_stats(config), |known| known.stats);
         count_members(&stats, &hosts);
         stats.membership_change.inc();
@@ -329,6 +342,7 @@ impl Builder {
             children: Vec::new(),
             local: self.zones.local(),
             limits,
+            high_limits,
             arranged: OnceLock::new(),
         });
         Known { spec, endpoints: endpoints.clone(), stats, breakers, sockets }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use culvert_model::{CallRetry, RetryCondition};
+use culvert_model::{CallRetry, RetryCondition, RoutePriority};
 use culvert_proto::{
     Headers, Method, RequestHead, Scheme, Version,
     h1::{self, Framing, push_decimal},
@@ -25,7 +25,7 @@ use crate::{
         grpc,
         shared::{Shared, millis},
     },
-    upstream::{AcquireError, ActiveRequest, Choice, Cluster, Credit, Host, Lent, Limit, LocalFailure, Via},
+    upstream::{AcquireError, ActiveRequest, Choice, Cluster, Credit, Host, Lent, LocalFailure, Via},
     worker::Worker,
 };
 
@@ -45,10 +45,7 @@ pub(super) struct Caller<'a> {
 impl<'a> Caller<'a> {
     /// On behalf of a request that came over `conn`.
     pub(super) fn of(conn: &'a Shared) -> Self {
-        Self {
-            worker: &conn.worker,
-            via: Via { pod: conn.downstream.pod.clone(), source: None, names: None },
-        }
+        Self { worker: &conn.worker, via: Via { pod: conn.downstream.pod.clone(), ..Via::default() } }
     }
 }
 
@@ -209,8 +206,7 @@ async fn attempt(
         cluster.stats.upstream_cx_none_healthy.inc();
         return Err(CallError::Unreachable);
     };
-    let max = cluster.config().circuit_breakers.max_requests;
-    let Some(_credit) = Credit::take(&cluster.limits, Limit::Requests, max) else {
+    let Some(_credit) = Credit::take_request(&cluster, RoutePriority::Default) else {
         cluster.stats.upstream_rq_pending_overflow.inc();
         return Err(CallError::Unreachable);
     };

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use culvert_model::{ClusterSpecifier, SubsetMatch, TcpHash};
+use culvert_model::{ClusterSpecifier, RoutePriority, SubsetMatch, TcpHash};
 use culvert_proto::{
     hash::xxh64,
     route::{ip_hash, pick_cluster},
@@ -102,6 +102,7 @@ impl Session {
         let via = Via {
             pod: self.downstream.pod.clone(),
             source: self.downstream.preserved_source,
+            priority: RoutePriority::Default,
             names: self.state(SERVER_NAME_KEY, |name| {
                 Some(Rc::new(ServerNames { sni: Some(name.into()), san: None }))
             }),

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use culvert_model::LbPolicy;
+use culvert_model::{LbPolicy, RoutePriority};
 use culvert_ring::time;
 
 use crate::{
@@ -61,6 +61,8 @@ pub struct PoolKey {
     pub source: Option<IpAddr>,
     /// What the request calls the server.
     pub names: Option<Rc<ServerNames>>,
+    /// Whose circuit breakers count it.
+    pub priority: RoutePriority,
     epoch: u32,
 }
 
@@ -68,7 +70,13 @@ impl PoolKey {
     /// What connections to `host` that are made this way are pooled under.
     pub fn new(host: &Host, via: &Via) -> Self {
         let pod = via.pod.as_ref().map_or(0, |pod| pod.id);
-        Self { pod, source: via.source, names: via.names.clone(), epoch: host.epoch.get() }
+        Self {
+            pod,
+            source: via.source,
+            names: via.names.clone(),
+            priority: via.priority,
+            epoch: host.epoch.get(),
+        }
     }
 
     /// Whether `host` is reached in another way by now.

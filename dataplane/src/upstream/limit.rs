@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use culvert_model::RetryBudget;
+use culvert_model::{RetryBudget, RoutePriority};
 use culvert_ring::time;
 
 use crate::{snapshot::Limits, upstream::Cluster};
@@ -51,16 +51,32 @@ impl Credit {
     }
 
     /// Takes a retry if there are fewer than `max_retries`, or than the budget has at the moment.
-    pub fn take_retry(cluster: &Cluster) -> Option<Self> {
-        let breakers = &cluster.config().circuit_breakers;
+    pub fn take_retry(cluster: &Cluster, priority: RoutePriority) -> Option<Self> {
+        let (breakers, limits) = cluster.breakers(priority);
         let max = match &breakers.retry_budget {
             None => breakers.max_retries,
-            Some(budget) => retries_of(budget, &cluster.limits),
+            Some(budget) => retries_of(budget, limits),
         };
-        Self::take(&cluster.limits, Limit::Retries, max)
+        Self::take(limits, Limit::Retries, max)
     }
 
-    /// Takes one unit whatever the limit: every pool may have one connection, else a limit of 0 would be an outage.
+    /// Takes a request if there are fewer than `max_requests`.
+    pub fn take_request(cluster: &Cluster, priority: RoutePriority) -> Option<Self> {
+        let (breakers, limits) = cluster.breakers(priority);
+        Self::take(limits, Limit::Requests, breakers.max_requests)
+    }
+
+    /// Takes a place among those who wait for a connection, if there are fewer than `max_pending_requests`.
+    pub(super) fn take_pending(cluster: &Cluster, priority: RoutePriority) -> Option<Self> {
+        let (breakers, limits) = cluster.breakers(priority);
+        Self::take(limits, Limit::Pending, breakers.max_pending_requests)
+    }
+
+    /// Takes one unit whatever the limit. As in Envoy, every pool may have one connection, so that a limit does not become
+    /// an outage of the endpoints that came too late: with connections of HTTP, a worker that has none to an endpoint opens
+    /// one even where `max_connections` (or `per_host_thresholds`) is reached. So the limit can be exceeded by as many
+    /// connections as there are endpoints and workers, and by none as long as requests meet endpoints they are connected
+    /// to. TCP proxies, whose connections nobody waits for, are refused instead: there the limit is exact.
     pub fn force(limits: &Arc<Limits>, limit: Limit) -> Self {
         limit.of(limits).fetch_add(1, Ordering::Relaxed);
         Self { limits: limits.clone(), limit }

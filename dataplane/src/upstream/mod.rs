@@ -17,7 +17,7 @@ use std::{
     sync::Arc,
 };
 
-use culvert_model::{self as model, Discovery, SubsetMatch};
+use culvert_model::{self as model, Discovery, RoutePriority, SubsetMatch};
 use culvert_proto::balance::{SubsetChoice, ZoneChoice};
 
 pub(crate) use connect::{keepalive, socket_for};
@@ -41,6 +41,8 @@ pub struct Via {
     pub pod: Option<Arc<PodHandle>>,
     /// From this address, so that the application sees its client (inbound capture).
     pub source: Option<IpAddr>,
+    /// Whose circuit breakers count.
+    pub priority: RoutePriority,
     /// To a server of this name, where a request says so.
     pub names: Option<Rc<ServerNames>>,
 }
@@ -76,7 +78,8 @@ pub struct Cluster {
     passing: RefCell<Passing>,
     worker: usize,
     /// Over all workers.
-    pub limits: Arc<Limits>,
+    limits: Arc<Limits>,
+    high_limits: Arc<Limits>,
     /// This worker's counters.
     pub stats: Arc<ClusterStats>,
     /// `upstream_rq_<code>`
@@ -110,6 +113,7 @@ impl Cluster {
             passing: RefCell::default(),
             worker,
             limits: spec.limits.clone(),
+            high_limits: spec.high_limits.clone(),
             stats,
             codes,
             retry_codes: OnceCell::new(),
@@ -192,11 +196,20 @@ impl Cluster {
         codes.record(status);
     }
 
+    /// The circuit breakers of a priority, and what they count.
+    pub(super) fn breakers(&self, priority: RoutePriority) -> (model::CircuitBreakers, &Arc<Limits>) {
+        let config = &self.spec.borrow().config;
+        match priority {
+            RoutePriority::Default => (config.circuit_breakers, &self.limits),
+            RoutePriority::High => (config.high_priority_breakers, &self.high_limits),
+        }
+    }
+
     /// Counts the beginning of a request where the retry budget asks for those of the last so long.
-    pub fn begin_request(&self) {
-        let budget = self.spec.borrow().config.circuit_breakers.retry_budget;
-        if let Some(budget) = budget.filter(|budget| !budget.interval.is_zero()) {
-            self.limits.recent.record(budget.interval, culvert_ring::time::now());
+    pub fn begin_request(&self, priority: RoutePriority) {
+        let (breakers, limits) = self.breakers(priority);
+        if let Some(budget) = breakers.retry_budget.filter(|budget| !budget.interval.is_zero()) {
+            limits.recent.record(budget.interval, culvert_ring::time::now());
         }
     }
 

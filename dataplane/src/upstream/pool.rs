@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use culvert_model::{Discovery, UpstreamProtocol};
+use culvert_model::{Discovery, RoutePriority, UpstreamProtocol};
 use culvert_proto::Version;
 use culvert_ring::time;
 
@@ -115,20 +115,27 @@ pub(super) struct Credits {
 }
 
 impl Credits {
-    pub(super) fn take(cluster: &Cluster, host: &Host) -> Option<Self> {
-        let config = cluster.config();
-        let own = match (&host.spec().limits, config.max_connections_per_host) {
-            (Some(limits), Some(max)) => Some(Credit::take(limits, Limit::Connections, max)?),
+    /// Endpoints limit connections of priority DEFAULT alone.
+    pub(super) fn take(cluster: &Cluster, host: &Host, priority: RoutePriority) -> Option<Self> {
+        let (breakers, limits) = cluster.breakers(priority);
+        // The cluster's first: who is refused by it has kept nobody from the endpoint meanwhile.
+        let credit = Credit::take(limits, Limit::Connections, breakers.max_connections)?;
+        let max = cluster.config().max_connections_per_host;
+        let own = match (&host.spec().limits, max) {
+            (Some(limits), Some(max)) if priority == RoutePriority::Default => {
+                Some(Credit::take(limits, Limit::Connections, max)?)
+            }
             _ => None,
         };
-        let max = config.circuit_breakers.max_connections;
-        let credit = Credit::take(&cluster.limits, Limit::Connections, max)?;
         Some(Self { _cluster: credit, _host: own })
     }
 
-    pub(super) fn force(cluster: &Cluster, host: &Host) -> Self {
-        let own = host.spec().limits.as_ref().map(|limits| Credit::force(limits, Limit::Connections));
-        Self { _cluster: Credit::force(&cluster.limits, Limit::Connections), _host: own }
+    pub(super) fn force(cluster: &Cluster, host: &Host, priority: RoutePriority) -> Self {
+        let spec = host.spec();
+        let own = spec.limits.as_ref().filter(|_| priority == RoutePriority::Default);
+        let own = own.map(|limits| Credit::force(limits, Limit::Connections));
+        let (_, limits) = cluster.breakers(priority);
+        Self { _cluster: Credit::force(limits, Limit::Connections), _host: own }
     }
 }
 
@@ -267,8 +274,7 @@ impl Cluster {
         if config.protocol == UpstreamProtocol::Auto {
             return Box::pin(self.acquire_shared(worker, host, via)).await;
         }
-        let breakers = config.circuit_breakers;
-        let Some(_pending) = Credit::take(&self.limits, Limit::Pending, breakers.max_pending_requests) else {
+        let Some(_pending) = Credit::take_pending(self, via.priority) else {
             self.stats.upstream_rq_pending_overflow.inc();
             return Err(AcquireError::Overflow);
         };
@@ -286,9 +292,9 @@ impl Cluster {
     ) -> Result<Lent, AcquireError> {
         let mut waited = false;
         loop {
-            let credit = match Credits::take(self, host) {
+            let credit = match Credits::take(self, host, via.priority) {
                 Some(credit) => credit,
-                None if host.open.get() == 0 => Credits::force(self, host),
+                None if host.open.get() == 0 => Credits::force(self, host, via.priority),
                 None => {
                     if !std::mem::replace(&mut waited, true) {
                         self.stats.upstream_cx_overflow.inc();
@@ -333,7 +339,7 @@ impl Cluster {
     /// # Errors
     /// See [`AcquireError`]; the counters are already advanced.
     pub async fn open_tcp(self: &Rc<Self>, host: &Rc<Host>, via: &Via) -> Result<TcpConn, AcquireError> {
-        let Some(credit) = Credits::take(self, host) else {
+        let Some(credit) = Credits::take(self, host, via.priority) else {
             self.stats.upstream_cx_overflow.inc();
             return Err(AcquireError::Overflow);
         };

@@ -21,7 +21,7 @@ use crate::{
     },
     upstream::{
         AcquireError, Cluster, Host, Lent, PoolKey, Via,
-        limit::{Credit, Limit},
+        limit::Credit,
         pool::{Credits, Given, Guard, Hold, PendingRequest, evict_idle, wait_turn},
     },
     worker::Worker,
@@ -83,7 +83,6 @@ impl Cluster {
         host: &Rc<Host>,
         via: &Via,
     ) -> Result<Lent, AcquireError> {
-        let breakers = self.config().circuit_breakers;
         let mut pending = None;
         loop {
             // It may be another one than when the request began to wait.
@@ -92,8 +91,7 @@ impl Cluster {
                 return Ok(lent);
             }
             if pending.is_none() {
-                let Some(credit) = Credit::take(&self.limits, Limit::Pending, breakers.max_pending_requests)
-                else {
+                let Some(credit) = Credit::take_pending(self, via.priority) else {
                     self.stats.upstream_rq_pending_overflow.inc();
                     return Err(AcquireError::Overflow);
                 };
@@ -109,10 +107,10 @@ impl Cluster {
                     }
                     continue;
                 }
-                None => match Credits::take(self, host) {
+                None => match Credits::take(self, host, via.priority) {
                     Some(credits) => self.connect_shared(worker, host, via, credits),
                     None if host.open.get() == 0 => {
-                        self.connect_shared(worker, host, via, Credits::force(self, host))
+                        self.connect_shared(worker, host, via, Credits::force(self, host, via.priority))
                     }
                     None => {
                         self.stats.upstream_cx_overflow.inc();

@@ -114,7 +114,7 @@ fn requests_up_to_the_limit_and_no_more() {
                     begun.end().await;
                 }
                 assert_eq!(culvert.stat(&format!("{scope}.remaining_rq")), u64::from(limit));
-                assert_eq!(culvert.stat(&format!("cluster.c{limit}.upstream_rq_pending_overflow")), 26);
+                assert_eq!(culvert.stat(&format!("cluster.c{limit}.upstream_rq_active_overflow")), 26);
             }
         });
     });
@@ -164,6 +164,42 @@ fn connections_up_to_the_limit_and_no_more() {
             }
         });
     });
+}
+
+/// Routes of priority HIGH have limits and connections of their own.
+#[test]
+fn priorities_do_not_share_limits() {
+    let upstream = Server::mirror();
+    let options = "circuit_breakers: {thresholds: [{max_requests: 1}, {priority: HIGH, max_requests: 2, \
+                   max_connections: 1}]}\n";
+    let clusters = cluster("up", &[upstream.address]) + &indent(&(http2("") + options), 2);
+    let routes = "- {match: {path: /1}, route: {cluster: up, timeout: 0s}}\n- {match: {path: /2}, route: {cluster: up, \
+                  timeout: 0s, priority: HIGH}}\n";
+    for driver in DRIVERS {
+        let (admin, port) = (free_port(), free_port());
+        let text = bootstrap(admin, port, "", routes, &clusters);
+        let culvert = Culvert::start_with(driver, admin, &text, &["--concurrency", "2"]);
+        let before = upstream.accepted();
+        block_on(async {
+            let conn = Conn::open(port).await;
+            let low = admitted(&conn, 1, "the only one").await;
+            refused(&conn, 1).await;
+            let high = [admitted(&conn, 2, "the first").await, admitted(&conn, 2, "the second").await];
+            refused(&conn, 2).await;
+            for (priority, open) in [("default", 1), ("high", 1)] {
+                assert_eq!(culvert.stat(&format!("cluster.up.circuit_breakers.{priority}.rq_open")), open);
+            }
+            assert_eq!(culvert.stat("cluster.up.circuit_breakers.high.cx_open"), 1);
+            assert_eq!(culvert.stat("cluster.up.circuit_breakers.default.cx_open"), 0);
+            assert_eq!(upstream.accepted() - before, 2);
+            low.end().await;
+            for begun in high {
+                begun.end().await;
+            }
+            admitted(&conn, 1, "again").await.end().await;
+            assert_eq!(culvert.stat("cluster.up.circuit_breakers.high.rq_open"), 0);
+        });
+    }
 }
 
 /// The limit of connections to each endpoint of a cluster.

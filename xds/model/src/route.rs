@@ -233,10 +233,22 @@ pub struct RouteAction {
     pub internal_redirects: Option<Box<InternalRedirects>>,
     /// `upgrade_configs`: lower-case upgrade type and whether it is enabled.
     pub upgrades: Vec<(String, bool)>,
+    /// `priority`: whose circuit breakers count, and whose connections it shares.
+    pub priority: RoutePriority,
     /// `metadata_match`: the labels that an endpoint has to have, in clusters with subsets.
     pub subset: Option<SubsetMatch>,
     /// `hash_policy`: what balancing by hash goes by; empty for chance.
     pub hash_policy: Vec<HashPolicy>,
+}
+
+/// `config.core.v3.RoutingPriority`.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum RoutePriority {
+    /// `DEFAULT`
+    #[default]
+    Default,
+    /// `HIGH`
+    High,
 }
 
 /// `RouteAction.MaxStreamDuration`: how long a request with its response may take.

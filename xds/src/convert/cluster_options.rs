@@ -11,15 +11,15 @@ use envoy_types::pb::envoy::config::{
 use super::core;
 use crate::{NoteKind, at::At};
 
-/// Says that limits of priority HIGH are for nobody.
+/// Says that limits of endpoints are for priority DEFAULT.
 pub(super) fn note_high(at: &At<'_>, message: &pb::Cluster) {
     let at = at.field("circuit_breakers");
-    let at = at.field("thresholds");
-    for (index, limits) in
-        message.circuit_breakers.iter().flat_map(|breakers| &breakers.thresholds).enumerate()
-    {
+    let at = at.field("per_host_thresholds");
+    let breakers = message.circuit_breakers.iter();
+    for (index, limits) in breakers.flat_map(|breakers| &breakers.per_host_thresholds).enumerate() {
         if limits.priority() == RoutingPriority::High {
-            at.index(index).note(NoteKind::NoEffect, "every route has priority DEFAULT");
+            let reason = "connections of priority HIGH are limited by cluster, not by endpoint";
+            at.index(index).note(NoteKind::NoEffect, reason);
         }
     }
 }

@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use culvert_model::{
     Action, ClusterSpecifier, DirectResponse, HostRewrite, MaxStreamDuration, PathRewrite, Redirect,
-    RouteAction, SubsetMatch, WeightedCluster, WeightedClusters,
+    RouteAction, RoutePriority, SubsetMatch, WeightedCluster, WeightedClusters,
 };
-use envoy_types::pb::envoy::config::route::v3::{
-    self as pb,
-    redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
-    route::Action as PbAction,
-    route_action::{ClusterNotFoundResponseCode, ClusterSpecifier as Specifier, HostRewriteSpecifier},
-    weighted_cluster::{RandomValueSpecifier, cluster_weight},
+use envoy_types::pb::envoy::config::{
+    core::v3::RoutingPriority,
+    route::v3::{
+        self as pb,
+        redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
+        route::Action as PbAction,
+        route_action::{ClusterNotFoundResponseCode, ClusterSpecifier as Specifier, HostRewriteSpecifier},
+        weighted_cluster::{RandomValueSpecifier, cluster_weight},
+    },
 };
 
 use super::{
@@ -147,6 +150,10 @@ fn forward(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<R
         mirrors: mirrors?,
         internal_redirects: internal_redirects?,
         upgrades: upgrades?,
+        priority: match action.priority() {
+            RoutingPriority::Default => RoutePriority::Default,
+            RoutingPriority::High => RoutePriority::High,
+        },
         hash_policy: hash_policy?,
     })
 }

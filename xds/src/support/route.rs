@@ -160,8 +160,8 @@ pub(super) const TABLES: &[Table] = &[
             "hash_policy",
             "include_vh_rate_limits",
             "metadata_match",
+            "priority",
         ],
-        only_off: &["priority"],
         refused: &[
             ("cluster_specifier_plugin", "cluster specifier plug-ins are not supported"),
             ("inline_cluster_specifier_plugin", "cluster specifier plug-ins are not supported"),

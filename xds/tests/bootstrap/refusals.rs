@@ -175,11 +175,6 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     (
         "ROUTE",
-        "route: {cluster: a, priority: HIGH}",
-        "#route.priority: HIGH is not supported; only the default is",
-    ),
-    (
-        "ROUTE",
         "route: {weighted_clusters: {clusters: [{name: a, weight: 0}]}}",
         "#route.weighted_clusters: sum of weights must be greater than 0",
     ),

@@ -38,6 +38,7 @@ impl Builder {
                 passing_tls: None,
                 local: None,
                 limits: known.spec.limits.clone(),
+                high_limits: known.spec.high_limits.clone(),
                 arranged: OnceLock::new(),
             });
             if !changed.contains(&name) {

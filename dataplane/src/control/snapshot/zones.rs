@@ -53,6 +53,7 @@ impl Builder {
                 children: spec.children.clone(),
                 local: self.zones.now.clone(),
                 limits: spec.limits.clone(),
+                high_limits: spec.high_limits.clone(),
                 arranged: OnceLock::new(),
             });
             if !changed.contains(name) {

@@ -2,6 +2,7 @@
 
 use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
 
+use culvert_model::RoutePriority;
 use culvert_proto::{Headers, Version};
 use culvert_ring::{time, time::Timer};
 
@@ -186,9 +187,9 @@ pub(super) struct ActiveUpstream {
 }
 
 impl ActiveUpstream {
-    pub(super) fn new(cluster: &Rc<Cluster>, host: &Rc<Host>) -> Self {
+    pub(super) fn new(cluster: &Rc<Cluster>, host: &Rc<Host>, priority: RoutePriority) -> Self {
         cluster.stats.upstream_rq_active.inc();
-        cluster.begin_request();
+        cluster.begin_request(priority);
         Self { cluster: cluster.clone(), _host: host.begin() }
     }
 }

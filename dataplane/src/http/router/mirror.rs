@@ -23,7 +23,7 @@ use culvert_ring::{Chunk, task, time};
 use super::{Passage, attempt::ActiveUpstream};
 use crate::{
     http::{callout::within, codec::Body, codec::ReceiveError, exchange::Exchange, shared::millis},
-    upstream::{Choice, Cluster, Credit, Host, Lent, Limit, LocalFailure, Via},
+    upstream::{Choice, Cluster, Credit, Host, Lent, LocalFailure, Via},
     worker::Worker,
 };
 
@@ -173,11 +173,10 @@ impl Run {
         let (worker, cluster) = (&self.worker, &self.cluster);
         let host = cluster.pick(&mut worker.rng.borrow_mut(), Choice::default());
         let Some(host) = host else { return cluster.stats.upstream_cx_none_healthy.inc() };
-        let max = cluster.config().circuit_breakers.max_requests;
-        let Some(_credit) = Credit::take(&cluster.limits, Limit::Requests, max) else {
+        let Some(_credit) = Credit::take_request(cluster, self.via.priority) else {
             return cluster.stats.upstream_rq_pending_overflow.inc();
         };
-        let _active = ActiveUpstream::new(cluster, &host);
+        let _active = ActiveUpstream::new(cluster, &host, self.via.priority);
         let acquired = cluster.acquire(worker, &host, &self.via, self.downstream, false).await;
         let mut lent = match acquired {
             Ok(lent) => lent,

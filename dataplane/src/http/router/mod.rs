@@ -37,7 +37,7 @@ use crate::{
         reply::Reply,
         server_name::server_names,
     },
-    upstream::{Choice, Cluster, Credit, Host, Lent, Limit, Via},
+    upstream::{Choice, Cluster, Credit, Host, Lent, Via},
 };
 use attempt::ActiveUpstream;
 use body::{Activity, Kept};
@@ -202,13 +202,12 @@ impl Exchange<'_> {
 
     /// Sends the request to `host` and the answer to the client.
     async fn attempt(&self, passage: &Passage<'_>, host: &Rc<Host>, timers: &mut Timers) -> Next {
-        let max_requests = passage.cluster.config().circuit_breakers.max_requests;
-        let Some(credit) = Credit::take(&passage.cluster.limits, Limit::Requests, max_requests) else {
+        let Some(credit) = Credit::take_request(&passage.cluster, passage.action.priority) else {
             passage.cluster.stats.upstream_rq_active_overflow.inc();
             self.count_upstream(&passage.cluster, 503);
             return Next::Done(self.reply(replies::overflow(passage.is_retry.get())));
         };
-        let active = ActiveUpstream::new(&passage.cluster, host);
+        let active = ActiveUpstream::new(&passage.cluster, host, passage.action.priority);
         let no_body = self.framing.is_empty();
         passage.sent.set(no_body);
         let outcome = match self.acquire(passage, host, timers).await {
@@ -301,7 +300,12 @@ impl Exchange<'_> {
             weighted,
             mutations: Mutations::new(table, matched, weighted),
             cluster,
-            via: Via { pod: downstream.pod.clone(), source: downstream.preserved_source, names },
+            via: Via {
+                pod: downstream.pod.clone(),
+                source: downstream.preserved_source,
+                priority: action.priority,
+                names,
+            },
             timeouts,
             deadlines: Deadlines::new(
                 action,
@@ -310,7 +314,7 @@ impl Exchange<'_> {
                 &self.head.headers,
                 self.record.started,
             ),
-            retrying: Retrying::new(policy, &self.head.view()),
+            retrying: Retrying::new(policy, action.priority, &self.head.view()),
             upgrade,
             kept: self.kept.take().unwrap_or_else(|| Kept::new(self.framing.is_empty())),
             sent: Cell::new(false),

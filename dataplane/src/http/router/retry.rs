@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use culvert_model::{AvoidHost, RetryPolicy, Struct, Value};
+use culvert_model::{AvoidHost, RetryPolicy, RoutePriority, Struct, Value};
 use culvert_proto::{
     ResponseHead,
     retry::{BackOffState, Decision, Reset, Retries, rate_limited},
@@ -22,6 +22,7 @@ use crate::{
 /// What a route and its request say about retries, and how many there were.
 pub(super) struct Retrying<'a> {
     policy: Option<&'a RetryPolicy>,
+    priority: RoutePriority,
     state: RefCell<State<'a>>,
     /// There is no way to send the request again.
     abandoned: Cell<bool>,
@@ -47,12 +48,16 @@ pub(super) enum Verdict {
 
 impl<'a> Retrying<'a> {
     /// `None` when neither the policy nor the request asks for retries.
-    pub(super) fn new(policy: Option<&'a RetryPolicy>, request: &RequestView<'_>) -> Option<Self> {
+    pub(super) fn new(
+        policy: Option<&'a RetryPolicy>,
+        priority: RoutePriority,
+        request: &RequestView<'_>,
+    ) -> Option<Self> {
         let retries = Retries::new(policy, request)?;
         let back_off = policy.map(|policy| policy.back_off).unwrap_or_default();
         let state =
             State { retries, back_off: BackOffState::new(back_off), credit: None, tried: SmallVec::new() };
-        Some(Self { policy, state: RefCell::new(state), abandoned: Cell::new(false) })
+        Some(Self { policy, priority, state: RefCell::new(state), abandoned: Cell::new(false) })
     }
 
     /// Whether the request has to be kept, to be sent again.
@@ -116,7 +121,7 @@ impl<'a> Retrying<'a> {
             cluster.stats.upstream_rq_retry_limit_exceeded.inc();
             return Verdict::Keep(Flags::UPSTREAM_RETRY_LIMIT);
         }
-        state.credit = Credit::take_retry(cluster);
+        state.credit = Credit::take_retry(cluster, self.priority);
         if state.credit.is_none() {
             cluster.stats.upstream_rq_retry_overflow.inc();
             return Verdict::Keep(Flags::UPSTREAM_OVERFLOW);
