@@ -9,7 +9,7 @@ use std::{
 use culvert_model::{
     Address, AssignmentPolicy, Endpoint, Hashing, Health, LbPolicy, LocalityPolicy, SlowStart,
 };
-use culvert_proto::balance::{Balance as _, Balancer, Ewma, HostSet, Load, Rules};
+use culvert_proto::balance::{Balance as _, Balancer, Ewma, HostSet, Load, Rules, warmth};
 
 fn hosts(policy: &LbPolicy, weights: &[u32]) -> Arc<HostSet> {
     let endpoints: Vec<_> = weights
@@ -123,7 +123,7 @@ fn slow_start_scales_weights() {
 #[test]
 fn slow_start_factors() {
     let slow = |aggression| SlowStart { window: Duration::from_secs(60), aggression, min_weight: 0.1 };
-    let at = |aggression: f64, seconds: u64| slow(aggression).factor(Duration::from_secs(seconds));
+    let at = |aggression: f64, seconds: u64| warmth(&slow(aggression), Duration::from_secs(seconds));
     for (aggression, seconds, expected) in [
         (1.0, 0, 0.1),
         (1.0, 3, 0.1),

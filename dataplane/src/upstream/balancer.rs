@@ -3,7 +3,9 @@
 use std::{rc::Rc, time::Instant};
 
 use culvert_model::SlowStart;
-use culvert_proto::balance::{Balancer as Whole, Choice as Chosen, Load, SubsetBalancer, SubsetChoice};
+use culvert_proto::balance::{
+    Balancer as Whole, Choice as Chosen, Load, SubsetBalancer, SubsetChoice, warmth,
+};
 use culvert_ring::time;
 
 use crate::{
@@ -87,7 +89,7 @@ impl Load for Seen<'_> {
 
     fn warmth(&self, endpoint: usize) -> f64 {
         let Some((slow, host)) = self.slow_start.zip(self.hosts.get(endpoint)) else { return 1.0 };
-        slow.factor(host.age(self.now))
+        warmth(&slow, host.age(self.now))
     }
 
     fn cost(&self, endpoint: usize) -> f64 {

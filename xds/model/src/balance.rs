@@ -114,15 +114,3 @@ pub struct SlowStart {
     /// `min_weight_percent` as a part of 1: 0.1.
     pub min_weight: f64,
 }
-
-impl SlowStart {
-    /// The part of its weight that an endpoint has which became healthy so long ago.
-    #[must_use]
-    pub fn factor(&self, age: Duration) -> f64 {
-        if age >= self.window {
-            return 1.0;
-        }
-        let passed = age.as_secs_f64().max(0.001) / self.window.as_secs_f64();
-        passed.powf(1.0 / self.aggression).max(self.min_weight).min(1.0)
-    }
-}

@@ -12,6 +12,7 @@ mod locality;
 mod peak_ewma;
 mod priority;
 mod round_robin;
+mod slow_start;
 mod subset;
 mod table;
 mod zone;
@@ -23,6 +24,7 @@ use culvert_model::LbPolicy;
 pub use hosts::{HostSet, Rules};
 pub use peak_ewma::Ewma;
 pub use priority::child_shares;
+pub use slow_start::warmth;
 pub use subset::{SubsetBalancer, SubsetChoice, SubsetIndex};
 pub use zone::{LocalZones, ZoneChoice};
 
