@@ -14,8 +14,8 @@ use std::{
 };
 
 use culvert_model::{
-    AssignmentPolicy, Cluster, Compressor, ConnectionLimit, ConnectionRateLimit, Endpoint, ExtAuthz,
-    FilterChain, FilterStateValue, GlobalRateLimit, HeaderChanges, HeaderMatcher, Health,
+    AssignmentPolicy, BasicAuth, Cluster, Compressor, ConnectionLimit, ConnectionRateLimit, CsrfPolicy,
+    Endpoint, ExtAuthz, FilterChain, FilterStateValue, GlobalRateLimit, HeaderChanges, HeaderMatcher, Health,
     HttpConnectionManager, HttpFault, HttpRbac, JwtAuthentication, Listener, NetworkRbac, TcpProxy,
 };
 use culvert_proto::{
@@ -161,8 +161,12 @@ pub struct HttpFilterSpec {
 pub enum HttpFilterKind {
     /// `compressor`
     Compressor(Arc<Compressor>),
+    /// `basic_auth`
+    BasicAuth(Arc<BasicAuth>),
     /// `cors`
     Cors,
+    /// `csrf`
+    Csrf(Arc<CsrfPolicy>),
     /// From ECDS.
     Discovered {
         /// Its place in [`Snapshot::extensions`].

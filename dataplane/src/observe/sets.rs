@@ -409,6 +409,23 @@ stat_set! {
 }
 
 stat_set! {
+    /// Scope `http.<stat_prefix>.basic_auth`.
+    pub struct BasicAuthStats {
+        counter allowed,
+        counter denied,
+    }
+}
+
+stat_set! {
+    /// Scope `http.<stat_prefix>.csrf`.
+    pub struct CsrfStats {
+        counter missing_source_origin,
+        counter request_invalid,
+        counter request_valid,
+    }
+}
+
+stat_set! {
     /// Scope `http.<stat_prefix>.cors`.
     pub struct CorsStats {
         counter origin_invalid,

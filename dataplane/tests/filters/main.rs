@@ -7,6 +7,7 @@ mod fault;
 mod headers;
 mod health;
 mod limit;
+mod login;
 mod routes;
 #[path = "../support/mod.rs"]
 mod support;

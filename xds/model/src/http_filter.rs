@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    AuthOverride, Compressor, CompressorOverride, DiscoveredFilter, ExtAuthz, GlobalRateLimit, HeaderMatcher,
-    HeaderValueOption, HostRules, JwtAuthentication, JwtOverride, LocalDescriptor, RateLimitOverride,
-    RateLimitRule, RbacRules, StringMatcher,
+    AuthOverride, BasicAuth, BasicUsers, Compressor, CompressorOverride, CsrfPolicy, DiscoveredFilter,
+    ExtAuthz, GlobalRateLimit, HeaderMatcher, HeaderValueOption, HostRules, JwtAuthentication, JwtOverride,
+    LocalDescriptor, RateLimitOverride, RateLimitRule, RbacRules, StringMatcher,
 };
 
 /// One entry of `HttpConnectionManager.http_filters`.
@@ -22,8 +22,12 @@ pub struct NamedFilter {
 /// What an HTTP filter is.
 #[derive(Clone, Debug)]
 pub enum HttpFilter {
+    /// `extensions.filters.http.basic_auth.v3.BasicAuth`
+    BasicAuth(Arc<BasicAuth>),
     /// `extensions.filters.http.cors.v3.Cors`: policies are those of routes.
     Cors,
+    /// `extensions.filters.http.csrf.v3.CsrfPolicy`
+    Csrf(Arc<CsrfPolicy>),
     /// `extensions.filters.http.compressor.v3.Compressor`
     Compressor(Arc<Compressor>),
     /// `config_discovery`
@@ -70,6 +74,10 @@ pub struct FilterOverride {
 /// Settings of a filter on a level of routes.
 #[derive(Clone, Debug)]
 pub enum FilterSettings {
+    /// `extensions.filters.http.basic_auth.v3.BasicAuthPerRoute`
+    BasicAuth(Arc<BasicUsers>),
+    /// `extensions.filters.http.csrf.v3.CsrfPolicy`
+    Csrf(Arc<CsrfPolicy>),
     /// `extensions.filters.http.cors.v3.CorsPolicy`
     Cors(Arc<CorsPolicy>),
     /// `extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute`

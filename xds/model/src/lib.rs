@@ -10,9 +10,11 @@
 
 mod access_log;
 mod balance;
+mod basic_auth;
 mod call;
 mod cluster;
 mod compressor;
+mod csrf;
 mod endpoint;
 mod ext_authz;
 mod extension;
@@ -41,9 +43,11 @@ mod tls;
 
 pub use access_log::*;
 pub use balance::*;
+pub use basic_auth::*;
 pub use call::*;
 pub use cluster::*;
 pub use compressor::*;
+pub use csrf::*;
 pub use endpoint::*;
 pub use ext_authz::*;
 pub use extension::*;

@@ -3,9 +3,9 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use culvert_model::{
-    CorsPolicy, DiscoveredFilter, FaultAbort, FaultAnswer, FaultDelay, FilterOverride, FilterOverrides,
-    FilterSettings, Fraction, HeaderChange, HeaderChanges, HeaderMatcher, HostRules, HttpFault, HttpFilter,
-    HttpRateLimit, HttpRbac, NamedFilter, TypedExtension,
+    CorsPolicy, CsrfPolicy, DiscoveredFilter, FaultAbort, FaultAnswer, FaultDelay, FilterOverride,
+    FilterOverrides, FilterSettings, Fraction, HeaderChange, HeaderChanges, HeaderMatcher, HostRules,
+    HttpFault, HttpFilter, HttpRateLimit, HttpRbac, NamedFilter, TypedExtension,
 };
 use envoy_types::pb::{
     envoy::{
@@ -19,8 +19,10 @@ use envoy_types::pb::{
             filters::{
                 common::fault::v3::{FaultDelay as FaultDelayPb, fault_delay::FaultDelaySecifier},
                 http::{
+                    basic_auth::v3 as basic_pb,
                     compressor::v3 as compressor_pb,
                     cors::v3 as cors_pb,
+                    csrf::v3 as csrf_pb,
                     ext_authz::v3 as authz_pb,
                     fault::v3::{self as fault_pb, fault_abort::ErrorType},
                     header_mutation::v3 as mutation_pb,
@@ -40,7 +42,7 @@ use envoy_types::pb::{
 };
 
 use super::{
-    core, ext_authz, extension_name, header, matcher,
+    basic_auth, core, ext_authz, extension_name, header, matcher,
     network::FILL_INTERVAL_MIN,
     rbac::{self, Subject},
     unpack,
@@ -175,6 +177,10 @@ fn http_filter(at: &At<'_>, any: &Any) -> Option<Known> {
             changes: changes(&at.field("mutations"), mutation.mutations.as_ref())?,
             most_specific_wins: mutation.most_specific_header_mutations_wins,
         }
+    } else if let Some(auth) = unpack::<basic_pb::BasicAuth>(any) {
+        HttpFilter::BasicAuth(basic_auth::filter(at, &auth)?)
+    } else if let Some(policy) = unpack::<csrf_pb::CsrfPolicy>(any) {
+        HttpFilter::Csrf(csrf(at, &policy)?)
     } else if unpack::<cors_pb::Cors>(any).is_some() {
         HttpFilter::Cors
     } else if let Some(compressor) = unpack::<compressor_pb::Compressor>(any) {
@@ -232,6 +238,8 @@ fn filter_override(at: &At<'_>, any: &Any) -> Option<FilterOverride> {
 fn is_settings(any: &Any) -> bool {
     unpack::<rbac_pb::RbacPerRoute>(any).is_some()
         || unpack::<mutation_pb::HeaderMutationPerRoute>(any).is_some()
+        || unpack::<basic_pb::BasicAuthPerRoute>(any).is_some()
+        || unpack::<csrf_pb::CsrfPolicy>(any).is_some()
         || unpack::<cors_pb::CorsPolicy>(any).is_some()
         || unpack::<authz_pb::ExtAuthzPerRoute>(any).is_some()
         || unpack::<compressor_pb::CompressorPerRoute>(any).is_some()
@@ -249,6 +257,10 @@ fn settings(at: &At<'_>, any: &Any) -> Option<FilterSettings> {
         })
     } else if let Some(mutation) = unpack::<mutation_pb::HeaderMutationPerRoute>(any) {
         FilterSettings::HeaderMutation(changes(&at.field("mutations"), mutation.mutations.as_ref())?)
+    } else if let Some(own) = unpack::<basic_pb::BasicAuthPerRoute>(any) {
+        FilterSettings::BasicAuth(basic_auth::per_route(at, &own)?)
+    } else if let Some(policy) = unpack::<csrf_pb::CsrfPolicy>(any) {
+        FilterSettings::Csrf(csrf(at, &policy)?)
     } else if let Some(policy) = unpack::<cors_pb::CorsPolicy>(any) {
         FilterSettings::Cors(cors(at, &policy)?)
     } else if let Some(compressor) = unpack::<compressor_pb::CompressorPerRoute>(any) {
@@ -312,6 +324,20 @@ fn change(at: &At<'_>, mutation: &HeaderMutation) -> Option<HeaderChange> {
             HeaderChange::RemoveMatching(matcher::string(&at.field("key_matcher"), by.key_matcher.as_ref()?)?)
         }
     })
+}
+
+fn csrf(at: &At<'_>, policy: &csrf_pb::CsrfPolicy) -> Option<Arc<CsrfPolicy>> {
+    let of = |percent: &Option<RuntimeFractionalPercent>| {
+        fraction(percent.as_ref().and_then(|percent| percent.default_value.as_ref()))
+    };
+    let at = at.field("additional_origins");
+    let origins = policy.additional_origins.iter().enumerate();
+    let origins: Vec<_> = origins.map(|(i, it)| matcher::string(&at.index(i), it)).collect();
+    Some(Arc::new(CsrfPolicy {
+        enabled: of(&policy.filter_enabled),
+        shadow: of(&policy.shadow_enabled),
+        origins: origins.into_iter().collect::<Option<_>>()?,
+    }))
 }
 
 fn cors(at: &At<'_>, policy: &cors_pb::CorsPolicy) -> Option<Arc<CorsPolicy>> {

@@ -7,6 +7,7 @@
 #![expect(deprecated)]
 
 mod access_log;
+mod basic_auth;
 mod bootstrap;
 mod call;
 mod cluster;

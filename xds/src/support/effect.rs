@@ -32,7 +32,9 @@ const SAMPLES: [&str; 9] =
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 
 /// Fields that have an effect no change of them can show.
-const EXEMPT: [(Place, &str); 20] = [
+const EXEMPT: [(Place, &str); 22] = [
+    (("envoy.extensions.filters.http.basic_auth.v3.BasicAuth", "users"), USERS),
+    (("envoy.extensions.filters.http.basic_auth.v3.BasicAuthPerRoute", "users"), USERS),
     (("envoy.config.route.v3.FilterConfig", "is_optional"), "without it what is not supported is refused"),
     (("envoy.extensions.filters.http.health_check.v3.HealthCheck", "pass_through_mode"), ONE_VALUE),
     (("envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue", "factory_key"), ONE_VALUE),
@@ -71,6 +73,8 @@ const EXEMPT: [(Place, &str); 20] = [
 ];
 
 const ONE_VALUE: &str = "any other value is refused";
+const USERS: &str =
+    "text that is not made of names and hashes is refused; the filter's tests have other users";
 const LABEL: &str = "the type of the extension says which one it is";
 const NAME: &str = "by it the resource is found; the model keeps it outside";
 

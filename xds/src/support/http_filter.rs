@@ -51,6 +51,21 @@ pub(super) const TABLES: &[Table] = &[
     Table::of("envoy.extensions.filters.http.cors.v3.Cors"),
     Table {
         used: &[
+            "users",
+            "forward_username_header",
+            "authentication_header",
+            "allow_missing",
+            "emit_dynamic_metadata",
+        ],
+        ..Table::of("envoy.extensions.filters.http.basic_auth.v3.BasicAuth")
+    },
+    Table { used: &["users"], ..Table::of("envoy.extensions.filters.http.basic_auth.v3.BasicAuthPerRoute") },
+    Table {
+        used: &["filter_enabled", "shadow_enabled", "additional_origins"],
+        ..Table::of("envoy.extensions.filters.http.csrf.v3.CsrfPolicy")
+    },
+    Table {
+        used: &[
             "allow_origin_string_match",
             "allow_methods",
             "allow_headers",

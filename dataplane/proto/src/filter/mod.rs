@@ -4,6 +4,7 @@
 //! once for all workers.
 
 pub mod cors;
+pub mod csrf;
 pub mod descriptor;
 pub mod fault;
 pub mod local_limit;
@@ -11,8 +12,8 @@ pub mod local_limit;
 use std::sync::Arc;
 
 use culvert_model::{
-    AuthOverride, CompressorOverride, CorsPolicy, FilterSettings, HeaderChange, HeaderChanges, HttpFault,
-    HttpRbac, JwtOverride, RateLimitOverride,
+    AuthOverride, BasicUsers, CompressorOverride, CorsPolicy, CsrfPolicy, FilterSettings, HeaderChange,
+    HeaderChanges, HttpFault, HttpRbac, JwtOverride, RateLimitOverride,
 };
 
 use crate::{
@@ -45,6 +46,10 @@ impl AccessControl {
 /// Settings of a filter on a level of routes, compiled.
 #[derive(Debug)]
 pub enum Settings {
+    /// `basic_auth`
+    BasicAuth(Arc<BasicUsers>),
+    /// `csrf`
+    Csrf(Arc<CsrfPolicy>),
     /// `compressor`
     Compressor(CompressorOverride),
     /// `cors`
@@ -69,6 +74,8 @@ impl Settings {
     /// Compiles settings.
     pub(crate) fn compile(settings: &FilterSettings) -> Self {
         match settings {
+            FilterSettings::BasicAuth(users) => Self::BasicAuth(users.clone()),
+            FilterSettings::Csrf(policy) => Self::Csrf(policy.clone()),
             FilterSettings::Compressor(own) => Self::Compressor(own.clone()),
             FilterSettings::Jwt(own) => Self::Jwt(own.clone()),
             FilterSettings::Cors(policy) => Self::Cors(policy.clone()),

@@ -44,7 +44,9 @@ fn extension_id(key: &ResourceKey) -> Arc<str> {
 fn kind(filter: &HttpFilter) -> Option<HttpFilterKind> {
     Some(match filter {
         HttpFilter::Compressor(config) => HttpFilterKind::Compressor(config.clone()),
+        HttpFilter::BasicAuth(config) => HttpFilterKind::BasicAuth(config.clone()),
         HttpFilter::Cors => HttpFilterKind::Cors,
+        HttpFilter::Csrf(policy) => HttpFilterKind::Csrf(policy.clone()),
         HttpFilter::Jwt(config) => HttpFilterKind::Jwt(config.clone()),
         HttpFilter::ExtAuthz(config) => HttpFilterKind::ExtAuthz(config.clone()),
         HttpFilter::Fault(config) => {

@@ -4,8 +4,10 @@
 //! while, or answers it. Every response passes [`Filter::encode`], also those that culvert gives itself. A filter's state
 //! is made when the connection manager is; what routes say about it is found by number.
 
+mod basic_auth;
 mod compressor;
 mod cors;
+mod csrf;
 mod discovered;
 mod ext_authz;
 mod fault;
@@ -40,8 +42,12 @@ use crate::{
 enum Filter {
     /// `compressor`
     Compressor(compressor::ResponseCompressor),
+    /// `basic_auth`
+    BasicAuth(basic_auth::Users),
     /// `cors`
     Cors(cors::Cors),
+    /// `csrf`
+    Csrf(csrf::Csrf),
     /// Whatever ECDS says.
     Discovered(discovered::Discovered),
     /// `ext_authz`
@@ -109,6 +115,12 @@ impl Filter {
             HttpFilterKind::Jwt(config) => {
                 Self::Jwt(jwt::Authenticator::new(config.clone(), stat_prefix, worker))
             }
+            HttpFilterKind::BasicAuth(config) => {
+                Self::BasicAuth(basic_auth::Users::new(config.clone(), stat_prefix, registry))
+            }
+            HttpFilterKind::Csrf(policy) => {
+                Self::Csrf(csrf::Csrf::new(policy.clone(), stat_prefix, registry))
+            }
             HttpFilterKind::Cors => Self::Cors(cors::Cors::new(stat_prefix, registry)),
             HttpFilterKind::Discovered { id, default } => {
                 Self::Discovered(discovered::Discovered::new(id.clone(), default.clone(), stat_prefix))
@@ -146,7 +158,9 @@ impl Filter {
         match self {
             Self::Compressor(filter) => filter.decode(exchange, scope, state),
             Self::Jwt(filter) => Box::pin(filter.decode(exchange, scope)).await,
+            Self::BasicAuth(filter) => filter.decode(exchange, scope),
             Self::Cors(filter) => filter.decode(exchange, scope, state),
+            Self::Csrf(filter) => filter.decode(exchange, scope),
             // Boxed, as requests that nobody is asked about would pay for its size.
             Self::ExtAuthz(filter) => Box::pin(filter.decode(exchange, scope, state)).await,
             Self::Discovered(filter) => Box::pin(filter.decode(exchange, scope, state)).await,
@@ -171,7 +185,12 @@ impl Filter {
             Self::HealthCheck(_) => health_check::encode(exchange, state, response),
             Self::LocalRateLimit(filter) => filter.encode(exchange, scope, state, response),
             Self::RateLimit(filter) => filter.encode(exchange, state, response),
-            Self::Fault(_) | Self::Jwt(_) | Self::Rbac(_) | Self::Unsupported => {}
+            Self::BasicAuth(_)
+            | Self::Csrf(_)
+            | Self::Fault(_)
+            | Self::Jwt(_)
+            | Self::Rbac(_)
+            | Self::Unsupported => {}
         }
     }
 }
