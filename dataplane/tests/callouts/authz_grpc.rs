@@ -297,7 +297,7 @@ fn without_a_decision_the_mode_of_failure_says_what_happens() {
         names.iter().map(|name| settings(name, PER_ROUTE, "disabled: true")).collect()
     };
     let routes = [
-        format!("{{match: {{path: /silent}}, route: {{cluster: up}}}}"),
+        "{match: {path: /silent}, route: {cluster: up}}".to_owned(),
         route("/open", &off(&["closed"])),
         route("/", &off(&["open", "refused", "garbage", "silent", "missing", "closed"])),
     ];

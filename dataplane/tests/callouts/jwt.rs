@@ -208,7 +208,10 @@ fn tokens_are_verified_and_told_of() {
         }
         let payload = fine.split('.').nth(1).unwrap();
         let padded = seen(&answer, "x-payload");
-        assert!(padded[0].len() % 4 == 0 && padded[0].trim_end_matches('=') == payload, "{padded:?}");
+        assert!(
+            padded[0].len().is_multiple_of(4) && padded[0].trim_end_matches('=') == payload,
+            "{padded:?}"
+        );
         assert_eq!(get(port, "/x", &[("authorization", &bearer(&fine)), ("x-red", "1")]).status, 403);
         assert_eq!(with(&token(json!({"nn": 6}))).status, 299, "claims lead to another route");
 

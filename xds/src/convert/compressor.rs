@@ -29,7 +29,7 @@ pub(super) fn filter(at: &At<'_>, filter: &pb::Compressor) -> Option<Arc<Compres
     let config = filter.compressor_library.as_ref()?;
     let library = library(&at.field("compressor_library"), config)?;
     let min_length = common.and_then(|common| common.min_content_length.as_ref());
-    let min_length = min_length.or(filter.content_length.as_ref().filter(|_| direction.is_none()));
+    let min_length = min_length.or_else(|| filter.content_length.as_ref().filter(|_| direction.is_none()));
     let at_common = at.field("response_direction_config");
     let at_common = at_common.field("common_config");
     let at_matchers = at_common.field("content_type_matcher");

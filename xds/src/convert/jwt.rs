@@ -205,7 +205,7 @@ fn remote(at: &At<'_>, remote: &pb::RemoteJwks) -> Option<Arc<RemoteJwks>> {
 
 /// An audience as it is compared: without scheme and slash at the end.
 fn plain(audience: &str) -> String {
-    let rest = audience.strip_prefix("https://").or(audience.strip_prefix("http://"));
+    let rest = audience.strip_prefix("https://").or_else(|| audience.strip_prefix("http://"));
     let rest = rest.unwrap_or(audience);
     rest.strip_suffix('/').unwrap_or(rest).to_owned()
 }

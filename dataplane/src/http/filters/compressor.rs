@@ -201,7 +201,7 @@ fn choose(accepted: &[u8], encodings: &[&str], first: bool) -> Choice {
         let name = parts.next().unwrap_or_default().trim_ascii();
         let quality = parts
             .filter_map(|part| {
-                part.trim_ascii().strip_prefix(b"q=").or(part.trim_ascii().strip_prefix(b"Q="))
+                part.trim_ascii().strip_prefix(b"q=").or_else(|| part.trim_ascii().strip_prefix(b"Q="))
             })
             .next()
             .map_or(Some(1.0), |text| std::str::from_utf8(text).ok()?.trim().parse::<f32>().ok());

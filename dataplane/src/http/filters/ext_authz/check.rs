@@ -195,7 +195,7 @@ fn address(peer: &listener::Peer) -> Option<Address> {
 
 /// The first of what names it: a URI, a DNS name, its subject.
 fn principal(certificate: &CertificateInfo) -> String {
-    let names = certificate.uri_sans.first().or(certificate.dns_sans.first());
+    let names = certificate.uri_sans.first().or_else(|| certificate.dns_sans.first());
     names.unwrap_or(&certificate.subject).clone()
 }
 

@@ -223,7 +223,7 @@ impl Authenticator {
             return Reply::new(status, "").details_text(details);
         }
         let head = &exchange.head;
-        let path = head.path().get(..REALM_PATH_MAX).unwrap_or(head.path());
+        let path = head.path().get(..REALM_PATH_MAX).unwrap_or_else(|| head.path());
         let scheme = head.scheme.as_str().as_bytes();
         let mut realm = [b"Bearer realm=\"", scheme, b"://", head.authority(), path, b"\""].concat();
         if fault != Fault::Missing {
@@ -281,7 +281,7 @@ fn check(provider: &JwtProvider, audiences: Option<&[String]>, token: &Token) ->
 
 /// An audience without scheme and slash at the end, as those of the configuration are.
 fn plain(audience: &str) -> &str {
-    let rest = audience.strip_prefix("https://").or(audience.strip_prefix("http://"));
+    let rest = audience.strip_prefix("https://").or_else(|| audience.strip_prefix("http://"));
     let rest = rest.unwrap_or(audience);
     rest.strip_suffix('/').unwrap_or(rest)
 }
@@ -304,7 +304,7 @@ fn apply(exchange: &mut Exchange<'_>, provider: &JwtProvider, place: &Place, tok
     }
     if !provider.payload_header.is_empty() {
         let mut payload = token.encoded_payload().to_owned();
-        while provider.pad_payload && payload.len() % 4 != 0 {
+        while provider.pad_payload && !payload.len().is_multiple_of(4) {
             payload.push('=');
         }
         headers.push(&provider.payload_header, payload);
