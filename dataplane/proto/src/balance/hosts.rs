@@ -152,7 +152,7 @@ impl HostSet {
                 }
             }
             LocalityPolicy::ZoneAware(zones) if first && share.health == Some(Health::Healthy) => {
-                match Zones::new(self, eligible, all, &zones, rules) {
+                match Zones::spread(self, eligible, all, &zones, rules) {
                     Some(spread) => spread,
                     None => Spread::Pool(self.add(eligible, None)),
                 }

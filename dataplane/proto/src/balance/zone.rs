@@ -98,7 +98,7 @@ pub enum ZoneChoice {
 
 impl Zones {
     /// How the `eligible` endpoints, the healthy ones of `all`, are spread; `None` when zones do not matter.
-    pub(super) fn new(
+    pub(super) fn spread(
         set: &mut HostSet,
         eligible: &[Placed<'_>],
         all: &[Placed<'_>],
