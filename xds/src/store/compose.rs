@@ -223,7 +223,7 @@ impl Store {
     }
 
     /// Runtime values of all layers, later ones over earlier ones.
-    fn runtime(&self) -> BTreeMap<String, String> {
+    pub(super) fn runtime(&self) -> BTreeMap<String, String> {
         let mut values = BTreeMap::new();
         for layer in &self.layers {
             match &layer.kind {

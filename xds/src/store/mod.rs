@@ -142,6 +142,8 @@ impl Store {
             refuse_unknown: loaded.reject_unknown_dynamic_fields,
             unknown_fields: 0,
         };
+        let runtime = store.runtime();
+        Arc::make_mut(&mut store.config).runtime = Arc::new(runtime);
         store.entries.reserve_exact(fixed.clusters.len() + fixed.listeners.len());
         for (model, resource) in fixed.clusters.iter().zip(&loaded.raw.clusters) {
             let value = Value::Cluster(model.clone());
