@@ -122,8 +122,6 @@ const WITHOUT_SOURCE: &[(&str, &str)] = &[
     ("PACKETS_RETRANSMITTED", "bytes on the wire are not counted by request"),
     ("ROUNDTRIP_DURATION", "acknowledgements are not measured"),
     ("ROUTE_RESOLUTION_COUNT", "a request is routed once"),
-    ("SPAN_ID", "requests are not traced"),
-    ("TRACE_ID", "requests are not traced"),
     ("UPSTREAM_CONNECTION_ID", "upstream connections have no id"),
     ("UPSTREAM_CONNECTION_POOL_READY_DURATION", "the wait for a connection is not measured"),
 ];
@@ -467,8 +465,8 @@ mod tests {
         }
         assert_eq!(parse("ab%C").unwrap_err().to_string(), "no valid command at position 2 of \"ab%C\"");
         assert_eq!(
-            parse("%TRACE_ID%").unwrap_err().to_string(),
-            "%TRACE_ID% is not supported: requests are not traced"
+            parse("%FILE_CONTENT(a)%").unwrap_err().to_string(),
+            "%FILE_CONTENT(a)% is not supported: files are not read for a format"
         );
         assert_eq!(parse("%FOO%").unwrap_err().to_string(), "%FOO% is not a supported operator");
     }

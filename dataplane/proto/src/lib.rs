@@ -9,7 +9,7 @@
 //! what it says; [`balance`] picks an endpoint; [`chain`] picks a connection's filter chain;
 //! [`rbac`] says who may pass; [`bucket`] says how often; [`filter`] is what HTTP filters decide; [`health`] says what checks
 //! make of an endpoint, [`outlier`] what its answers make of it,
-//! [`retry`] whether a request is tried again.
+//! [`retry`] whether a request is tried again; [`trace`] whether it is traced.
 #![forbid(unsafe_code)]
 
 pub mod balance;
@@ -27,6 +27,7 @@ pub mod path;
 pub mod rbac;
 pub mod retry;
 pub mod route;
+pub mod trace;
 pub mod tree;
 
 mod head;

@@ -118,6 +118,13 @@ proptest! {
     }
 
     #[test]
+    fn traces(
+        input in "00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]|[0-9a-f]{15,33}[-\n][0-9a-f]{15,17}([-\n][01d0-9a-f]{1,17}){0,2}"
+    ) {
+        checks::trace(input.as_bytes());
+    }
+
+    #[test]
     fn tables(input in routes()) {
         checks::route(input.as_bytes());
     }

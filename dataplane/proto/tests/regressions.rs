@@ -8,7 +8,7 @@ type Check = fn(&[u8]);
 
 #[test]
 fn the_checks_hold_for_all_seeds() {
-    let targets: [(&str, Check); 7] = [
+    let targets: [(&str, Check); 8] = [
         ("body", checks::body),
         ("frames", checks::frames),
         ("health", checks::health),
@@ -16,6 +16,7 @@ fn the_checks_hold_for_all_seeds() {
         ("request", checks::request),
         ("response", checks::response),
         ("route", checks::route),
+        ("trace", checks::trace),
     ];
     for (target, check) in targets {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);

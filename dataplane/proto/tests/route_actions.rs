@@ -196,6 +196,7 @@ fn mutated(
         filters: Vec::new(),
         metadata: None,
         request_buffer: None,
+        tracing: None,
     };
     let vhost = VirtualHost {
         domains: vec!["*".to_owned()],
@@ -338,6 +339,7 @@ fn weighted_clusters_and_responses_have_changes_too() {
         filters: Vec::new(),
         metadata: None,
         request_buffer: None,
+        tracing: None,
     };
     let vhost = VirtualHost {
         domains: vec!["*".to_owned()],

@@ -20,6 +20,7 @@ fn route(name: impl Into<String>, path: PathMatch) -> Route {
         filters: Vec::new(),
         metadata: None,
         request_buffer: None,
+        tracing: None,
     }
 }
 

@@ -285,7 +285,7 @@ enum Ended {
 
 /// Messages that are encoded already; answers are empty.
 #[derive(Default)]
-struct Raw;
+pub(super) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;

@@ -14,6 +14,7 @@ mod port;
 mod snapshot;
 mod sockets;
 mod sources;
+mod spans;
 mod start;
 mod tls;
 

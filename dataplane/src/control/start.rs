@@ -28,6 +28,7 @@ use super::{
     snapshot::{Builder, Resolved},
     sockets::Sockets,
     sources::Sources,
+    spans::Spans,
     tls::TlsControl,
 };
 use crate::{
@@ -36,6 +37,7 @@ use crate::{
         access::pipe::Pipes,
         access_log::AccessLogs,
         stats::{ListenerManagerStats, Registry, ServerStats},
+        trace::pipe::SpanPipes,
         view::View,
     },
     tls::Contexts,
@@ -61,6 +63,7 @@ impl Control {
             tls: contexts.clone(),
             access_logs: AccessLogs::new(options.access_log, &registry)?,
             log_pipes: Pipes::new(&registry),
+            span_pipes: SpanPipes::new(&registry),
             registry: registry.clone(),
             downstream_connections: AtomicU64::new(0),
             downstream_connections_max: AtomicU64::new(
@@ -69,6 +72,8 @@ impl Control {
             connection_ids: AtomicU64::new(0),
             drain: options.drain,
             service_cluster: loaded.bootstrap.node_cluster.clone(),
+            node_id: loaded.node().id,
+            node_zone: loaded.node().locality.unwrap_or_default().zone,
             fails_health_checks: AtomicBool::new(false),
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         });
@@ -105,6 +110,8 @@ impl Control {
             asks,
             workers,
         });
+        let spans = Spans::new(shared.process.span_pipes.clone(), dialer.clone(), shared.clone());
+        tokio::task::spawn_local(spans.run());
         if let Some(address) = &loaded.bootstrap.admin {
             start_admin(address, &options, &shared).await?;
         }

@@ -27,6 +27,7 @@ use crate::{
         reply::Reply,
         router::{Forwarded, body::Kept, redirect::Redirects},
         shared::{Shared, millis},
+        trace::Trace,
     },
     observe::access::{LogType, Times},
     upstream::{Cluster, Host, TunnelConn},
@@ -65,6 +66,8 @@ pub(super) struct Exchange<'c> {
     pub(super) kept: Cell<Option<Kept>>,
     /// What its client is given, so that it comes to the same host again.
     pub(super) new_cookies: NewCookies,
+    /// What is known of its trace, once it is routed.
+    pub(super) trace: Option<Trace>,
 }
 
 /// What is known of a request when it is logged.
@@ -155,6 +158,7 @@ impl<'c> Exchange<'c> {
             redirects: RefCell::default(),
             kept: Cell::default(),
             new_cookies: NewCookies::default(),
+            trace: None,
         }
     }
 
@@ -232,6 +236,9 @@ impl<'c> Exchange<'c> {
             None => Err(NoRoute::Route),
         };
         let random = found.as_ref().map_or(random, |found| self.cluster_random(found, random));
+        if self.conn.manager.tracer.is_some() {
+            self.begin_trace(found.as_ref().ok());
+        }
         if !self.conn.manager.filters.is_empty() {
             match filters::decode(self, local.as_ref(), &mut found, random).await {
                 Verdict::Continue => {}
@@ -397,6 +404,7 @@ impl<'c> Exchange<'c> {
         }
         manager.stats.downstream_rq_time.record(millis(time::now() - self.record.started));
         self.log(LogType::DownstreamEnd);
+        self.finish_trace();
         let response = self.record.response.take();
         self.conn.worker.recycle(self.head, response);
     }

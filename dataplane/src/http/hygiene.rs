@@ -9,7 +9,7 @@ use culvert_model::ServerHeader;
 use culvert_proto::{
     Headers, Method, ResponseHead, Scheme, Version,
     h1::{self, push_decimal},
-    host, path,
+    host, path, trace,
 };
 
 use crate::{
@@ -164,6 +164,8 @@ fn identify(exchange: &mut Exchange<'_>) {
                 (rng.u64(..), rng.u64(..))
             };
             headers.set("x-request-id", uuid(high, low));
+        } else if edge && !internal && config.pack_trace_reason {
+            trace::forget(headers);
         }
     }
 }
@@ -278,7 +280,8 @@ pub(super) fn finish_response(exchange: &Exchange<'_>, head: &mut ResponseHead, 
         }
     }
     append_via(&mut head.headers, &config.via);
-    if config.always_set_request_id_in_response
+    exchange.decorate(head);
+    if (config.always_set_request_id_in_response || exchange.head.headers.contains("x-envoy-force-trace"))
         && let Some(id) = exchange.head.headers.get("x-request-id")
     {
         head.headers.set("x-request-id", id);

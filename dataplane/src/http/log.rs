@@ -44,6 +44,7 @@ impl Exchange<'_> {
         };
         let complete = log_type == LogType::DownstreamEnd;
         let tls = downstream.tls.as_deref();
+        let (trace, force_traced) = self.trace_facts();
         let facts = Facts {
             complete,
             hostname: &self.conn.worker.process.hostname,
@@ -70,6 +71,8 @@ impl Exchange<'_> {
             direct_remote: downstream.remote,
             scheme_known: record.scheme_known.get(),
             health_check: record.health_check.get(),
+            trace,
+            force_traced,
             ..Facts::connection(log_type, record.started, remote, downstream.local)
         };
         read(&facts)

@@ -24,6 +24,7 @@ mod reply;
 mod router;
 mod server_name;
 mod shared;
+mod trace;
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
@@ -33,6 +34,7 @@ use crate::{
     observe::{
         access::Loggers,
         stats::{CodeStats, HttpStats},
+        trace::Tracer,
     },
     snapshot::{HttpSpec, RouteSpec},
     worker::{LocalTable, Worker},
@@ -56,6 +58,8 @@ pub struct HttpManager {
     last: RefCell<Option<Rc<LocalTable>>>,
     logs: Loggers,
     filters: filters::Chain,
+    /// `None` where nothing is traced.
+    tracer: Option<Tracer>,
 }
 
 impl HttpManager {
@@ -77,6 +81,10 @@ impl HttpManager {
             RouteSpec::Rds(name) => worker.table(name),
         };
         let logs = worker.loggers(&spec.config.access_log);
+        let tracer = spec.config.tracing.as_ref().map(|tracing| {
+            let process = &worker.process;
+            Tracer::new(tracing, &spec.config.stat_prefix, &process.registry, &process.span_pipes)
+        });
         let filters = filters::Chain::new(&spec.filters, &spec.config.stat_prefix, worker);
         Self {
             options: RequestOptions::from(&*spec.config),
@@ -87,6 +95,7 @@ impl HttpManager {
             last: RefCell::new(last),
             logs,
             filters,
+            tracer,
             spec,
         }
     }

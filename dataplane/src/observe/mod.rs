@@ -13,4 +13,5 @@ pub mod registry;
 pub mod render;
 pub mod sets;
 pub mod stats;
+pub mod trace;
 pub mod view;

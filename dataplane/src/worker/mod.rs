@@ -40,6 +40,7 @@ use crate::{
         access::{Loggers, Runtime, pipe::Pipes},
         access_log::AccessLogs,
         stats::{CaptureStats, ConfigStats, Http2Stats, Registry},
+        trace::pipe::SpanPipes,
     },
     snapshot::{HttpFilterKind, RouteSpec, Snapshot},
     tls::Contexts,
@@ -56,6 +57,8 @@ pub struct Process {
     pub access_logs: AccessLogs,
     /// Access logs of collectors.
     pub log_pipes: Pipes,
+    /// Spans for collectors.
+    pub span_pipes: SpanPipes,
     /// Open downstream connections over all workers, for `global_downstream_max_connections`.
     pub downstream_connections: AtomicU64,
     /// `overload.global_downstream_max_connections`; `u64::MAX` when not set.
@@ -64,6 +67,10 @@ pub struct Process {
     pub connection_ids: AtomicU64,
     /// `node.cluster`
     pub service_cluster: String,
+    /// `node.id`
+    pub node_id: String,
+    /// `node.locality.zone`
+    pub node_zone: String,
     /// Whether health checks of this server are to fail.
     pub fails_health_checks: AtomicBool,
     /// `%HOSTNAME%`

@@ -110,8 +110,9 @@ pub enum AccessLogFilter {
     And(Vec<Self>),
     /// `not_health_check_filter`
     NotHealthCheck,
-    /// What does not depend on the request: `traceable_filter` while nothing is traced, `metadata_filter` while requests
-    /// carry no metadata.
+    /// `traceable_filter`: requests that `x-envoy-force-trace` has traced.
+    Traceable,
+    /// What does not depend on the request: `metadata_filter` while requests carry no metadata.
     Constant(bool),
     /// `duration_filter`: milliseconds.
     Duration(Comparison),
@@ -193,7 +194,7 @@ pub enum FormatPart {
         /// What it is counted in.
         unit: TimeUnit,
     },
-    /// What exists in Envoy and never has a value here: metadata, filter state of upstreams, trace ids.
+    /// What exists in Envoy and never has a value here: metadata, filter state of upstreams.
     Nothing,
     /// `%FILTER_STATE(key:style):max%`: an object, which is a text.
     FilterState {
@@ -442,7 +443,9 @@ operators! {
     ResponseHeadersBytes = "RESPONSE_HEADERS_BYTES",
     ResponseTrailersBytes = "RESPONSE_TRAILERS_BYTES",
     RouteName = "ROUTE_NAME",
+    SpanId = "SPAN_ID",
     StreamId = "STREAM_ID",
+    TraceId = "TRACE_ID",
     UniqueId = "UNIQUE_ID",
     UpstreamCluster = "UPSTREAM_CLUSTER",
     UpstreamClusterRaw = "UPSTREAM_CLUSTER_RAW",

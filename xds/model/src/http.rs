@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
-use crate::{AccessLog, ConfigSource, Http2Options, HttpFilter, NamedFilter, RouteConfiguration};
+use crate::{AccessLog, ConfigSource, Http2Options, HttpFilter, NamedFilter, RouteConfiguration, Tracing};
 
 /// `HttpConnectionManager`, with Envoy's defaults applied. A timeout of `None` is off.
 #[derive(Clone, Debug)]
@@ -56,6 +56,12 @@ pub struct HttpConnectionManager {
     pub preserve_external_request_id: bool,
     /// `always_set_request_id_in_response`
     pub always_set_request_id_in_response: bool,
+    /// `request_id_extension.pack_trace_reason`: true. Request ids say why a request is traced.
+    pub pack_trace_reason: bool,
+    /// `request_id_extension.use_request_id_for_trace_sampling`: true. They are what is drawn.
+    pub sample_by_request_id: bool,
+    /// `tracing`; boxed, since most have none.
+    pub tracing: Option<Box<Tracing>>,
     /// `server_name`: `envoy`.
     pub server_name: String,
     /// `server_header_transformation`

@@ -40,6 +40,7 @@ mod source;
 mod stats;
 mod subset;
 mod tls;
+mod tracing;
 
 pub use access_log::*;
 pub use balance::*;
@@ -73,3 +74,4 @@ pub use source::*;
 pub use stats::*;
 pub use subset::*;
 pub use tls::*;
+pub use tracing::*;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     FilterOverrides, Format, FullRegex, HashPolicy, HeaderMatcher, InternalRedirects, Metadata, MirrorPolicy,
-    QueryMatcher, RateLimitRule, RegexSubstitution, RetryPolicy, SubsetMatch,
+    QueryMatcher, RateLimitRule, RegexSubstitution, RetryPolicy, RouteTracing, SubsetMatch,
 };
 
 /// `config.route.v3.RouteConfiguration`.
@@ -88,6 +88,8 @@ pub struct Route {
     /// is kept, so that it can be sent again, in bytes. Without, as much as the listener's
     /// `per_connection_buffer_limit_bytes`.
     pub request_buffer: Option<u64>,
+    /// `tracing` and `decorator`
+    pub tracing: Option<Box<RouteTracing>>,
 }
 
 /// `config.route.v3.RouteMatch`: all parts have to match.

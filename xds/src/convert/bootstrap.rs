@@ -26,6 +26,17 @@ use super::{cluster_dns, core, endpoint, extension_name, stats, tls, unpack};
 use crate::{NoteKind, at::At};
 
 const CONNECTION_LIMIT: &str = "overload.global_downstream_max_connections";
+/// Keys that tracing looks at.
+const TRACING: [&str; 8] = [
+    "tracing.client_enabled",
+    "tracing.global_enabled",
+    "tracing.opentelemetry.flush_interval_ms",
+    "tracing.opentelemetry.min_flush_spans",
+    "tracing.random_sampling",
+    "tracing.zipkin.flush_interval_ms",
+    "tracing.zipkin.min_flush_spans",
+    "tracing.zipkin.request_timeout",
+];
 
 /// What a bootstrap says besides its resources.
 #[derive(Debug, Default)]
@@ -181,7 +192,8 @@ fn runtime(at: &At<'_>, runtime: Option<&pb::LayeredRuntime>) -> Option<(Vec<Run
                 if let Some((_, value)) = flat.iter().find(|(key, _)| key == CONNECTION_LIMIT) {
                     limit = Some(connections(&at.key(CONNECTION_LIMIT), value)?);
                 }
-                for (key, _) in flat.iter().filter(|(key, _)| key != CONNECTION_LIMIT) {
+                let is_known = |key: &str| key == CONNECTION_LIMIT || TRACING.contains(&key);
+                for (key, _) in flat.iter().filter(|(key, _)| !is_known(key)) {
                     at.key(key).note(NoteKind::NoEffect, "not a runtime key that Culvert knows");
                 }
                 let shown = flat.into_iter().map(|(key, value)| (key, shown(value)));

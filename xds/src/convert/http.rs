@@ -27,7 +27,9 @@ use envoy_types::pb::{
     google::protobuf::{BoolValue, UInt32Value},
 };
 
-use super::{Clusters, access_log, core, extension_name, filter_chain, http_filter, http2, route, unpack};
+use super::{
+    Clusters, access_log, core, extension_name, filter_chain, http_filter, http2, route, tracing, unpack,
+};
 use crate::at::At;
 
 /// Seconds of `common_http_protocol_options.idle_timeout` when it is not given, on both sides.
@@ -63,8 +65,14 @@ pub(super) fn connection_manager(
         None => Some(Http2Options::default()),
     };
     let internal = internal_addresses(&at.field("internal_address_config"), manager);
-    request_id?;
     let ((filters, router), common, timeouts) = (filters?, common?, timeouts?);
+    let tracing = match &manager.tracing {
+        Some(config) => {
+            Some(Box::new(tracing::tracing(&at.field("tracing"), config, router.start_child_span)?))
+        }
+        None => None,
+    };
+    let request_id = request_id?;
     Some(HttpConnectionManager {
         stat_prefix: manager.stat_prefix.clone(),
         routes: routes?,
@@ -88,6 +96,9 @@ pub(super) fn connection_manager(
         append_forwarded_port: manager.append_x_forwarded_port,
         generate_request_id: manager.generate_request_id.as_ref().is_none_or(|generate| generate.value),
         preserve_external_request_id: manager.preserve_external_request_id,
+        pack_trace_reason: request_id.pack_trace_reason.is_none_or(|pack| pack.value),
+        sample_by_request_id: request_id.use_request_id_for_trace_sampling.is_none_or(|sample| sample.value),
+        tracing,
         always_set_request_id_in_response: manager.always_set_request_id_in_response,
         server_name: Some(&manager.server_name)
             .filter(|name| !name.is_empty())
@@ -188,15 +199,17 @@ fn routes(at: &At<'_>, manager: &pb::HttpConnectionManager, clusters: &Clusters<
     }
 }
 
-fn request_id(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<()> {
+fn request_id(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<UuidRequestIdConfig> {
     let any = manager.request_id_extension.as_ref().and_then(|extension| extension.typed_config.as_ref());
-    match any {
-        Some(any) if unpack::<UuidRequestIdConfig>(any).is_none() => at
+    let Some(any) = any else { return Some(UuidRequestIdConfig::default()) };
+    let config = unpack::<UuidRequestIdConfig>(any);
+    if config.is_none() {
+        return at
             .field("request_id_extension")
             .field("typed_config")
-            .unsupported(format!("{} is not a supported request ID extension", extension_name(Some(any)))),
-        _ => Some(()),
+            .unsupported(format!("{} is not a supported request ID extension", extension_name(Some(any))));
     }
+    config
 }
 
 fn forward_client_cert(manager: &pb::HttpConnectionManager) -> ForwardClientCert {

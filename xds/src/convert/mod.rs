@@ -46,6 +46,7 @@ mod stats;
 mod subset;
 mod tcp;
 mod tls;
+mod tracing;
 
 use envoy_types::pb::google::protobuf::Any;
 

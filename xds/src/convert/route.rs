@@ -14,7 +14,7 @@ use envoy_types::pb::{
     google::protobuf,
 };
 
-use super::{core, header, http_filter, matcher, metadata, mirror, rate_limit, retry, route_action};
+use super::{core, header, http_filter, matcher, metadata, mirror, rate_limit, retry, route_action, tracing};
 use crate::at::At;
 
 /// Bytes of a direct response's body when `max_direct_response_body_size_bytes` is not given.
@@ -179,6 +179,7 @@ fn route(at: &At<'_>, route: &pb::Route, scope: &Scope<'_>) -> Option<Route> {
     let filters = http_filter::overrides(at, &route.typed_per_filter_config);
     let matcher = route_match(&at.field("match"), route.r#match.as_ref()?);
     let action = route_action::action(at, route, scope);
+    let tracing = tracing::route(at, route);
     let buffer = request_buffer(
         at,
         route.per_request_buffer_limit_bytes.as_ref(),
@@ -192,6 +193,7 @@ fn route(at: &At<'_>, route: &pb::Route, scope: &Scope<'_>) -> Option<Route> {
         headers: headers?,
         filters: filters?,
         request_buffer: buffer?,
+        tracing: tracing?,
     })
 }
 

@@ -412,7 +412,7 @@ pub(super) const ROUTE_RATE_LIMIT: Table = Table {
 };
 
 /// A service that is asked once for each request, where others are streams.
-const CALL: Table = Table {
+pub(super) const CALL: Table = Table {
     used: &["timeout", "initial_metadata", "retry_policy"],
     used_as: &[("envoy_grpc", &CALLED)],
     refused: &[("google_grpc", "only envoy_grpc is supported")],

@@ -32,7 +32,7 @@ const SAMPLES: [&str; 9] =
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 
 /// Fields that have an effect no change of them can show.
-const EXEMPT: [(Place, &str); 22] = [
+const EXEMPT: [(Place, &str); 23] = [
     (("envoy.extensions.filters.http.basic_auth.v3.BasicAuth", "users"), USERS),
     (("envoy.extensions.filters.http.basic_auth.v3.BasicAuthPerRoute", "users"), USERS),
     (("envoy.config.route.v3.FilterConfig", "is_optional"), "without it what is not supported is refused"),
@@ -53,6 +53,7 @@ const EXEMPT: [(Place, &str); 22] = [
         ONE_VALUE,
     ),
     (("envoy.config.ratelimit.v3.RateLimitServiceConfig", "transport_api_version"), ONE_VALUE),
+    (("envoy.config.trace.v3.ZipkinConfig", "collector_endpoint_version"), ONE_VALUE),
     (
         ("envoy.extensions.filters.http.jwt_authn.v3.JwtProvider", "local_jwks"),
         "a set of keys with anything behind it is none",

@@ -2,8 +2,6 @@
 
 use super::Table;
 
-const NO_TRACING: &str = "requests are not traced";
-
 /// `Http1ProtocolOptions` of a connection manager.
 const DOWNSTREAM_HTTP1: Table = Table {
     used: &[
@@ -110,6 +108,7 @@ pub(super) const TABLES: &[Table] = &[
             "forward_client_cert_details",
             "set_current_client_cert_details",
             "internal_address_config",
+            "tracing",
         ],
         used_as: &[
             ("common_http_protocol_options", &DOWNSTREAM_COMMON),
@@ -130,7 +129,6 @@ pub(super) const TABLES: &[Table] = &[
             "stream_flush_timeout",
         ],
         refused: &[
-            ("tracing", "tracing is not supported"),
             ("original_ip_detection_extensions", "the client's address cannot be taken from elsewhere"),
             ("local_reply_config", "local replies cannot be changed"),
             ("access_log_flush_interval", "access logs are written when a request ends"),
@@ -213,7 +211,7 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.extensions.filters.network.http_connection_manager.v3.RequestIDExtension")
     },
     Table {
-        no_effect: &[("pack_trace_reason", NO_TRACING), ("use_request_id_for_trace_sampling", NO_TRACING)],
+        used: &["pack_trace_reason", "use_request_id_for_trace_sampling"],
         ..Table::of("envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig")
     },
     Table {
@@ -227,10 +225,9 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig")
     },
     Table {
-        used: &["suppress_envoy_headers"],
+        used: &["suppress_envoy_headers", "start_child_span"],
         no_effect: &[
             ("dynamic_stats", "counters of clusters are always kept"),
-            ("start_child_span", NO_TRACING),
             ("suppress_grpc_request_failure_code_stats", "there are no gRPC counters"),
         ],
         only_off: &["respect_expected_rq_timeout", "reject_connect_request_early_data"],

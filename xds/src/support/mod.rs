@@ -20,6 +20,7 @@ mod rbac;
 mod route;
 mod runtime;
 mod tls;
+mod tracing;
 
 /// What is promised about a field.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -145,6 +146,7 @@ fn families() -> impl Iterator<Item = &'static Table> {
         route::TABLES,
         runtime::TABLES,
         tls::TABLES,
+        tracing::TABLES,
     ]
     .into_iter()
     .flatten()

@@ -85,12 +85,10 @@ pub(super) const TABLES: &[Table] = &[
             "typed_per_filter_config",
             "per_request_buffer_limit_bytes",
             "request_body_buffer_limit",
+            "decorator",
+            "tracing",
         ],
-        no_effect: &[
-            ("decorator", "requests are not traced"),
-            ("tracing", "requests are not traced"),
-            ("stat_prefix", "requests are counted by cluster and by connection manager"),
-        ],
+        no_effect: &[("stat_prefix", "requests are counted by cluster and by connection manager")],
         ..Table::of("envoy.config.route.v3.Route")
     },
     Table {

@@ -40,7 +40,12 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("MANAGER", "codec_type: HTTP7", "@codec_type: unknown enum value: \"HTTP7\""),
     ("MANAGER", "drain_timeout: -1s", "@drain_timeout: expected a positive duration"),
     ("MANAGER", "drain_timeout: 5", "@drain_timeout: expected a duration such as \"0.25s\", not 5"),
-    ("MANAGER", "tracing: {}", "@tracing: tracing is not supported"),
+    (
+        "MANAGER",
+        "tracing: {provider: {name: t, typed_config: {'@type': \
+         type.googleapis.com/envoy.config.trace.v3.DatadogConfig, collector_cluster: up, service_name: s}}}",
+        "@tracing.provider.typed_config: envoy.config.trace.v3.DatadogConfig is not supported",
+    ),
     ("MANAGER", "max_request_headers_kb: 0", "@max_request_headers_kb: value must be inside range (0, 8192]"),
     ("MANAGER", "max_request_headers_kb: lots", "@max_request_headers_kb: expected an integer, not \"lots\""),
     (

@@ -349,6 +349,7 @@ pub(crate) fn named_route(name: String, path: PathMatch) -> Route {
         action: Action::Direct(DirectResponse { status: 200, body: Arc::from(&b""[..]) }),
         headers: HeaderMutations::default(),
         request_buffer: None,
+        tracing: None,
         filters: Vec::new(),
         metadata: None,
     }
@@ -394,6 +395,26 @@ fn controls(input: &[u8]) -> (u8, &[u8], &[u8]) {
         [flags, a, b, c, bytes @ ..] => (*flags, if a | b | c == 0 { &[] } else { &input[1..4] }, bytes),
         _ => (0, &[], input),
     }
+}
+
+/// Trace headers: whatever is read can be written, and is the same when it is read again.
+pub(crate) fn trace(input: &[u8]) {
+    use culvert_proto::trace::{b3, w3c};
+    if let Some(context) = w3c::parse(input) {
+        assert_eq!(w3c::parse(&w3c::format(&context)), Some(context));
+    }
+    let mut headers = Headers::new();
+    let names = ["x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled"];
+    match input.split(|byte| *byte == b'\n').collect::<Vec<_>>().as_slice() {
+        [single] => headers.push("b3", single),
+        several => names.iter().zip(several).for_each(|(name, value)| headers.push(name, value)),
+    }
+    let Ok(found) = b3::extract(&headers) else { return };
+    let Some(context) = found.from else { return };
+    let mut written = Headers::new();
+    b3::inject(&context, found.single, &mut written);
+    let again = b3::extract(&written).unwrap();
+    assert_eq!(again, b3::Extracted { sampled: Some(false), ..found });
 }
 
 /// Where the pieces end: lengths are used in turn, 0 counts as 1.

@@ -182,7 +182,10 @@ impl Exchange<'_> {
                     passage.kept.replay(|piece| passage.mirror_piece(piece), |end| passage.mirror_end(end));
                 }
             }
-            match self.attempt(passage, &host, timers).await {
+            self.begin_attempt();
+            let next = self.attempt(passage, &host, timers).await;
+            self.end_attempt(&host, matches!(next, Next::Retry(_) | Next::Revive));
+            match next {
                 Next::Done(after) => return Ok(after),
                 Next::Redirect(redirected, status) => return Err((redirected, status)),
                 Next::Revive => passage.revived.set(true),

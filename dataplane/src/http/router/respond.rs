@@ -49,6 +49,7 @@ impl Exchange<'_> {
             // An upstream that sends nothing but these must not fill memory.
             poll_fn(|cx| self.stream.poll_ready(cx)).await.map_err(|_| Failed::Downstream)?;
         };
+        self.attempt_answered(head.status);
         let switched = framing == Framing::Tunnel;
         if switched && !(passage.upgrade && passage.kept.is_complete()) {
             return Err(Failed::UpstreamSwitched);

@@ -246,7 +246,7 @@ fn text(field: u32, value: &str, out: &mut Vec<u8>) {
 }
 
 /// Text from the wire. What is not UTF-8 must not be in a `string`: Envoy puts `!` for such bytes.
-fn bytes(field: u32, value: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn bytes(field: u32, value: &[u8], out: &mut Vec<u8>) {
     match std::str::from_utf8(value) {
         Ok(valid) => text(field, valid, out),
         Err(_) => {
@@ -258,7 +258,7 @@ fn bytes(field: u32, value: &[u8], out: &mut Vec<u8>) {
 }
 
 /// A message, or another field whose length stands before it.
-fn message(field: u32, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn message(field: u32, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     varint(u64::from(field) << 3 | 2, out);
     let at = out.len();
     out.push(0);

@@ -10,7 +10,7 @@ use culvert_proto::{Headers, RequestHead, Version};
 
 use crate::{
     listener::{FilterState, Peer},
-    observe::access::Flags,
+    observe::{access::Flags, trace::TraceIds},
     snapshot::HostSpec,
 };
 
@@ -87,6 +87,10 @@ pub struct Facts<'a> {
     pub scheme_known: bool,
     /// Whether it asks for the health of this server.
     pub health_check: bool,
+    /// Of the request's trace.
+    pub trace: Option<TraceIds>,
+    /// It is traced since a service asked for that.
+    pub force_traced: bool,
     /// Filter state.
     pub state: Option<&'a FilterState>,
 }
@@ -228,6 +232,8 @@ impl<'a> Facts<'a> {
             times: Times::default(),
             scheme_known: true,
             health_check: false,
+            trace: None,
+            force_traced: false,
             state: None,
         }
     }

@@ -36,6 +36,7 @@ pub(super) fn passes(filter: &AccessLogFilter, facts: &Facts<'_>, runtime: &Runt
             let random = id.unwrap_or_else(|| fastrand::u64(..));
             random % u64::from(*denominator) < numerator
         }
+        AccessLogFilter::Traceable => facts.force_traced,
         AccessLogFilter::StatusCode(comparison) => compare(comparison, u64::from(facts.status), runtime),
     }
 }

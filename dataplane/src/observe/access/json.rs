@@ -117,7 +117,7 @@ fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 }
 
 /// Makes what stands behind `start` a JSON text.
-pub(super) fn quote_from(out: &mut Vec<u8>, start: usize) {
+pub(crate) fn quote_from(out: &mut Vec<u8>, start: usize) {
     out.insert(start, b'"');
     escape_from(out, start + 1);
     out.push(b'"');

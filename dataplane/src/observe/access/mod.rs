@@ -17,9 +17,11 @@ use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use culvert_model::{AccessLog, AccessLogFilter, Format, FormatPart, GrpcLog, LogFormat, LogSink, Operator};
 
-pub(crate) use entry::varint as put_varint;
+pub(crate) use entry::{bytes as put_bytes, message, varint as put_varint};
 pub use facts::{CertificateFacts, Facts, LogType, Times, TlsFacts};
 pub use flags::Flags;
+pub(crate) use json::quote_from;
+pub(crate) use operators::wall_clock;
 pub use operators::{Value, append};
 use pipe::Pipe;
 
@@ -129,7 +131,7 @@ impl LineFormat {
                     if append(part, facts, line) == Value::Absent {
                         line.extend_from_slice(missing);
                     } else if matches!(part, FormatPart::FilterState { typed: true, .. }) {
-                        json::quote_from(line, start);
+                        quote_from(line, start);
                     }
                 }
             }

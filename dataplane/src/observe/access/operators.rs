@@ -182,6 +182,14 @@ fn simple(operator: Operator, facts: &Facts<'_>, out: &mut Vec<u8>) -> Value {
         Operator::ResponseHeadersBytes => number(response_headers_bytes(facts), out),
         Operator::ResponseTrailersBytes => number(facts.response_trailers.map_or(0, size), out),
         Operator::RouteName => text(facts.route_name, out),
+        Operator::SpanId => match facts.trace.and_then(|ids| ids.span) {
+            Some(span) => hex(u128::from(span), 16, out),
+            None => Value::Absent,
+        },
+        Operator::TraceId => match facts.trace {
+            Some(ids) => hex(ids.trace, ids.digits, out),
+            None => Value::Absent,
+        },
         Operator::StreamId => match facts.request_header("x-request-id") {
             Some(id) => bytes(id, out),
             None if facts.request.is_none() && facts.cluster.is_some() => unique_id(out),
@@ -236,6 +244,11 @@ fn simple(operator: Operator, facts: &Facts<'_>, out: &mut Vec<u8>) -> Value {
 fn number(value: u64, out: &mut Vec<u8>) -> Value {
     push_decimal(value, out);
     Value::Number
+}
+
+fn hex(value: u128, digits: u32, out: &mut Vec<u8>) -> Value {
+    culvert_proto::trace::push_hex(value, digits, out);
+    Value::Text
 }
 
 fn whole(value: u128) -> u64 {
@@ -453,7 +466,7 @@ fn unique_id(out: &mut Vec<u8>) -> Value {
 }
 
 /// A moment of the monotonic clock as the time since 1970.
-pub(super) fn wall_clock(moment: Instant) -> Duration {
+pub(crate) fn wall_clock(moment: Instant) -> Duration {
     since_epoch(SystemTime::now() - (culvert_ring::time::now() - moment))
 }
 

@@ -64,7 +64,7 @@ pub(super) fn filter(at: &At<'_>, filter: &pb::AccessLogFilter) -> Option<Access
         FilterSpecifier::StatusCodeFilter(status) => {
             AccessLogFilter::StatusCode(comparison(status.comparison.as_ref()?)?)
         }
-        FilterSpecifier::TraceableFilter(_) => AccessLogFilter::Constant(false),
+        FilterSpecifier::TraceableFilter(_) => AccessLogFilter::Traceable,
     })
 }
 
