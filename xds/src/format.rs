@@ -466,7 +466,7 @@ mod tests {
         assert_eq!(parse("ab%C").unwrap_err().to_string(), "no valid command at position 2 of \"ab%C\"");
         assert_eq!(
             parse("%FILE_CONTENT(a)%").unwrap_err().to_string(),
-            "%FILE_CONTENT(a)% is not supported: files are not read for a format"
+            "%FILE_CONTENT% is not supported: files are not read for a format"
         );
         assert_eq!(parse("%FOO%").unwrap_err().to_string(), "%FOO% is not a supported operator");
     }

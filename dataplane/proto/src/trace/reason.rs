@@ -132,7 +132,7 @@ mod tests {
     /// The reason, and the digit of the id.
     fn outcome(mut headers: Headers, ids: RequestIds, sampling: Sampling) -> (Reason, char) {
         let reason = decide(&mut headers, ids, sampling, || 7);
-        (reason, headers.get(REQUEST_ID).map_or(' ', |id| char::from(id[DIGIT])))
+        (reason, headers.get(REQUEST_ID).and_then(|id| id.get(DIGIT)).map_or(' ', |digit| char::from(*digit)))
     }
 
     #[test]
