@@ -172,7 +172,7 @@ pub enum HttpFilterKind {
         /// Its place in [`Snapshot::extensions`].
         id: Arc<str>,
         /// What it is until then.
-        default: Option<Arc<HttpFilterKind>>,
+        default: Option<Arc<Self>>,
     },
     /// `ext_authz`
     ExtAuthz(Arc<ExtAuthz>),
@@ -427,17 +427,17 @@ pub struct RecentRequests(OnceLock<Box<(Recent, Instant)>>);
 impl RecentRequests {
     /// Counts a request that begins `now`, among those of the last `interval`.
     pub fn record(&self, interval: Duration, now: Instant) {
-        let (recent, since) = &**self.counted(interval, now);
+        let (recent, since) = self.counted(interval, now);
         recent.record(nanos(now.saturating_duration_since(*since)));
     }
 
     /// How many began in the last `interval`. An interval that was changed counts from the next start on.
     pub fn count(&self, interval: Duration, now: Instant) -> u32 {
-        let (recent, since) = &**self.counted(interval, now);
+        let (recent, since) = self.counted(interval, now);
         recent.count(nanos(now.saturating_duration_since(*since)))
     }
 
-    fn counted(&self, interval: Duration, now: Instant) -> &Box<(Recent, Instant)> {
+    fn counted(&self, interval: Duration, now: Instant) -> &(Recent, Instant) {
         self.0.get_or_init(|| Box::new((Recent::new(nanos(interval)), now)))
     }
 }

@@ -13,16 +13,20 @@ use crate::{
     store::{Entry, Failure, Held, Store},
 };
 
+const EXTENSIONS: &str = "ecds_filters";
 const REDACTED: &str = "[redacted]";
 
 /// The dump, in the order in which Envoy writes it.
 pub(crate) fn config_dump(store: &Store, query: &DumpQuery) -> Json {
     let mut sections = vec![bootstrap(store), clusters(store)];
+    let extensions = extensions(store);
+    if extensions.contains_key(EXTENSIONS) {
+        sections.push(extensions);
+    }
     if query.include_eds {
         sections.push(endpoints(store));
     }
     sections.extend([listeners(store), section("ScopedRoutesConfigDump"), routes(store), secrets(store)]);
-    sections.push(extensions(store));
     if let Some(pattern) = &query.name_regex {
         let pattern = regex::Regex::new(pattern).ok();
         let keep = |name: &str| pattern.as_ref().is_some_and(|pattern| pattern.is_match(name));
@@ -152,7 +156,7 @@ fn extensions(store: &Store) -> Map<String, Json> {
     let mut section = section("EcdsConfigDump");
     let entries = store.dynamic(ResourceKind::ExtensionConfig);
     let entries = entries.into_iter().filter_map(|entry| single("ecds_filter", entry));
-    insert(&mut section, "ecds_filters", entries);
+    insert(&mut section, EXTENSIONS, entries);
     section
 }
 
@@ -377,7 +381,7 @@ fn entries_of(sections: &[Map<String, Json>], resource: &str) -> Vec<Json> {
         "dynamic_route_configs" => "RoutesConfigDump.DynamicRouteConfig",
         "static_endpoint_configs" => "EndpointsConfigDump.StaticEndpointConfig",
         "dynamic_endpoint_configs" => "EndpointsConfigDump.DynamicEndpointConfig",
-        "ecds_filters" => "EcdsConfigDump.EcdsFilterConfig",
+        EXTENSIONS => "EcdsConfigDump.EcdsFilterConfig",
         "dynamic_active_secrets" | "dynamic_warming_secrets" => "SecretsConfigDump.DynamicSecret",
         _ => return Vec::new(),
     };

@@ -57,6 +57,23 @@ const EQUAL: [u32; 5] = [1; 5];
 const WEIGHTS: [u32; 5] = [1, 2, 3, 5, 8];
 
 #[test]
+fn a_ring_has_a_point_for_somebody() {
+    let hashing = Hashing { by_hostname: false, balance_factor: None };
+    for max in [0, 1, 1_024] {
+        let policy = LbPolicy::RingHash { min: 0, max, murmur: false, hashing };
+        let endpoints = endpoints(EQUAL);
+        let endpoints: Vec<_> = endpoints.iter().collect();
+        let assignment = AssignmentPolicy::default();
+        let localities = LocalityPolicy::default();
+        let rules =
+            Rules { policy: &policy, assignment: &assignment, panic_percent: 50, localities, local: None };
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut balancer = Balancer::new(&policy, Arc::new(HostSet::new(&endpoints, &rules)), &mut rng);
+        assert!(balancer.pick_for(Some(7), &vec![], &mut rng).is_some());
+    }
+}
+
+#[test]
 fn rings() {
     check(
         &ring(false, false),

@@ -228,12 +228,27 @@ impl Control {
             Happening::Resolved(resolution) => self.resolve(resolution),
             Happening::Checked(event) => self.take_health(event),
             Happening::Tripped(tripped) => {
-                let changed = self.outliers.take(&tripped);
-                self.refresh(tripped.cluster, changed);
+                // Where many hosts fail at a time they make one snapshot.
+                let mut changed = HashSet::new();
+                let mut next = Some(tripped);
+                while let Some(tripped) = next {
+                    if self.outliers.take(&tripped) {
+                        changed.insert(tripped.cluster);
+                    }
+                    next = self.events.tripped.try_recv().ok();
+                }
+                self.refresh(changed);
             }
             Happening::Sweep(cluster) => {
-                let changed = self.outliers.sweep(&cluster);
-                self.refresh(cluster, changed);
+                let mut changed = HashSet::new();
+                let mut next = Some(cluster);
+                while let Some(cluster) = next {
+                    if self.outliers.sweep(&cluster) {
+                        changed.insert(cluster);
+                    }
+                    next = self.events.sweeps.try_recv().ok();
+                }
+                self.refresh(changed);
             }
         }
     }
@@ -309,10 +324,10 @@ impl Control {
         self.publish(snapshot);
     }
 
-    /// Publishes a cluster whose hosts' health changed.
-    fn refresh(&mut self, cluster: Arc<str>, changed: bool) {
-        if changed {
-            let snapshot = self.builder.refresh(vec![cluster]);
+    /// Publishes clusters whose hosts' health changed.
+    fn refresh(&mut self, changed: HashSet<Arc<str>>) {
+        if !changed.is_empty() {
+            let snapshot = self.builder.refresh(changed.into_iter().collect());
             self.publish(snapshot);
         }
     }

@@ -9,7 +9,7 @@ mod socket;
 mod zones;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -117,7 +117,8 @@ impl Builder {
         let mut clusters = self.update_clusters(config, &changed.clusters, resolved);
         let users = changed.assignments.iter().filter_map(|key| self.users.get(&**key));
         let mut affected: Vec<_> = users.flatten().cloned().collect();
-        affected.retain(|name| !clusters.contains(name));
+        let there: HashSet<_> = clusters.iter().cloned().collect();
+        affected.retain(|name| !there.contains(name));
         self.update_endpoints(config, &affected, resolved);
         clusters.extend(affected);
         self.finish(clusters, arrived)

@@ -316,9 +316,14 @@ async fn receive(lent: &Lent, worker: &Worker, method: &Method) -> Result<(Answe
             return Err(ReceiveError::Truncated);
         }
     };
-    let reusable = framing != Framing::UntilClose && h1::keep_alive(head.version, &head.headers);
+    // What follows an accepted CONNECT is no answer.
+    let tunnel = framing == Framing::Tunnel;
+    let reusable = !tunnel && framing != Framing::UntilClose && h1::keep_alive(head.version, &head.headers);
     let mut body = Vec::new();
     loop {
+        if tunnel {
+            break;
+        }
         match poll_fn(|cx| lent.conn.poll_body(cx)).await? {
             Body::Data(chunk) if body.len() + chunk.len() > ANSWER_BYTES_MAX => {
                 return Err(ReceiveError::Truncated);

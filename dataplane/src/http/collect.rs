@@ -9,7 +9,7 @@ use std::{
 
 use culvert_ring::time;
 
-use crate::http::{codec::ReceiveError, exchange::Exchange, log::Flags, reply::Reply};
+use crate::http::{codec::ReceiveError, exchange::Exchange, filters::Verdict, log::Flags, reply::Reply};
 
 /// What was received of a request's body. It is kept, and read again by whoever forwards the request.
 pub(super) enum Collected {
@@ -71,16 +71,37 @@ impl Exchange<'_> {
         Reply::new(408, "stream timeout").flag(Flags::STREAM_IDLE_TIMEOUT).details("stream_idle_timeout")
     }
 
-    /// What `work` brings; `None` when the client goes before.
-    pub(super) async fn attended<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    /// What `work` brings, unless the client goes before, or it takes longer than a request may stand still: whoever is
+    /// asked may have no limit of its own.
+    pub(super) async fn attended<T>(&self, work: impl Future<Output = T>) -> Result<T, Verdict> {
         let complete = self.framing.is_empty() || self.stream.has_kept_all();
         let mut work = pin!(work);
+        let config = &self.conn.manager.spec.config;
+        let mut timer = time::Timer::new();
+        if let Some(idle) = config.stream_idle_timeout.filter(|idle| !idle.is_zero()) {
+            timer.set(time::now() + idle);
+        }
         poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
-                return Poll::Ready(Some(done));
+                return Poll::Ready(Ok(done));
             }
-            self.stream.poll_gone(complete, cx).map(|()| None)
+            if self.stream.poll_gone(complete, cx).is_ready() {
+                return Poll::Ready(Err(Verdict::Gone));
+            }
+            if timer.is_set() && timer.poll_expired(cx).is_ready() {
+                return Poll::Ready(Err(Verdict::Reply(self.stands_still())));
+            }
+            Poll::Pending
         })
         .await
+    }
+
+    fn stands_still(&self) -> Reply {
+        self.conn.manager.stats.downstream_rq_idle_timeout.inc();
+        // The client has sent what it has to: it has not been too slow.
+        let complete = self.framing.is_empty() || self.stream.has_kept_all();
+        Reply::new(if complete { 504 } else { 408 }, "stream timeout")
+            .flag(Flags::STREAM_IDLE_TIMEOUT)
+            .details("stream_idle_timeout")
     }
 }

@@ -345,7 +345,7 @@ impl<'c> Exchange<'c> {
         self.record.status.set(reply.status);
         self.record.flags.set(self.record.flags.get() | reply.flags);
         self.record.details.set(reply.details);
-        if let Some(text) = &reply.details_text {
+        if let Some(text) = reply.own_details() {
             self.record.details_text.borrow_mut().push_str(text);
         }
         let mut head = self.conn.worker.response_head();

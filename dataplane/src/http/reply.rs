@@ -13,16 +13,22 @@ pub(super) struct Reply {
     pub(super) flags: Flags,
     /// `%RESPONSE_CODE_DETAILS%`
     pub(super) details: &'static str,
-    /// The same, where it is made for the request.
-    pub(super) details_text: Option<String>,
     body: Body,
-    location: Option<Vec<u8>>,
-    header: Option<(&'static str, &'static str)>,
     /// The connection ends with it.
     pub(super) closes: bool,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few replies have.
+#[derive(Default)]
+struct Rare {
+    /// The details, where they are made for the request.
+    details_text: Option<String>,
+    location: Option<Vec<u8>>,
+    header: Option<(&'static str, &'static str)>,
     grpc_status: Option<Cow<'static, str>>,
     /// What a filter wants the client to be told besides; it has the last word.
-    headers: Option<Box<Headers>>,
+    headers: Option<Headers>,
 }
 
 enum Body {
@@ -37,14 +43,31 @@ impl Reply {
             status,
             flags: Flags::default(),
             details: "",
-            details_text: None,
             body: Body::Text(text),
-            location: None,
-            header: None,
             closes: false,
-            grpc_status: None,
-            headers: None,
+            rare: None,
         }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn location_field(&self) -> Option<&[u8]> {
+        self.rare.as_ref()?.location.as_deref()
+    }
+
+    fn header_field(&self) -> Option<(&'static str, &'static str)> {
+        self.rare.as_ref()?.header
+    }
+
+    fn own_headers(&self) -> Option<&Headers> {
+        self.rare.as_ref()?.headers.as_ref()
+    }
+
+    /// [`Reply::details`], where they were made for the request.
+    pub(super) fn own_details(&self) -> Option<&str> {
+        self.rare.as_ref()?.details_text.as_deref()
     }
 
     pub(super) fn flag(mut self, flags: Flags) -> Self {
@@ -59,7 +82,7 @@ impl Reply {
 
     /// Details that are made for the request.
     pub(super) fn details_text(mut self, details: String) -> Self {
-        self.details_text = Some(details);
+        self.rare().details_text = Some(details);
         self
     }
 
@@ -69,19 +92,21 @@ impl Reply {
     }
 
     pub(super) fn location(mut self, location: Vec<u8>) -> Self {
-        self.location = Some(location);
+        self.rare().location = Some(location);
         self
     }
 
     /// What a gRPC client is told instead of what the status says.
     pub(super) fn grpc_status(mut self, status: impl Into<Cow<'static, str>>) -> Self {
-        self.grpc_status = Some(status.into());
+        self.rare().grpc_status = Some(status.into());
         self
     }
 
     /// Headers that take the place of what the reply would have of that name.
     pub(super) fn headers(mut self, headers: Headers) -> Self {
-        self.headers = Some(Box::new(headers)).filter(|headers| !headers.is_empty());
+        if !headers.is_empty() {
+            self.rare().headers = Some(headers);
+        }
         self
     }
 
@@ -98,24 +123,24 @@ impl Reply {
 
     /// Adds a field.
     pub(super) fn header(mut self, name: &'static str, value: &'static str) -> Self {
-        self.header = Some((name, value));
+        self.rare().header = Some((name, value));
         self
     }
 
     /// Writes status and fields, those of the body excepted.
     pub(super) fn write_head(&self, head: &mut ResponseHead) {
         head.set_status(self.status);
-        if let Some(location) = &self.location {
+        if let Some(location) = self.location_field() {
             head.headers.push("location", location);
         }
-        if let Some((name, value)) = self.header {
+        if let Some((name, value)) = self.header_field() {
             head.headers.push(name, value);
         }
-        if let Some(headers) = &self.headers {
-            for (name, _) in &**headers {
+        if let Some(headers) = self.own_headers() {
+            for (name, _) in headers {
                 head.headers.remove(name);
             }
-            for (name, value) in &**headers {
+            for (name, value) in headers {
                 head.headers.push(name, value);
             }
         }
@@ -124,9 +149,9 @@ impl Reply {
     /// Writes it for a gRPC client: a head alone, whose status is in its fields.
     pub(super) fn write_grpc_head(&self, head: &mut ResponseHead) {
         head.set_status(200);
+        let own_status = self.rare.as_ref().and_then(|rare| rare.grpc_status.as_deref());
         head.headers.push("content-type", "application/grpc");
-        head.headers
-            .push("grpc-status", self.grpc_status.as_deref().unwrap_or_else(|| grpc::status_of(self.status)));
+        head.headers.push("grpc-status", own_status.unwrap_or_else(|| grpc::status_of(self.status)));
         let text = match &self.body {
             Body::Shared(body) => body,
             Body::Text(text) => text.as_bytes(),
@@ -134,14 +159,14 @@ impl Reply {
         if !text.is_empty() {
             head.headers.push("grpc-message", grpc::message(text));
         }
-        if let Some(location) = &self.location {
+        if let Some(location) = self.location_field() {
             head.headers.push("location", location);
         }
-        if let Some((name, value)) = self.header {
+        if let Some((name, value)) = self.header_field() {
             head.headers.push(name, value);
         }
-        if let Some(headers) = &self.headers {
-            for (name, value) in &**headers {
+        if let Some(headers) = self.own_headers() {
+            for (name, value) in headers {
                 if !head.headers.contains(name) {
                     head.headers.push(name, value);
                 }

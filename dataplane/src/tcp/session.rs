@@ -145,7 +145,7 @@ impl Session {
             failed.push(host);
         }
         cluster.stats.upstream_cx_connect_attempts_exceeded.inc();
-        self.flag(Flags::UPSTREAM_RETRY_LIMIT);
+        self.flag(Flags::CONNECT_ATTEMPTS);
         None
     }
 

@@ -10,7 +10,6 @@ use std::{
 };
 
 use culvert_model::{LbPolicy, RoutePriority};
-use culvert_ring::time;
 
 use crate::{
     http::codec::h2::STREAMS_UNTIL_SETTINGS,
@@ -169,6 +168,14 @@ impl Host {
         }
     }
 
+    /// A request that was sent at `begun` has got the head of its answer. How long the rest takes says nothing about the
+    /// host: a stream may be open for hours.
+    pub fn answers_since(&self, begun: Instant) {
+        if let Some(latency) = self.latency.get() {
+            latency.observe(begun);
+        }
+    }
+
     /// Tells outlier detection that there is a connection. `last`: no more will be heard of what it carries.
     pub fn reached(&self, last: bool) {
         if let Some(monitor) = &self.spec.borrow().outlier {
@@ -193,22 +200,18 @@ impl Host {
             s.rq_total.inc();
             s.rq_active.inc();
         });
-        ActiveRequest { host: self.clone(), begun: time::now() }
+        ActiveRequest { host: self.clone() }
     }
 }
 
 /// A request in flight to a [`Host`].
 pub struct ActiveRequest {
     host: Rc<Host>,
-    begun: Instant,
 }
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.host.active.set(self.host.active.get() - 1);
         self.host.stats(|s| s.rq_active.dec());
-        if let Some(latency) = self.host.latency.get() {
-            latency.observe(self.begun);
-        }
     }
 }

@@ -73,14 +73,18 @@ fn who_has_no_password_is_refused() {
 
 #[test]
 fn credentials_may_be_elsewhere_or_missing() {
-    let fields =
-        format!("{USERS}, authentication_header: X-Login, allow_missing: true, emit_dynamic_metadata: true");
+    let fields = format!(
+        "{USERS}, authentication_header: X-Login, allow_missing: true, emit_dynamic_metadata: true, forward_username_header: x-user"
+    );
     let rule = "rules: {action: DENY, policies: {p: {permissions: [{any: true}], principals: [{metadata: {filter: \
                 envoy.filters.http.basic_auth, path: [{key: username}], value: {string_match: {exact: u2}}}}]}}}";
     let filters = [filter("b", "basic_auth.v3.BasicAuth", &fields), filter("r", "rbac.v3.RBAC", rule)];
     Scene { filters: &filters, config: "", host: "", routes: &[route("/", &[])] }.run(|culvert, port| {
-        assert_eq!(get(port, "/", &[]).status, 200);
-        assert_eq!(get(port, "/", &[("x-login", "Basic dTE6dGVzdDE=")]).status, 200);
+        // Nobody can say by himself who he is.
+        let nobody = get(port, "/", &[("x-user", "u1")]);
+        assert_eq!((nobody.status, seen(&nobody, "x-user")), (200, Vec::new()));
+        let one = get(port, "/", &[("x-login", "Basic dTE6dGVzdDE="), ("x-user", "u2")]);
+        assert_eq!((one.status, seen(&one, "x-user")), (200, vec!["u1".to_owned()]));
         assert_eq!(get(port, "/", &[("x-login", "Basic dTE6eA==")]).status, 401);
         // Who it is may matter to what comes after.
         assert_eq!(get(port, "/", &[("x-login", "Basic dTI6dGVzdDI=")]).status, 403);

@@ -85,7 +85,7 @@ fn only_unexpected_answers_disregard_the_threshold() {
 fn no_answer_in_time_counts_towards_the_threshold() {
     for driver in DRIVERS {
         let (a, b) = (Switch::new("a"), Switch::new("b"));
-        let checks = http((1, 2), "").replace("timeout: 20s", "timeout: 2s");
+        let checks = http((1, 2), "").replace("timeout: 600s", "timeout: 2s");
         let (culvert, _) = start(driver, &up(&[&a, &b], &checks));
         b.say(Vec::new());
         culvert.wait_until("b failed", |culvert| {
@@ -162,10 +162,10 @@ fn connections_are_reused_as_configured() {
     for driver in DRIVERS {
         let (kept, fresh) = (Switch::new("kept"), Switch::new("fresh"));
         let of = |name, server: &Switch, more: &str| {
-            cluster(name, &[server.address()]) + &http((1, 1), "").replace("timeout: 20s", more)
+            cluster(name, &[server.address()]) + &http((1, 1), "").replace("timeout: 600s", more)
         };
-        let clusters = of("up", &kept, "timeout: 20s")
-            + &of("fresh", &fresh, "timeout: 20s\n    reuse_connection: false");
+        let clusters = of("up", &kept, "timeout: 600s")
+            + &of("fresh", &fresh, "timeout: 600s\n    reuse_connection: false");
         let (culvert, _) = start(driver, &clusters);
         culvert.wait_until("checks", |_| kept.checks() >= 5 && fresh.checks() >= 5);
         assert_eq!(kept.upstream.accepted(), 1);
@@ -183,7 +183,7 @@ fn intervals_and_the_first_check_as_configured() {
         let clusters = of("up", &often, "none", "none")
             + &of("seldom", &seldom, "no_traffic_interval: 0.05s", "no_traffic_interval: 3600s")
             + "  wait_for_warm_on_init: false\n"
-            + &of("later", &later, "timeout: 20s", "timeout: 20s\n    initial_jitter: 36000s")
+            + &of("later", &later, "timeout: 600s", "timeout: 600s\n    initial_jitter: 36000s")
             + "  wait_for_warm_on_init: false\n";
         let (culvert, _) = start(driver, &clusters);
         culvert.wait_until("checks", |_| often.checks() >= 10 && seldom.checks() == 1);
@@ -223,7 +223,7 @@ fn endpoints_say_where_they_are_checked_and_whether() {
     });
     assert_eq!(other.checks(), 0);
     let alt = cluster("up", &[served.address()])
-        + &http((1, 1), "").replace("timeout: 20s", &format!("timeout: 20s\n    alt_port: {port}"));
+        + &http((1, 1), "").replace("timeout: 600s", &format!("timeout: 600s\n    alt_port: {port}"));
     on_each(&alt, |culvert, _| {
         assert_eq!(flags(culvert, served.address()).as_deref(), Some("healthy"));
     });
@@ -234,7 +234,7 @@ fn idle_connections_to_an_endpoint_that_failed_are_given_up() {
     for driver in DRIVERS {
         let (a, b) = (Switch::new("a"), Switch::new("b"));
         // Checks leave no connection behind, so that those of requests can be counted.
-        let checks = http((1, 1), "").replace("timeout: 20s", "timeout: 20s\n    reuse_connection: false");
+        let checks = http((1, 1), "").replace("timeout: 600s", "timeout: 600s\n    reuse_connection: false");
         let (culvert, port) = start(driver, &up(&[&a, &b], &checks));
         assert!(only(&answers(port, 40), &["a", "b"]));
         b.answer(500, "");

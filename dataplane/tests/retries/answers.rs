@@ -149,7 +149,9 @@ fn requests_have_a_say_inside_the_mesh() {
     let inside = "use_remote_address: true, internal_address_config: {cidr_ranges: [{address_prefix: 127.0.0.0, \
                   prefix_len: 8}]},";
     with(scene(inside), |_, port, ledger| {
-        let asks: &[(&str, &str, &[(&str, &str)], usize)] = &[
+        /// Path, what is answered, fields of the request, how often it is tried.
+        type Ask<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], usize);
+        let asks: &[Ask<'_>] = &[
             ("/on", "503", &[("x-envoy-retry-on", "gateway-error")], 2),
             ("/grpc", "200+grpc-status=14", &[("x-envoy-retry-grpc-on", "unavailable")], 2),
             ("/max", "503", &[("x-envoy-retry-on", "5xx"), ("x-envoy-max-retries", "3")], 4),

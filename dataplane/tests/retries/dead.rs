@@ -41,6 +41,17 @@ fn stat(culvert: &Culvert, name: &str) -> u64 {
 /// What was read of a request that is not safe to repeat is never sent again.
 #[test]
 fn a_request_that_was_read_is_sent_again_only_if_it_is_idempotent() {
+    read_and_then(|_| {});
+}
+
+/// A reset overtakes the acknowledgement of what was read.
+#[test]
+fn a_reset_does_not_say_that_nothing_was_read() {
+    read_and_then(|stream| rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO)).unwrap());
+}
+
+/// The upstream reads the second request of a connection, does `last`, and closes.
+fn read_and_then(last: fn(&TcpStream)) {
     let seen = Arc::new(Mutex::new(HashMap::<String, usize>::new()));
     let ledger = seen.clone();
     let upstream = Upstream::start(move |mut stream| {
@@ -49,6 +60,7 @@ fn a_request_that_was_read_is_sent_again_only_if_it_is_idempotent() {
             let line = head.lines().next().unwrap_or_default().to_owned();
             *ledger.lock().unwrap().entry(line).or_default() += 1;
             if !first {
+                last(&stream);
                 return;
             }
             first = false;
@@ -75,9 +87,9 @@ fn a_request_that_was_read_is_sent_again_only_if_it_is_idempotent() {
             let idempotent = !matches!(method, "POST" | "PATCH");
             assert_eq!(status, if idempotent { 200 } else { 503 }, "{method}");
             if idempotent {
-                retried += 1
+                retried += 1;
             } else {
-                lost += 1
+                lost += 1;
             }
             assert!(stat(culvert, "retry") >= retried, "{method}");
             assert_eq!(stat(culvert, "lost"), lost, "{method}");

@@ -40,7 +40,7 @@ fn defaults_are_envoys() {
 
     let cluster = &loaded.bootstrap.config.clusters[0];
     assert!(matches!(&cluster.discovery, Discovery::Static(assignment) if assignment.endpoints.is_empty()));
-    assert_eq!((cluster.lb_policy.clone(), cluster.stat_name.as_str()), (LbPolicy::RoundRobin, "a"));
+    assert_eq!((cluster.lb_policy, cluster.stat_name.as_str()), (LbPolicy::RoundRobin, "a"));
     assert_eq!((cluster.connect_timeout, cluster.idle_timeout), (Duration::from_secs(5), seconds(3_600)));
     assert_eq!((cluster.buffer_limit_bytes, cluster.max_response_headers_bytes), (1 << 20, 61_440));
     assert_eq!(cluster.circuit_breakers, culvert_model::CircuitBreakers::default());

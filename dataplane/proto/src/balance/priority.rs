@@ -44,8 +44,8 @@ pub(super) fn plan(levels: &[Level], overprovisioning: u32, panic: u32) -> Plan 
         })
         .collect();
     let reach = available.iter().flatten().sum::<u64>().min(100);
-    if reach == 0 {
-        return if panic == 0 { Plan::default() } else { everything_is_terrible(levels) };
+    if levels.is_empty() || reach == 0 && panic == 0 {
+        return Plan::default();
     }
     let panicking = |level: &Level| {
         reach < 100 && 100 * (level.healthy + level.degraded) / level.total < u64::from(panic)
@@ -81,12 +81,6 @@ pub(super) fn plan(levels: &[Level], overprovisioning: u32, panic: u32) -> Plan 
         plan.shares.push(share(level, Some(Health::Degraded), *degraded));
     }
     plan
-}
-
-/// Nothing is available anywhere: all requests go to all endpoints of the first level.
-fn everything_is_terrible(levels: &[Level]) -> Plan {
-    let shares: Vec<Share> = levels.first().map(|level| share(level, None, 100)).into_iter().collect();
-    Plan { panics: !shares.is_empty(), shares }
 }
 
 /// All levels panic: requests are spread by the number of endpoints.
@@ -192,7 +186,7 @@ mod tests {
         check(&[level(0, 100, 5, 0), level(1, 100, 65, 0)], &[[0, 0, 8], [92, 0, 0]], true);
         // Bad everywhere: by size.
         check(&[level(0, 30, 1, 0), level(1, 10, 1, 0)], &[[0, 0, 75], [0, 0, 25]], true);
-        check(&[level(0, 10, 0, 0), level(1, 10, 0, 0)], &[[0, 0, 100], [0, 0, 0]], true);
+        check(&[level(0, 10, 0, 0), level(1, 10, 0, 0)], &[[0, 0, 50], [0, 0, 50]], true);
         check(&[], &[], false);
     }
 

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use culvert_model::SlowStart;
 
+/// Less would be nothing to what chooses by it.
+const LEAST: f64 = 0.001;
+
 /// The part of its weight that an endpoint has which became healthy so long ago: above 0, at most 1.
 #[must_use]
 pub fn warmth(config: &SlowStart, age: Duration) -> f64 {
@@ -11,5 +14,5 @@ pub fn warmth(config: &SlowStart, age: Duration) -> f64 {
         return 1.0;
     }
     let passed = age.as_secs_f64().max(0.001) / config.window.as_secs_f64();
-    passed.powf(1.0 / config.aggression).max(config.min_weight).min(1.0)
+    passed.powf(1.0 / config.aggression).max(config.min_weight).clamp(LEAST, 1.0)
 }

@@ -85,7 +85,8 @@ fn key(endpoint: &Endpoint, by_hostname: bool) -> String {
 /// endpoint has a whole number of them.
 fn ring(entries: &[(String, f64)], min: u64, max: u64, murmur: bool) -> Box<[(u64, u32)]> {
     let lightest = entries.iter().map(|(_, weight)| *weight).fold(1.0, f64::min);
-    let scale = f64::min((lightest * min as f64).ceil() / lightest, max as f64);
+    // With a minimum of 0 there would be no point at all, and nobody to choose.
+    let scale = f64::min((lightest * min.max(1) as f64).ceil() / lightest, max.max(1) as f64);
     let mut points = Vec::with_capacity(scale.ceil() as usize);
     let (mut current, mut target) = (0.0, 0.0);
     let mut text = String::new();

@@ -38,6 +38,14 @@ impl ClientStream {
         }
     }
 
+    /// Whether its protocol cannot express the head that was to be sent; nothing was.
+    pub fn is_unsendable(&self) -> bool {
+        match self {
+            Self::H1(_) => false,
+            Self::H2(stream) => stream.is_unsendable(),
+        }
+    }
+
     /// Bytes the kernel has accepted for sending so far on a connection of its own.
     pub fn bytes_sent(&self) -> u64 {
         match self {

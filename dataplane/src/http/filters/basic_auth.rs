@@ -72,6 +72,8 @@ impl Users {
             Ok(name) => name,
             Err(Refusal::Missing) if self.config.allow_missing => {
                 self.stats.allowed.inc();
+                // Nobody but this filter says who it is.
+                exchange.head.headers.remove(&self.config.forward_username);
                 return Verdict::Continue;
             }
             Err(refusal) => {

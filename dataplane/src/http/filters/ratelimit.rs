@@ -79,7 +79,10 @@ impl GlobalLimiter {
             let asking = callout::ask_grpc(&caller, &config.service, SHOULD_RATE_LIMIT, timeout, &request);
             exchange.attended(asking).await
         };
-        let Some(answer) = asked else { return Verdict::Gone };
+        let answer = match asked {
+            Ok(answer) => answer,
+            Err(verdict) => return verdict,
+        };
         let answer = answer.ok().and_then(|answer| RateLimitResponse::decode(&*answer).ok());
         let cluster = scope.known_cluster(exchange);
         let Some(answer) = answer else {

@@ -46,6 +46,8 @@ pub(in crate::http) struct Kept {
     limit: Cell<usize>,
     /// Something was received that is not here.
     lost: Cell<bool>,
+    /// It will not be sent again.
+    stopped: Cell<bool>,
     /// The client has sent all of it.
     complete: Cell<bool>,
 }
@@ -58,6 +60,7 @@ impl Kept {
             trailers: RefCell::default(),
             limit: Cell::new(0),
             lost: Cell::new(false),
+            stopped: Cell::new(false),
             complete: Cell::new(empty),
         }
     }
@@ -69,6 +72,11 @@ impl Kept {
             *bytes = memory();
         }
         self.limit.set(limit);
+    }
+
+    /// Keeps nothing more: the answer has begun, and there is no other attempt.
+    pub(super) fn stop(&self) {
+        self.stopped.set(true);
     }
 
     /// The memory that it was kept in.
@@ -89,6 +97,10 @@ impl Kept {
     /// Takes what was received. False when it does not fit, and nothing is kept any more.
     fn take(&self, piece: &[u8]) -> bool {
         if self.lost.get() {
+            return true;
+        }
+        if self.stopped.get() {
+            self.lost.set(true);
             return true;
         }
         let mut bytes = self.bytes.borrow_mut();

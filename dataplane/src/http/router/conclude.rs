@@ -438,6 +438,8 @@ impl Exchange<'_> {
 fn is_unread(error: &ReceiveError, lent: &Lent) -> bool {
     match error {
         ReceiveError::Refused => true,
+        // The kernel does not look at what a reset acknowledges, and may put off acknowledging what was read already.
+        ReceiveError::Io(error) if error.kind() == std::io::ErrorKind::ConnectionReset => false,
         ReceiveError::Closed | ReceiveError::Io(_) => lent.is_unread(),
         _ => false,
     }

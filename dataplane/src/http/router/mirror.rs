@@ -6,9 +6,11 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    future::poll_fn,
+    future::{Future as _, poll_fn},
+    pin::pin,
     rc::Rc,
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,14 +20,20 @@ use culvert_proto::{
     h1::{self, Framing},
     host::split_port,
 };
-use culvert_ring::{Chunk, task, time};
+use culvert_ring::{
+    Chunk, task,
+    time::{self, Timer},
+};
 
 use super::{Passage, attempt::ActiveUpstream};
 use crate::{
-    http::{callout::within, codec::Body, codec::ReceiveError, exchange::Exchange, shared::millis},
-    upstream::{Choice, Cluster, Credit, Host, Lent, LocalFailure, Via},
+    http::{codec::Body, codec::ReceiveError, exchange::Exchange, shared::millis},
+    upstream::{AcquireError, Choice, Cluster, Credit, Host, Lent, LocalFailure, Via},
     worker::Worker,
 };
+
+/// How long an answer is waited for where the route sets no limit.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Most informational responses to one request.
 const INFORMED_MAX: u32 = 100;
@@ -43,7 +51,10 @@ struct Queue {
     bytes: Cell<usize>,
     trailers: RefCell<Option<Headers>>,
     state: Cell<State>,
+    /// Of who waits for pieces.
     waker: RefCell<Option<Waker>>,
+    /// Of who waits for the state to change.
+    watcher: RefCell<Option<Waker>>,
 }
 
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
@@ -55,6 +66,14 @@ enum State {
 }
 
 impl Queue {
+    fn turn(&self, state: State) {
+        self.state.set(state);
+        self.wake();
+        if let Some(waker) = self.watcher.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
     fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -78,16 +97,14 @@ impl Mirror {
     /// Ends the body.
     pub(super) fn finish(&self, trailers: Option<&Headers>) {
         *self.queue.trailers.borrow_mut() = trailers.cloned();
-        self.queue.state.set(State::Complete);
-        self.queue.wake();
+        self.queue.turn(State::Complete);
     }
 }
 
 impl Drop for Mirror {
     fn drop(&mut self) {
         if self.queue.state.get() == State::Open {
-            self.queue.state.set(State::GivenUp);
-            self.queue.wake();
+            self.queue.turn(State::GivenUp);
         }
     }
 }
@@ -99,6 +116,10 @@ impl Exchange<'_> {
     }
 
     fn mirror(&self, passage: &Passage<'_>, policy: &MirrorPolicy) -> Option<Mirror> {
+        // What follows an upgrade is a conversation.
+        if passage.upgrade {
+            return None;
+        }
         let worker = &self.conn.worker;
         let drawn = worker.rng.borrow_mut().u32(..1_000_000);
         if policy.fraction_ppm.is_some_and(|ppm| drawn >= ppm) {
@@ -133,15 +154,7 @@ impl Exchange<'_> {
             queue: queue.clone(),
         };
         let whole = passage.timeouts.whole;
-        task::spawn(async move {
-            // Its own time begins at once, as the end of the request is not far.
-            let due = whole.map(|whole| time::now() + whole);
-            let cluster = run.cluster.clone();
-            if within(due, run.serve()).await.is_none() {
-                cluster.stats.upstream_rq_timeout.inc();
-                cluster.count(504, true);
-            }
-        });
+        task::spawn(run.watched(whole.unwrap_or(PATIENCE)));
         Some(Mirror { queue, limit: self.buffer_limit(passage.matched) })
     }
 }
@@ -169,24 +182,59 @@ struct Run {
 }
 
 impl Run {
+    /// Serves it until it is given up, or for `patience` after all of it was received.
+    async fn watched(self, patience: Duration) {
+        let (queue, cluster) = (self.queue.clone(), self.cluster.clone());
+        let mut serving = pin!(self.serve());
+        let mut timer = Timer::new();
+        poll_fn(|cx| {
+            if serving.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            match queue.state.get() {
+                State::Open => {
+                    *queue.watcher.borrow_mut() = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                State::Complete if !timer.is_set() => timer.set(time::now() + patience),
+                State::Complete => {}
+                // Whatever it waits for.
+                State::GivenUp => {
+                    cluster.stats.upstream_rq_tx_reset.inc();
+                    return Poll::Ready(());
+                }
+            }
+            timer.poll_expired(cx).map(|()| {
+                cluster.stats.upstream_rq_timeout.inc();
+                cluster.count(504, true);
+            })
+        })
+        .await;
+    }
+
     async fn serve(self) {
         let (worker, cluster) = (&self.worker, &self.cluster);
         let host = cluster.pick(&mut worker.rng.borrow_mut(), Choice::default());
         let Some(host) = host else { return cluster.stats.upstream_cx_none_healthy.inc() };
         let Some(_credit) = Credit::take_request(cluster, self.via.priority) else {
-            return cluster.stats.upstream_rq_pending_overflow.inc();
+            cluster.stats.upstream_rq_active_overflow.inc();
+            return cluster.count(503, true);
         };
         let _active = ActiveUpstream::new(cluster, &host, self.via.priority);
         let acquired = cluster.acquire(worker, &host, &self.via, self.downstream, false).await;
         let mut lent = match acquired {
             Ok(lent) => lent,
-            Err(_) => {
-                host.failed(LocalFailure::Connection);
+            Err(error) => {
+                // What the limits of the cluster refuse is not the host's fault.
+                if error != AcquireError::Overflow {
+                    host.failed(LocalFailure::Connection);
+                }
                 return self.failed(&host);
             }
         };
         lent.host.reached(false);
         lent.begin_request();
+        cluster.stats.upstream_rq_total.inc();
         lent.conn.send_head(&self.head, self.framing);
         if !self.framing.is_empty() && !self.send_body(&lent).await {
             return cluster.stats.upstream_rq_tx_reset.inc();

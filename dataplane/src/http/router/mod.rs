@@ -223,6 +223,11 @@ impl Exchange<'_> {
                 lent.host.reached(false);
                 lent.begin_request();
                 lent.conn.send_head(&self.head, self.framing);
+                // It is the client's doing: no host is to blame, and no other one would take it.
+                if lent.conn.is_unsendable() {
+                    let reply = Reply::new(400, "").flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+                    return Next::Done(self.reply(reply.details("request_not_expressible_in_http2")));
+                }
                 self.upstream_begun(passage, &lent, no_body);
                 self.keep_body(passage, &lent);
                 let outcome = self.converse(passage, &lent, timers).await;

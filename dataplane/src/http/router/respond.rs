@@ -87,6 +87,7 @@ impl Exchange<'_> {
         self.record.framing.set(downstream_framing);
         self.record.times.borrow_mut().tx_begin = Some(time::now());
         passage.response_started.set(true);
+        passage.kept.stop();
         self.record.response.replace(Some(head));
         if switched {
             return Ok(Ended::Switched);
@@ -170,6 +171,9 @@ impl Exchange<'_> {
     fn upstream_answered(&self, passage: &Passage<'_>, lent: &Lent, head: &ResponseHead) {
         self.count_upstream(&passage.cluster, head.status);
         lent.host.answered(outlier_status(head));
+        if let Some(begun) = self.record.times.borrow().upstream_tx_begin {
+            lent.host.answers_since(begun);
+        }
         lent.host
             .stats(|stats| if head.status < 500 { stats.rq_success.inc() } else { stats.rq_error.inc() });
     }

@@ -91,10 +91,11 @@ impl TryTimers {
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<TryExpired> {
         use std::task::Poll;
-        if complete && !std::mem::replace(&mut self.started, complete) {
-            if let Some(limit) = self.limits.per_try {
-                self.due.set(time::now() + limit);
-            }
+        if complete
+            && !std::mem::replace(&mut self.started, complete)
+            && let Some(limit) = self.limits.per_try
+        {
+            self.due.set(time::now() + limit);
         }
         if let Some(limit) = self.limits.per_try_idle {
             if !self.idle.is_set() {

@@ -22,6 +22,8 @@ macro_rules! flags {
     };
 }
 
+// A TCP proxy has no more attempts after the last one has failed, a router when it decides not to try again: the same flag in
+// two places.
 flags! {
     FAILED_LOCAL_HEALTH_CHECK = 1, "LH", "FailedLocalHealthCheck";
     DELAY_INJECTED = 10, "DI", "DelayInjected";
@@ -32,6 +34,7 @@ flags! {
     LOCAL_RESET = 4, "LR", "LocalReset";
     UPSTREAM_REMOTE_RESET = 5, "UR", "UpstreamRemoteReset";
     UPSTREAM_CONNECTION_FAILURE = 6, "UF", "UpstreamConnectionFailure";
+    CONNECT_ATTEMPTS = 31, "URX", "UpstreamRetryLimitExceeded";
     UPSTREAM_CONNECTION_TERMINATION = 7, "UC", "UpstreamConnectionTermination";
     UPSTREAM_OVERFLOW = 8, "UO", "UpstreamOverflow";
     NO_ROUTE = 9, "NR", "NoRouteFound";
@@ -79,7 +82,9 @@ impl Flags {
     /// Field numbers of `data.accesslog.v3.ResponseFlags`, all of them booleans; [`Flags::is_unauthorized`] is another one.
     pub fn fields(self) -> impl Iterator<Item = u32> {
         // The message has no field for dropped overload, and a message of its own for who is not authorized.
-        self.present().map(|(.., field)| *field).filter(|field| !matches!(field, 13 | 29))
+        self.present()
+            .map(|(.., field)| if *field == 31 { 16 } else { *field })
+            .filter(|field| !matches!(field, 13 | 29))
     }
 
     /// Whether a service has denied the request: `unauthorized_details`, field 13.

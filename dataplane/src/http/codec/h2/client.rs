@@ -157,6 +157,11 @@ impl ClientStream {
         };
     }
 
+    /// Whether HTTP/2 cannot express the request's head, so that nothing of it was sent.
+    pub fn is_unsendable(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Failed(Some(ReceiveError::Fault(_))))
+    }
+
     /// Sends a piece of the request's body.
     pub fn send_data(&self, chunk: Chunk) {
         if let State::Sent { outgoing, .. } = &mut *self.state.borrow_mut() {

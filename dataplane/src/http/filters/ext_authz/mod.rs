@@ -100,7 +100,10 @@ impl Authorizer {
             };
             exchange.attended(deciding).await
         };
-        let Some(decision) = asked else { return Verdict::Gone };
+        let decision = match asked {
+            Ok(decision) => decision,
+            Err(verdict) => return verdict,
+        };
         let cluster = scope.known_cluster(exchange);
         match decision {
             Decision::Allowed(changes) => {

@@ -65,6 +65,13 @@ impl Authenticator {
     }
 
     pub(super) async fn decode(&self, exchange: &mut Exchange<'_>, scope: &Scope<'_>) -> Verdict {
+        // Nobody but this filter may say what a token says.
+        for provider in &self.config.providers {
+            exchange.head.headers.remove(&provider.payload_header);
+            for (name, _) in &provider.claim_headers {
+                exchange.head.headers.remove(name);
+            }
+        }
         let headers = &exchange.head.headers;
         let is_set = |name| headers.get(name).is_some_and(|value: &[u8]| !value.is_empty());
         if self.config.bypass_preflight
@@ -74,13 +81,6 @@ impl Authenticator {
         {
             self.stats.cors_preflight_bypassed.inc();
             return Verdict::Continue;
-        }
-        // Nobody but this filter may say what a token says.
-        for provider in &self.config.providers {
-            exchange.head.headers.remove(&provider.payload_header);
-            for (name, _) in &provider.claim_headers {
-                exchange.head.headers.remove(name);
-            }
         }
         let requirement = match self.requirement(exchange, scope) {
             Ok(Some(requirement)) => requirement,
@@ -92,7 +92,10 @@ impl Authenticator {
         };
         let mut found = Found::new();
         let verifying = self.verify(exchange, requirement, &mut found);
-        let Some(outcome) = exchange.attended(verifying).await else { return Verdict::Gone };
+        let outcome = match exchange.attended(verifying).await {
+            Ok(outcome) => outcome,
+            Err(verdict) => return verdict,
+        };
         if let Err(fault) = outcome {
             self.stats.denied.inc();
             return Verdict::Reply(self.refusal(exchange, fault));

@@ -6,7 +6,7 @@ use std::{
     rc::{Rc, Weak},
     sync::Arc,
     task::{Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use culvert_model::{JwksSource, RemoteJwks};
@@ -105,6 +105,7 @@ impl Remote {
     /// Fetches the keys. Those from before stay when it fails.
     async fn fetch(&self, worker: &Worker) -> bool {
         self.fetching.set(true);
+        let fetching = Fetching(self);
         let uri = &self.config.uri;
         let mut headers = Headers::new();
         headers.push("x-envoy-internal", "true");
@@ -115,7 +116,7 @@ impl Remote {
             authority: uri.authority.as_bytes(),
             headers,
             body: (&b""[..]).into(),
-            timeout: Some(uri.timeout),
+            timeout: Some(Some(uri.timeout).filter(|timeout| !timeout.is_zero()).unwrap_or(FETCH_MAX)),
             retry: self.config.retry.as_ref(),
         };
         let caller = Caller { worker, via: Via::default() };
@@ -131,11 +132,26 @@ impl Remote {
         } else {
             self.stats.jwks_fetch_failed.inc();
         }
-        self.fetching.set(false);
-        for waker in self.waiting.take() {
+        drop(fetching);
+        fetched
+    }
+}
+
+/// A server that fails is not asked more often, whatever the configuration says: the worker has other things to do.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// The longest that keys are waited for where the configuration sets no limit.
+const FETCH_MAX: Duration = Duration::from_secs(30);
+
+/// Ends the wait of all requests when the fetch does, however that comes about.
+struct Fetching<'r>(&'r Remote);
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        self.0.fetching.set(false);
+        for waker in self.0.waiting.take() {
             waker.wake();
         }
-        fetched
     }
 }
 
@@ -147,6 +163,6 @@ async fn keep_fresh(remote: Weak<Remote>, worker: Weak<Worker>) {
             let again = remote.config.ahead.unwrap_or_default();
             if remote.fetch(&worker).await { remote.config.cache } else { again }
         };
-        time::sleep(pause).await;
+        time::sleep(pause.max(PAUSE_MIN)).await;
     }
 }
