@@ -14,7 +14,7 @@ use std::{
 
 use culvert_model::{CallRetry, RetryCondition, RoutePriority};
 use culvert_proto::{
-    Headers, Method, RequestHead, Scheme, Version,
+    Headers, Method, RequestHead, ResponseHead, Scheme, Version,
     h1::{self, Framing, push_decimal},
 };
 use culvert_ring::{Chunk, time};
@@ -302,34 +302,42 @@ impl Question<'_> {
     }
 }
 
+/// Receives the head of the answer to a request that nobody relays, past informational ones.
+///
+/// # Errors
+/// Also where these do not end, or the other end switches protocols.
+pub(super) async fn final_head(
+    lent: &Lent,
+    method: &Method,
+    head: &mut ResponseHead,
+) -> Result<Framing, ReceiveError> {
+    for _ in 0..=INFORMED_MAX {
+        let framing = poll_fn(|cx| lent.conn.poll_head(method, head, cx)).await?;
+        match head.status {
+            200.. => return Ok(framing),
+            101 => break,
+            _ => {}
+        }
+    }
+    Err(ReceiveError::Truncated)
+}
+
 /// The whole answer, and whether the connection may be used again.
 async fn receive(lent: &Lent, worker: &Worker, method: &Method) -> Result<(Answer, bool), ReceiveError> {
     let mut head = worker.response_head();
-    let mut informed = 0;
-    let framing = loop {
-        let framing = poll_fn(|cx| lent.conn.poll_head(method, &mut head, cx)).await?;
-        if head.status >= 200 {
-            break framing;
-        }
-        informed += 1;
-        if head.status == 101 || informed > INFORMED_MAX {
-            return Err(ReceiveError::Truncated);
-        }
-    };
+    let framing = final_head(lent, method, &mut head).await?;
     // What follows an accepted CONNECT is no answer.
     let tunnel = framing == Framing::Tunnel;
     let reusable = !tunnel && framing != Framing::UntilClose && h1::keep_alive(head.version, &head.headers);
     let mut body = Vec::new();
-    loop {
-        if tunnel {
-            break;
-        }
+    let mut over = tunnel;
+    while !over {
         match poll_fn(|cx| lent.conn.poll_body(cx)).await? {
             Body::Data(chunk) if body.len() + chunk.len() > ANSWER_BYTES_MAX => {
                 return Err(ReceiveError::Truncated);
             }
             Body::Data(chunk) => body.extend_from_slice(&chunk),
-            Body::End => break,
+            Body::End => over = true,
         }
     }
     let trailers = lent.conn.take_trailers();

@@ -16,6 +16,7 @@ use support::{
     DRIVERS,
     client::{Client, Response},
     culvert::{Culvert, cluster, free_port, indent},
+    said::{logged, seen, values},
     upstream::Upstream,
 };
 
@@ -98,22 +99,4 @@ fn ask(port: u16, method: &str, path: &str, fields: &[(&str, &str)]) -> Response
     let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     client.send(format!("{method} {path} HTTP/1.1\r\nhost: test\r\n{fields}\r\n"));
     client.response(method)
-}
-
-/// Waits for a line of the access log.
-fn logged(culvert: &Culvert, line: &str) {
-    let line = format!("LOG {line}\n");
-    culvert.wait_until(&line, |culvert| culvert.log().contains(&line));
-}
-
-/// The values of a header, in order.
-fn values<'r>(response: &'r Response, name: &str) -> Vec<&'r str> {
-    let named = response.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
-    named.map(|(_, value)| value.as_str()).collect()
-}
-
-/// The values of a header in the head of a request, as the upstream mirrors it.
-fn seen(response: &Response, name: &str) -> Vec<String> {
-    let mark = format!("{name}: ");
-    response.text().lines().filter_map(|line| line.strip_prefix(&mark).map(str::to_owned)).collect()
 }

@@ -7,6 +7,7 @@ pub mod culvert;
 pub mod load;
 pub mod mesh;
 pub mod netns;
+pub mod said;
 pub mod upstream;
 
 /// Both I/O drivers; every test of the request path runs on each.

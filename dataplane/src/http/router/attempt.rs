@@ -1,10 +1,16 @@
 //! One attempt to have a request answered: a connection, and both directions over it.
 
-use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
 
 use culvert_model::RoutePriority;
 use culvert_proto::{Headers, Version};
-use culvert_ring::{time, time::Timer};
+use culvert_ring::time;
 
 use super::{
     Passage,
@@ -56,13 +62,24 @@ impl Exchange<'_> {
         host: &Rc<Host>,
         timers: &mut Timers,
     ) -> Result<Lent, Outcome> {
-        let complete = passage.kept.is_complete();
         let (worker, version) = (&self.conn.worker, self.downstream_version);
         let fresh = passage.revived.get();
-        let mut acquiring = pin!(passage.cluster.acquire(worker, host, &passage.via, version, fresh));
+        let acquiring = passage.cluster.acquire(worker, host, &passage.via, version, fresh);
+        self.unless_over(passage, timers, acquiring).await?.map_err(Outcome::NotAcquired)
+    }
+
+    /// What `work` brings, unless the client goes or a deadline passes before.
+    async fn unless_over<T>(
+        &self,
+        passage: &Passage<'_>,
+        timers: &mut Timers,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Outcome> {
+        let complete = passage.kept.is_complete();
+        let mut work = pin!(work);
         poll_fn(|cx| {
-            if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
-                return Poll::Ready(acquired.map_err(Outcome::NotAcquired));
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
             }
             if self.stream.poll_gone(complete, cx).is_ready() {
                 return Poll::Ready(Err(Outcome::ClientGone));
@@ -161,22 +178,7 @@ impl Exchange<'_> {
         wait: Duration,
         timers: &mut Timers,
     ) -> Result<(), Outcome> {
-        let complete = passage.kept.is_complete();
-        let mut over = Timer::new();
-        over.set(time::now() + wait);
-        poll_fn(|cx| {
-            if over.poll_expired(cx).is_ready() {
-                return Poll::Ready(Ok(()));
-            }
-            if self.stream.poll_gone(complete, cx).is_ready() {
-                return Poll::Ready(Err(Outcome::ClientGone));
-            }
-            passage
-                .deadlines
-                .poll(complete, &passage.activity, timers, cx)
-                .map(|expired| Err(Outcome::Expired(expired)))
-        })
-        .await
+        self.unless_over(passage, timers, time::sleep(wait)).await
     }
 }
 

@@ -27,16 +27,13 @@ use culvert_ring::{
 
 use super::{Passage, attempt::ActiveUpstream};
 use crate::{
-    http::{codec::Body, codec::ReceiveError, exchange::Exchange, shared::millis},
+    http::{callout::final_head, codec::Body, codec::ReceiveError, exchange::Exchange, shared::millis},
     upstream::{AcquireError, Choice, Cluster, Credit, Host, Lent, LocalFailure, Via},
     worker::Worker,
 };
 
 /// How long an answer is waited for where the route sets no limit.
 const PATIENCE: Duration = Duration::from_secs(300);
-
-/// Most informational responses to one request.
-const INFORMED_MAX: u32 = 100;
 
 /// A mirrored request, as the one that it mirrors sees it. Dropped before its end it is given up.
 pub(super) struct Mirror {
@@ -297,17 +294,7 @@ impl Run {
     /// Reads the answer. Whether the connection may be used again.
     async fn discard_answer(&self, lent: &Lent, host: &Host) -> Result<bool, ReceiveError> {
         let mut head = self.worker.response_head();
-        let mut informed = 0;
-        let framing = loop {
-            let framing = poll_fn(|cx| lent.conn.poll_head(&self.head.method, &mut head, cx)).await?;
-            if head.status >= 200 {
-                break framing;
-            }
-            informed += 1;
-            if head.status == 101 || informed > INFORMED_MAX {
-                return Err(ReceiveError::Truncated);
-            }
-        };
+        let framing = final_head(lent, &self.head.method, &mut head).await?;
         self.cluster.count(head.status, true);
         host.answered(head.status);
         host.stats(|stats| if head.status < 500 { stats.rq_success.inc() } else { stats.rq_error.inc() });
