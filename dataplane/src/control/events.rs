@@ -31,6 +31,14 @@ pub(super) enum Happening {
     Update(Update),
 }
 
+/// `first`, and what else has arrived by now.
+pub(super) fn arrived<T>(
+    first: T,
+    more: &mut mpsc::UnboundedReceiver<T>,
+) -> impl Iterator<Item = T> + use<'_, T> {
+    std::iter::once(first).chain(std::iter::from_fn(|| more.try_recv().ok()))
+}
+
 impl Events {
     /// The next change. Cancel safe.
     pub(super) async fn next(&mut self) -> Happening {

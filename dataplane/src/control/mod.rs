@@ -43,7 +43,7 @@ use crate::{
         admin::{AdminError, DrainRequest, DrainScope, ServerInfo, ServerState},
         dialer::ClusterDialer,
         dns::{Dns, Resolution},
-        events::{Events, Happening},
+        events::{Events, Happening, arrived},
         health::{HealthChecks, HealthEvent},
         outlier::Outliers,
         snapshot::{Builder, Resolved},
@@ -229,25 +229,14 @@ impl Control {
             Happening::Checked(event) => self.take_health(event),
             Happening::Tripped(tripped) => {
                 // Where many hosts fail at a time they make one snapshot.
-                let mut changed = HashSet::new();
-                let mut next = Some(tripped);
-                while let Some(tripped) = next {
-                    if self.outliers.take(&tripped) {
-                        changed.insert(tripped.cluster);
-                    }
-                    next = self.events.tripped.try_recv().ok();
-                }
+                let all = arrived(tripped, &mut self.events.tripped);
+                let changed = all.filter(|tripped| self.outliers.take(tripped));
+                let changed = changed.map(|tripped| tripped.cluster).collect();
                 self.refresh(changed);
             }
             Happening::Sweep(cluster) => {
-                let mut changed = HashSet::new();
-                let mut next = Some(cluster);
-                while let Some(cluster) = next {
-                    if self.outliers.sweep(&cluster) {
-                        changed.insert(cluster);
-                    }
-                    next = self.events.sweeps.try_recv().ok();
-                }
+                let all = arrived(cluster, &mut self.events.sweeps);
+                let changed = all.filter(|cluster| self.outliers.sweep(cluster)).collect();
                 self.refresh(changed);
             }
         }
@@ -334,19 +323,14 @@ impl Control {
 
     /// Publishes what checks found out, as far as it is known by now.
     fn take_health(&mut self, event: HealthEvent) {
-        let mut changed = Vec::new();
-        let mut next = Some(event);
-        while let Some(event) = next {
+        let mut changed = HashSet::new();
+        for event in arrived(event, &mut self.events.checks) {
             let back = event.passed.as_ref().is_some_and(|host| self.outliers.passed(&event.cluster, host));
-            if (event.changed || back) && !changed.contains(&event.cluster) {
-                changed.push(event.cluster);
+            if event.changed || back {
+                changed.insert(event.cluster);
             }
-            next = self.events.checks.try_recv().ok();
         }
-        if !changed.is_empty() {
-            let snapshot = self.builder.refresh(changed);
-            self.publish(snapshot);
-        }
+        self.refresh(changed);
     }
 
     fn answer(&mut self, call: Call) {
