@@ -135,6 +135,12 @@ impl Stream {
         context::with(|core| core.io().unpark(self.key))
     }
 
+    /// Whether something seems to have arrived, or the connection to have ended, that was not received yet. A look at what is
+    /// known already: no system call.
+    pub fn has_arrived(&self) -> bool {
+        context::with(|core| core.io().has_arrived(self.key))
+    }
+
     /// Closes the connection with a reset (RST); what is queued is lost.
     pub fn abort(self) {
         let this = std::mem::ManuallyDrop::new(self);

@@ -5,10 +5,11 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     pin::Pin,
     ptr,
     rc::Rc,
-    task::{RawWaker, RawWakerVTable, Waker},
+    task::{Poll, RawWaker, RawWakerVTable, Waker},
 };
 
 use crate::{context, wake};
@@ -31,6 +32,19 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) -> TaskId {
 pub fn abort(task: TaskId) {
     // The future is dropped outside of every borrow, as its destructors call back into the runtime.
     drop(context::try_with(|core| core.abort(task)).flatten());
+}
+
+/// Lets the other tasks that are ready run first.
+pub async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// What [`after_poll`] calls back.

@@ -2,21 +2,22 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::VecDeque,
     future::poll_fn,
     rc::Rc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
+use ::h2::Reason;
 use culvert_proto::h1::Fault;
 use culvert_ring::{Chunk, task, time, time::Timer};
-use h2::Reason;
 
 use crate::{
     http::{
         codec::{
             Detour, ServerStream,
-            h2::{Owner, Request, ServerConn, Wire},
+            h2::{self, Owner, Request, ServerConn, Wire},
         },
         connection::Timers,
         exchange::{After, Exchange},
@@ -39,6 +40,15 @@ struct Streams {
     ended: Cell<u32>,
     /// Of those that ended, how many the client reset before they were old.
     premature: Cell<u32>,
+    /// Streams that were answered and whose client has not taken all of it, the oldest first.
+    flushing: RefCell<VecDeque<Flushing>>,
+}
+
+/// An answered stream. It counts as active.
+struct Flushing {
+    stream: h2::ServerStream,
+    /// When it is given up.
+    until: Option<Instant>,
 }
 
 /// Streams that have to end before their client is judged (Envoy's `overload.premature_reset_total_stream_count`).
@@ -120,8 +130,10 @@ pub(super) async fn serve(shared: Shared, stream: Transport, received: Option<Ch
         waker: RefCell::default(),
         ended: Cell::new(0),
         premature: Cell::new(0),
+        flushing: RefCell::default(),
     });
     let abandoned = run(&streams, conn, &mut timer).await;
+    streams.flushing.take();
     linger(&streams, abandoned, &mut timer).await;
 }
 
@@ -147,7 +159,7 @@ async fn run(streams: &Rc<Streams>, mut conn: ServerConn, timer: &mut Timer) -> 
                 }
                 task::spawn(answer(Active::new(streams), request));
             }
-            Event::Again => {}
+            Event::Again => streams.give_up_slow(),
         }
         let close_by = || time::now() + config.delayed_close_timeout.unwrap_or_default();
         if let Draining::Closed(until) = draining {
@@ -231,7 +243,7 @@ async fn answer(active: Active, request: Box<Request>) {
         }
     };
     match after {
-        After::Abort | After::Close | After::KeepAlive if stream.is_complete() => {}
+        After::Abort | After::Close | After::KeepAlive if stream.is_complete() => active.flush(stream),
         After::Abort | After::Close | After::KeepAlive | After::Tunnel(_) => {
             if time::now() - started < PREMATURE && stream.was_reset() {
                 active.premature.set(true);
@@ -262,6 +274,7 @@ impl Streams {
             Poll::Ready(None) => return Poll::Ready(Event::Over),
             Poll::Pending => {}
         }
+        self.notice_flushed(cx);
         let due = self.deadline(draining);
         if draining == Draining::No && self.wire.is_draining(cx)
             || !matches!(draining, Draining::Closed(_)) && (self.is_flooded() || conn.is_broken())
@@ -276,7 +289,45 @@ impl Streams {
         if timer.is_set() { timer.poll_expired(cx).map(|()| Event::Again) } else { Poll::Pending }
     }
 
+    /// Counts streams out whose last byte has left.
+    fn notice_flushed(&self, cx: &mut Context<'_>) {
+        if self.flushing.borrow().is_empty() {
+            return;
+        }
+        let mut over = 0;
+        self.flushing.borrow_mut().retain(|flushing| {
+            let done = flushing.stream.is_over(cx);
+            over += u32::from(done);
+            !done
+        });
+        if over > 0 {
+            self.active.set(self.active.get() - over);
+            self.idle_since.set(time::now());
+        }
+    }
+
+    /// Gives up the streams whose clients have had their time.
+    fn give_up_slow(&self) {
+        let now = time::now();
+        let mut flushing = self.flushing.borrow_mut();
+        while let Some(slow) = flushing.pop_front_if(|first| first.until.is_some_and(|until| until <= now)) {
+            slow.stream.give_up();
+            self.active.set(self.active.get() - 1);
+            self.idle_since.set(now);
+        }
+    }
+
+    /// When something has to be done whatever comes.
     fn deadline(&self, draining: Draining) -> Option<Instant> {
+        // All of them have the same time, so that the first is the first to be given up.
+        let flushed = self.flushing.borrow().front().and_then(|flushing| flushing.until);
+        match (self.closing_deadline(draining), flushed) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    fn closing_deadline(&self, draining: Draining) -> Option<Instant> {
         match draining {
             Draining::No => match (self.shared.expires(), self.idle_until()) {
                 (Some(a), Some(b)) => Some(a.min(b)),
@@ -342,20 +393,33 @@ async fn linger(streams: &Rc<Streams>, abandoned: bool, timer: &mut Timer) {
 struct Active {
     streams: Rc<Streams>,
     premature: Cell<bool>,
+    /// It is counted out later.
+    handed_on: Cell<bool>,
 }
 
 impl Active {
     fn new(streams: &Rc<Streams>) -> Self {
         streams.active.set(streams.active.get() + 1);
-        Self { streams: streams.clone(), premature: Cell::new(false) }
+        Self { streams: streams.clone(), premature: Cell::new(false), handed_on: Cell::new(false) }
+    }
+
+    /// Leaves an answered stream to its connection until the client has taken all of it.
+    fn flush(&self, stream: h2::ServerStream) {
+        let streams = &self.streams;
+        let patience = streams.shared.manager.spec.config.stream_flush_timeout;
+        let until = patience.map(|patience| time::now() + patience);
+        streams.flushing.borrow_mut().push_back(Flushing { stream, until });
+        self.handed_on.set(true);
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
         let streams = &self.streams;
-        streams.active.set(streams.active.get() - 1);
-        streams.idle_since.set(time::now());
+        if !self.handed_on.get() {
+            streams.active.set(streams.active.get() - 1);
+            streams.idle_since.set(time::now());
+        }
         streams.ended.set(streams.ended.get().saturating_add(1));
         if self.premature.get() {
             streams.premature.set(streams.premature.get().saturating_add(1));

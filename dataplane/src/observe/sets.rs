@@ -263,6 +263,8 @@ stat_set! {
         counter rx_reset,
         gauge streams_active,
         counter trailers,
+        /// Responses whose rest the client did not take in time.
+        counter tx_flush_timeout,
         counter tx_reset,
     }
 }

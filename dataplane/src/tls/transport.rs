@@ -155,6 +155,11 @@ impl Transport {
         }
     }
 
+    /// Whether something seems to have arrived; see [`Stream::has_arrived`].
+    pub fn has_arrived(&self) -> bool {
+        self.stream().has_arrived()
+    }
+
     /// Closes the connection with a reset (RST); what is queued is lost.
     pub fn abort(self) {
         match self {

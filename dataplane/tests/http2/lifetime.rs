@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use crate::{
     eventually, http1, on_each,
-    peer::{self, Conn, GET_ROOT, GOAWAY, HEADERS, PING, Raw, SETTINGS, WINDOW_UPDATE, block_on, frame},
+    peer::{
+        self, Conn, DATA, GET_ROOT, GOAWAY, HEADERS, PING, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE,
+        block_on, frame,
+    },
     support::{
         client::Client,
         upstream::{Upstream, ok},
@@ -187,6 +190,30 @@ fn an_early_answer_to_a_long_request_is_whole() {
             let reset = std::future::poll_fn(|cx| stream.poll_reset(cx)).await.unwrap();
             assert_eq!(reset, h2::Reason::NO_ERROR, "no more of the request is wanted");
         });
+    });
+}
+
+/// An answer that is there as a whole, and whose client does not let it through.
+#[test]
+fn the_rest_of_a_response_is_not_kept_for_ever() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = listener.local_addr().unwrap();
+    drop(listener);
+    on_each(nobody, "stream_flush_timeout: 0.3s", "", |culvert, port| {
+        let mut raw = Raw::open(port);
+        let window = |bytes: u32| frame(SETTINGS, 0, 0, &[&[0, 4][..], &bytes.to_be_bytes()].concat());
+        raw.send(&window(0));
+        raw.send(&frame(HEADERS, 5, 1, GET_ROOT));
+        assert_eq!(raw.until(HEADERS).stream, 1);
+        let reset = raw.until(RST_STREAM);
+        assert_eq!((reset.stream, culvert.stat("http2.tx_flush_timeout")), (1, 1));
+        // The connection is as good as before.
+        raw.send(&window(65_535));
+        raw.send(&frame(HEADERS, 5, 3, GET_ROOT));
+        let body = raw.until(DATA);
+        assert!(body.stream == 3 && body.payload.starts_with(b"upstream connect error"));
+        culvert.wait_until("it is over", |it| it.stat("http2.streams_active") == 0);
+        assert_eq!(culvert.stat("http2.tx_flush_timeout"), 1);
     });
 }
 

@@ -20,6 +20,9 @@ pub struct HttpConnectionManager {
     pub idle_timeout: Option<Duration>,
     /// `stream_idle_timeout`: 5 min.
     pub stream_idle_timeout: Option<Duration>,
+    /// `stream_flush_timeout`: as `stream_idle_timeout`. How long a client of HTTP/2 may take for the rest of a response that
+    /// is there as a whole.
+    pub stream_flush_timeout: Option<Duration>,
     /// `request_timeout`: off. From the first byte of a request to its last.
     pub request_timeout: Option<Duration>,
     /// `request_headers_timeout`: off.

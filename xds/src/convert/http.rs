@@ -79,6 +79,7 @@ pub(super) fn connection_manager(
         filters,
         idle_timeout: common.idle_timeout,
         stream_idle_timeout: timeouts.stream_idle_timeout,
+        stream_flush_timeout: timeouts.stream_flush_timeout,
         request_timeout: timeouts.request_timeout,
         request_headers_timeout: timeouts.request_headers_timeout,
         delayed_close_timeout: timeouts.delayed_close_timeout,
@@ -131,6 +132,7 @@ pub(super) fn connection_manager(
 /// Timeouts of the connection manager itself, with their defaults.
 struct Timeouts {
     stream_idle_timeout: Option<Duration>,
+    stream_flush_timeout: Option<Duration>,
     request_timeout: Option<Duration>,
     request_headers_timeout: Option<Duration>,
     delayed_close_timeout: Option<Duration>,
@@ -141,6 +143,8 @@ fn timeouts(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<Timeouts
     let timeout = |name, value: Option<&_>, default| core::timeout(&at.field(name), value, default);
     let stream_idle_timeout =
         timeout("stream_idle_timeout", manager.stream_idle_timeout.as_ref(), Some(Duration::from_secs(300)));
+    let stream_flush_timeout =
+        timeout("stream_flush_timeout", manager.stream_flush_timeout.as_ref(), stream_idle_timeout.flatten());
     let request_timeout = timeout("request_timeout", manager.request_timeout.as_ref(), None);
     let request_headers_timeout =
         timeout("request_headers_timeout", manager.request_headers_timeout.as_ref(), None);
@@ -153,6 +157,7 @@ fn timeouts(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<Timeouts
         core::duration_or(&at.field("drain_timeout"), manager.drain_timeout.as_ref(), Duration::from_secs(5));
     Some(Timeouts {
         stream_idle_timeout: stream_idle_timeout?,
+        stream_flush_timeout: stream_flush_timeout?,
         request_timeout: request_timeout?,
         request_headers_timeout: request_headers_timeout?,
         delayed_close_timeout: delayed_close_timeout?,

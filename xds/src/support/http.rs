@@ -84,6 +84,7 @@ pub(super) const TABLES: &[Table] = &[
             "server_header_transformation",
             "max_request_headers_kb",
             "stream_idle_timeout",
+            "stream_flush_timeout",
             "request_timeout",
             "request_headers_timeout",
             "drain_timeout",
@@ -126,7 +127,6 @@ pub(super) const TABLES: &[Table] = &[
             "http1_safe_max_connection_duration",
             "stream_error_on_invalid_http_message",
             "flush_access_log_on_new_request",
-            "stream_flush_timeout",
         ],
         refused: &[
             ("original_ip_detection_extensions", "the client's address cannot be taken from elsewhere"),

@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{Io, Key, Park, Phase, STARVATION, check, errno, gone, set_waker};
+use super::{Io, Key, Park, Phase, STARVATION, Slot, check, errno, gone, set_waker};
 use crate::{
     buf::{Class, Lease},
     driver::{Attempt, Driver},
@@ -81,6 +81,13 @@ impl Io {
     pub(crate) fn unpark(&mut self, key: Key) -> bool {
         let Some(slot) = self.slots.get_mut(key) else { return false };
         matches!(std::mem::take(&mut slot.park), Park::Quiet(_))
+    }
+
+    /// Whether something has arrived, or the stream has ended, and nobody has been told.
+    pub(crate) fn has_arrived(&self, key: Key) -> bool {
+        let news =
+            |slot: &Slot| slot.inbox.is_some() || slot.eof || slot.read_error != 0 || slot.drive.readable;
+        self.slots.get(key).is_some_and(news)
     }
 
     pub(super) fn report_parked(&mut self, tag: u64) {

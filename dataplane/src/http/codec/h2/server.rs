@@ -25,6 +25,7 @@ use crate::http::codec::{Body, ReceiveError};
 /// A request's stream.
 pub struct ServerStream {
     wire: Rc<Wire>,
+    id: u32,
     state: RefCell<State>,
 }
 
@@ -40,8 +41,9 @@ struct State {
 impl ServerStream {
     pub(super) fn new(wire: Rc<Wire>, body: RecvStream, respond: SendResponse<Bytes>) -> Self {
         wire.stats.streams_active.inc();
+        let id = respond.stream_id().into();
         let state = State { incoming: Incoming::new(body), respond, outgoing: None, reset: false };
-        Self { wire, state: RefCell::new(state) }
+        Self { wire, id, state: RefCell::new(state) }
     }
 
     /// Turns what the codec made of the request's head into `head`. Returns how the body is framed.
@@ -112,6 +114,9 @@ impl ServerStream {
         }
         if let Ok(stream) = state.respond.send_response(response, end) {
             state.outgoing = Some(Outgoing::new(stream, end));
+            if end {
+                self.wire.ends(self.id);
+            }
         }
     }
 
@@ -124,8 +129,11 @@ impl ServerStream {
 
     /// Ends the response's body.
     pub fn finish(&self, trailers: Option<&Headers>) {
-        if let Some(outgoing) = &mut self.state.borrow_mut().outgoing {
+        if let Some(outgoing) = &mut self.state.borrow_mut().outgoing
+            && !outgoing.is_ended()
+        {
             outgoing.finish(trailers);
+            self.wire.ends(self.id);
         }
     }
 
@@ -150,6 +158,21 @@ impl ServerStream {
         self.state.borrow().outgoing.as_ref().is_some_and(Outgoing::is_ended)
     }
 
+    /// Whether the response has left to its end, or never will: the client reset the stream, or the connection failed.
+    pub fn is_over(&self, cx: &mut Context<'_>) -> bool {
+        if !self.wire.is_ending(self.id) {
+            return true;
+        }
+        let outgoing = &mut self.state.borrow_mut().outgoing;
+        outgoing.as_mut().is_none_or(|outgoing| outgoing.poll_reset(cx).is_ready())
+    }
+
+    /// The client does not take the rest of the response: gives it up.
+    pub fn give_up(&self) {
+        self.wire.stats.tx_flush_timeout.inc();
+        self.reset(Reason::INTERNAL_ERROR);
+    }
+
     /// Asks the connection to end when its streams have.
     pub fn drain(&self) {
         self.wire.drain();
@@ -167,6 +190,7 @@ impl ServerStream {
 
 impl Drop for ServerStream {
     fn drop(&mut self) {
+        self.wire.forget(self.id);
         self.wire.stats.streams_active.dec();
     }
 }

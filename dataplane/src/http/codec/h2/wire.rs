@@ -43,6 +43,8 @@ pub struct Wire {
     going: Cell<bool>,
     /// The peer closed, or the connection failed.
     closed: Cell<bool>,
+    /// Streams whose end waits to be sent.
+    ending: RefCell<Vec<u32>>,
     /// The connection should be drained.
     drain: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -104,6 +106,7 @@ impl Wire {
             settled: Cell::new(false),
             going: Cell::new(false),
             closed: Cell::new(false),
+            ending: RefCell::default(),
             drain: Cell::new(false),
             waker: RefCell::default(),
         })
@@ -141,6 +144,11 @@ impl Wire {
         self.drain.get()
     }
 
+    /// Whether something seems to have come that the codec has not seen.
+    pub fn has_arrived(&self) -> bool {
+        self.transport.has_arrived()
+    }
+
     /// Whether the peer closed, or the connection failed.
     pub fn is_closed(&self) -> bool {
         self.closed.get()
@@ -149,6 +157,21 @@ impl Wire {
     /// Whether [`Wire::drain`] was called.
     pub fn wants_drain(&self) -> bool {
         self.drain.get()
+    }
+
+    /// The end of a stream was handed to the codec.
+    pub(super) fn ends(&self, stream: u32) {
+        self.ending.borrow_mut().push(stream);
+    }
+
+    /// Whether the end of a stream, which was handed to the codec, is still there.
+    pub(super) fn is_ending(&self, stream: u32) -> bool {
+        self.ending.borrow().contains(&stream)
+    }
+
+    /// The stream is over, sent or not.
+    pub(super) fn forget(&self, stream: u32) {
+        self.ending.borrow_mut().retain(|ending| *ending != stream);
     }
 
     /// Takes bytes that were received before the codec was there. They have been counted.
@@ -242,6 +265,9 @@ impl Wire {
         let mut rest = bytes;
         let mut scanner = self.sent.borrow_mut();
         while let Some(header) = scanner.next(&mut rest) {
+            if header.ends_stream() || header.kind == FrameKind::ResetStream {
+                self.forget(header.stream);
+            }
             match header.kind {
                 FrameKind::Data => self.guard.borrow_mut().sent_data(),
                 FrameKind::Headers if matches!(self.owner, Owner::Client(_)) => {
