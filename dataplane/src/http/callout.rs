@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use culvert_model::{CallRetry, RetryCondition, RoutePriority};
+use culvert_model::{CallRetry, RetryCondition};
 use culvert_proto::{
     Headers, Method, RequestHead, ResponseHead, Scheme, Version,
     h1::{self, Framing, push_decimal},
@@ -25,7 +25,7 @@ use crate::{
         grpc,
         shared::{Shared, millis},
     },
-    upstream::{AcquireError, ActiveRequest, Choice, Cluster, Credit, Host, Lent, LocalFailure, Via},
+    upstream::{AcquireError, ActiveRequest, Choice, Cluster, Host, Lent, LocalFailure, Via},
     worker::Worker,
 };
 
@@ -204,10 +204,6 @@ async fn attempt(
     let host = cluster.pick(&mut worker.rng.borrow_mut(), Choice::default());
     let Some(host) = host else {
         cluster.stats.upstream_cx_none_healthy.inc();
-        return Err(CallError::Unreachable);
-    };
-    let Some(_credit) = Credit::take_request(&cluster, RoutePriority::Default) else {
-        cluster.stats.upstream_rq_pending_overflow.inc();
         return Err(CallError::Unreachable);
     };
     let mut active = Active::new(&cluster, &host);

@@ -31,11 +31,15 @@ impl Exchange<'_> {
         let due = config.request_timeout.map(|max| self.record.started + max);
         let mut timer = time::Timer::new();
         loop {
-            if self.framing.is_empty() || self.stream.has_kept_all() {
+            if self.framing.is_empty() {
                 return Collected::Whole;
             }
+            // Whoever read it before may have been allowed more.
             if self.stream.with_kept(<[u8]>::len) >= enough {
                 return Collected::Part;
+            }
+            if self.stream.has_kept_all() {
+                return Collected::Whole;
             }
             let stalled = idle.map(|idle| time::now() + idle);
             let limit = match (stalled, due) {

@@ -25,7 +25,7 @@ use crate::{
         grpc, hygiene,
         log::Flags,
         reply::Reply,
-        router::{Forwarded, body::Kept, redirect::Redirects},
+        router::{Forwarded, redirect::Redirects},
         shared::{Shared, millis},
         trace::Trace,
     },
@@ -62,8 +62,6 @@ pub(super) struct Exchange<'c> {
     pub(super) tells_attempts: Cell<bool>,
     /// Redirects that were followed.
     pub(super) redirects: RefCell<Option<Box<Redirects>>>,
-    /// What was received of the body before a redirect was followed.
-    pub(super) kept: Cell<Option<Kept>>,
     /// What its client is given, so that it comes to the same host again.
     pub(super) new_cookies: NewCookies,
     /// What is known of its trace, once it is routed.
@@ -156,7 +154,6 @@ impl<'c> Exchange<'c> {
             filters: filters::Run::default(),
             tells_attempts: Cell::default(),
             redirects: RefCell::default(),
-            kept: Cell::default(),
             new_cookies: NewCookies::default(),
             trace: None,
         }

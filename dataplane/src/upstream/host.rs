@@ -17,7 +17,7 @@ use crate::{
     upstream::{
         LocalFailure, ServerNames, Via,
         latency::Latency,
-        pool::{Parked, Waiter},
+        pool::{Given, Parked, Waiter},
         shared::SharedConn,
     },
 };
@@ -28,8 +28,8 @@ pub struct Host {
     worker: usize,
     /// Requests this worker has in flight to it.
     active: Cell<u32>,
-    /// Connections this worker has open to it, idle or not.
-    pub(super) open: Cell<u32>,
+    /// Connections this worker has open to it, idle or not: of each priority, as these have limits of their own.
+    open: [Cell<u32>; 2],
     /// Idle connections, the most recently used last.
     pub(super) idle: RefCell<Vec<Parked>>,
     /// Connections that requests share, those that are being made included.
@@ -91,7 +91,7 @@ impl Host {
             spec: RefCell::new(spec),
             worker,
             active: Cell::new(0),
-            open: Cell::new(0),
+            open: Default::default(),
             idle: RefCell::default(),
             shared: RefCell::default(),
             max_streams: Cell::new(STREAMS_UNTIL_SETTINGS),
@@ -180,6 +180,33 @@ impl Host {
     pub fn reached(&self, last: bool) {
         if let Some(monitor) = &self.spec.borrow().outlier {
             monitor.reached(self.worker, last);
+        }
+    }
+
+    /// Connections of a priority that this worker has open to it.
+    pub(super) fn open(&self, priority: RoutePriority) -> &Cell<u32> {
+        match priority {
+            RoutePriority::Default => &self.open[0],
+            RoutePriority::High => &self.open[1],
+        }
+    }
+
+    /// Whether this worker has a connection to it.
+    pub(super) fn is_connected(&self) -> bool {
+        self.open.iter().any(|open| open.get() > 0)
+    }
+
+    /// Has one of the requests that wait for a connection of this priority look again: the first of the pool `key`, if it
+    /// is there, else the first.
+    pub(super) fn wake_waiter(&self, priority: RoutePriority, key: Option<&PoolKey>) {
+        let waiter = {
+            let mut waiters = self.waiters.borrow_mut();
+            let of_pool = key.and_then(|key| waiters.iter().position(|waiter| *waiter.key() == *key));
+            let first = || waiters.iter().position(|waiter| waiter.key().priority == priority);
+            of_pool.or_else(first).and_then(|at| waiters.remove(at))
+        };
+        if let Some(waiter) = waiter {
+            waiter.give(Given::Permission);
         }
     }
 

@@ -51,7 +51,7 @@ impl Passing {
     pub(super) fn forget(&mut self, interval: Duration) {
         let now = time::now();
         self.hosts.retain(|_, (host, used)| {
-            let kept = host.open.get() > 0 || now.saturating_duration_since(*used) < interval;
+            let kept = host.is_connected() || now.saturating_duration_since(*used) < interval;
             if !kept {
                 host.removed.set(true);
             }

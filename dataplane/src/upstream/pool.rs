@@ -55,19 +55,22 @@ pub struct Lent {
     /// Bytes sent before the present request.
     pub(super) sent_before: u64,
     pub(super) guard: Hold,
+    /// The place of its request among `max_requests`.
+    pub(super) request: Option<Credit>,
 }
 
 /// An upstream connection that became a tunnel.
 pub struct TunnelConn {
     conn: ClientStream,
     guard: Hold,
+    request: Option<Credit>,
     kept: Option<Box<dyn Any>>,
 }
 
 impl TunnelConn {
     /// The connection, and what keeps it counted until it is dropped.
     pub fn into_parts(self) -> (ClientStream, impl Sized) {
-        (self.conn, (self.guard, self.kept))
+        (self.conn, (self.guard, self.request, self.kept))
     }
 
     /// Holds `what` until the tunnel ends.
@@ -104,12 +107,14 @@ impl Hold {
 pub(super) struct Guard {
     cluster: Rc<Cluster>,
     host: Rc<Host>,
+    priority: RoutePriority,
     opened: Instant,
     _credit: Credits,
 }
 
 /// A connection's place under the limits of its cluster, and of its host if that has its own.
 pub(super) struct Credits {
+    priority: RoutePriority,
     _cluster: Credit,
     _host: Option<Credit>,
 }
@@ -127,7 +132,7 @@ impl Credits {
             }
             _ => None,
         };
-        Some(Self { _cluster: credit, _host: own })
+        Some(Self { priority, _cluster: credit, _host: own })
     }
 
     pub(super) fn force(cluster: &Cluster, host: &Host, priority: RoutePriority) -> Self {
@@ -135,42 +140,42 @@ impl Credits {
         let own = spec.limits.as_ref().filter(|_| priority == RoutePriority::Default);
         let own = own.map(|limits| Credit::force(limits, Limit::Connections));
         let (_, limits) = cluster.breakers(priority);
-        Self { _cluster: Credit::force(limits, Limit::Connections), _host: own }
+        Self { priority, _cluster: Credit::force(limits, Limit::Connections), _host: own }
     }
 }
 
 impl Guard {
     pub(super) fn new(cluster: Rc<Cluster>, host: Rc<Host>, credit: Credits) -> Self {
-        host.open.set(host.open.get() + 1);
+        let priority = credit.priority;
+        host.open(priority).set(host.open(priority).get() + 1);
         cluster.stats.upstream_cx_total.inc();
         cluster.stats.upstream_cx_active.inc();
         host.stats(|s| {
             s.cx_total.inc();
             s.cx_active.inc();
         });
-        Self { cluster, host, opened: time::now(), _credit: credit }
+        Self { cluster, host, priority, opened: time::now(), _credit: credit }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.host.open.set(self.host.open.get() - 1);
+        let open = self.host.open(self.priority);
+        open.set(open.get() - 1);
         self.cluster.stats.upstream_cx_active.dec();
         self.cluster.stats.upstream_cx_destroy.inc();
         self.cluster.stats.upstream_cx_length_ms.record(millis(time::now() - self.opened));
         self.host.stats(|s| s.cx_active.dec());
         // Whoever waits may open a connection of its own now.
-        if let Some(waiter) = self.host.waiters.borrow_mut().pop_front() {
-            waiter.give(Given::Permission);
-        }
+        self.host.wake_waiter(self.priority, None);
     }
 }
 
 /// A request that waits for a connection to a host.
 pub(super) struct Waiter {
     key: PoolKey,
-    /// Whether a connection of HTTP/1 will do.
-    takes_http1: bool,
+    /// Whether a connection of HTTP/1 that another request had will do.
+    takes_used: bool,
     given: RefCell<Given>,
     waker: RefCell<Option<Waker>>,
     abandoned: Cell<bool>,
@@ -183,6 +188,11 @@ pub(super) enum Given {
 }
 
 impl Waiter {
+    /// Whose connections it waits for.
+    pub(super) fn key(&self) -> &PoolKey {
+        &self.key
+    }
+
     pub(super) fn give(&self, given: Given) {
         *self.given.borrow_mut() = given;
         if let Some(waker) = self.waker.borrow_mut().take() {
@@ -247,7 +257,8 @@ impl IdleSet {
 
 impl Cluster {
     /// A connection to `host` for one request that came over `downstream`: an idle one that is still open or one that
-    /// is shared and has room, else a new one. `fresh`: one that was idle will not do.
+    /// is shared and has room, else a new one. `fresh`: it has to be a new one. Only who has a connection counts against
+    /// `max_requests`; where that refuses, the connection stays in the pool.
     ///
     /// # Errors
     /// See [`AcquireError`]; the counters are already advanced.
@@ -259,11 +270,29 @@ impl Cluster {
         downstream: Version,
         fresh: bool,
     ) -> Result<Lent, AcquireError> {
+        let mut lent = self.connection(worker, host, via, downstream, fresh).await?;
+        lent.request = Credit::take_request(self, via.priority);
+        if lent.request.is_none() {
+            self.stats.upstream_rq_active_overflow.inc();
+            lent.release(worker);
+            return Err(AcquireError::Overflow);
+        }
+        Ok(lent)
+    }
+
+    async fn connection(
+        self: &Rc<Self>,
+        worker: &Worker,
+        host: &Rc<Host>,
+        via: &Via,
+        downstream: Version,
+        fresh: bool,
+    ) -> Result<Lent, AcquireError> {
         let config = self.config();
         match config.protocol {
-            UpstreamProtocol::Http2 => return Box::pin(self.acquire_shared(worker, host, via)).await,
+            UpstreamProtocol::Http2 => return Box::pin(self.acquire_shared(worker, host, via, fresh)).await,
             UpstreamProtocol::Downstream if downstream == Version::Http2 => {
-                return Box::pin(self.acquire_shared(worker, host, via)).await;
+                return Box::pin(self.acquire_shared(worker, host, via, fresh)).await;
             }
             UpstreamProtocol::Auto | UpstreamProtocol::Downstream | UpstreamProtocol::Http1 => {}
         }
@@ -272,7 +301,7 @@ impl Cluster {
             return Ok(lent);
         }
         if config.protocol == UpstreamProtocol::Auto {
-            return Box::pin(self.acquire_shared(worker, host, via)).await;
+            return Box::pin(self.acquire_shared(worker, host, via, fresh)).await;
         }
         let Some(_pending) = Credit::take_pending(self, via.priority) else {
             self.stats.upstream_rq_pending_overflow.inc();
@@ -280,7 +309,7 @@ impl Cluster {
         };
         self.stats.upstream_rq_pending_total.inc();
         let _active = PendingRequest::new(self);
-        self.open_or_wait(worker, host, &key, via).await
+        self.open_or_wait(worker, host, &key, via, fresh).await
     }
 
     async fn open_or_wait(
@@ -289,20 +318,21 @@ impl Cluster {
         host: &Rc<Host>,
         key: &PoolKey,
         via: &Via,
+        fresh: bool,
     ) -> Result<Lent, AcquireError> {
         let mut waited = false;
         loop {
             let credit = match Credits::take(self, host, via.priority) {
                 Some(credit) => credit,
-                None if host.open.get() == 0 => Credits::force(self, host, via.priority),
+                None if host.open(via.priority).get() == 0 => Credits::force(self, host, via.priority),
                 None => {
                     if !std::mem::replace(&mut waited, true) {
                         self.stats.upstream_cx_overflow.inc();
                     }
-                    if evict_idle(worker, host) {
+                    if evict_idle(worker, host, via.priority) {
                         continue;
                     }
-                    match wait_turn(host, key, true).await {
+                    match wait_turn(host, key, !fresh).await {
                         Given::Connection(lent) => return Ok(*lent),
                         Given::Permission | Given::Nothing => continue,
                     }
@@ -425,18 +455,22 @@ fn take_idle(worker: &Worker, host: &Host, key: &PoolKey) -> Option<Lent> {
     }
 }
 
-/// Closes the idle connection of the host that was used longest ago, whoever it belonged to: its place is needed.
-pub(super) fn evict_idle(worker: &Worker, host: &Host) -> bool {
-    let oldest = host.idle.borrow().first().map(|parked| parked.tag);
+/// Closes the idle connection of the host that was used longest ago, whichever pool of that priority it belongs to: its
+/// place is needed.
+pub(super) fn evict_idle(worker: &Worker, host: &Host, priority: RoutePriority) -> bool {
+    let idle = host.idle.borrow();
+    let oldest = idle.iter().find(|parked| parked.key.priority == priority).map(|parked| parked.tag);
+    drop(idle);
     oldest.map(|tag| discard(worker, tag)).is_some()
 }
 
 /// Waits for a connection to be given back or closed. `Given::Nothing` after a while: a place may have become free on
-/// another host or worker, which nobody here is told of.
-pub(super) async fn wait_turn(host: &Rc<Host>, key: &PoolKey, takes_http1: bool) -> Given {
+/// another host or worker, which nobody here is told of. `takes_used`: whether a connection of HTTP/1 that another request
+/// had will do.
+pub(super) async fn wait_turn(host: &Rc<Host>, key: &PoolKey, takes_used: bool) -> Given {
     let waiter = Rc::new(Waiter {
         key: key.clone(),
-        takes_http1,
+        takes_used,
         given: RefCell::new(Given::Nothing),
         waker: RefCell::new(None),
         abandoned: Cell::new(false),
@@ -469,17 +503,16 @@ impl Drop for Waiting<'_> {
         self.waiter.abandoned.set(true);
         self.host.waiters.borrow_mut().retain(|waiter| !Rc::ptr_eq(waiter, &self.waiter));
         // What it was given and did not take is the next one's. A connection passes its place on by being closed.
-        if matches!(self.waiter.given.replace(Given::Nothing), Given::Permission)
-            && let Some(next) = self.host.waiters.borrow_mut().pop_front()
-        {
-            next.give(Given::Permission);
+        if matches!(self.waiter.given.replace(Given::Nothing), Given::Permission) {
+            self.host.wake_waiter(self.waiter.key.priority, Some(&self.waiter.key));
         }
     }
 }
 
 impl Lent {
     pub(super) fn own(conn: ClientStream, host: Rc<Host>, key: PoolKey, guard: Guard) -> Self {
-        Self { conn, host, reused: false, key, requests: 0, sent_before: 0, guard: Hold::Own(guard) }
+        let guard = Hold::Own(guard);
+        Self { conn, host, reused: false, key, requests: 0, sent_before: 0, guard, request: None }
     }
 
     /// Counts a request on this connection. Called once per request, before its head is written.
@@ -501,11 +534,15 @@ impl Lent {
 
     /// The connection as a tunnel; its accounting lasts as long as the tunnel.
     pub fn into_tunnel(self) -> TunnelConn {
-        TunnelConn { conn: self.conn, guard: self.guard, kept: None }
+        TunnelConn { conn: self.conn, guard: self.guard, request: self.request, kept: None }
     }
 
-    /// Gives the connection back after a complete exchange, to be used again. Drop it instead to close it.
-    pub fn release(self, worker: &Worker) {
+    /// Gives the connection back after a complete exchange, or before one, to be used again. Drop it instead to close it.
+    pub fn release(mut self, worker: &Worker) {
+        self.request = None;
+        if matches!(self.guard, Hold::Shared(_)) {
+            return;
+        }
         let config = self.guard.cluster().config();
         if config.max_requests_per_connection.is_some_and(|max| self.requests >= max) {
             self.guard.cluster().stats.upstream_cx_destroy_local.inc();
@@ -517,9 +554,12 @@ impl Lent {
         let host = self.host.clone();
         let waiter = {
             let mut waiters = host.waiters.borrow_mut();
-            let at = waiters
-                .iter()
-                .position(|waiter| waiter.takes_http1 && waiter.key == self.key && !waiter.abandoned.get());
+            let first = waiters.iter().find(|waiter| waiter.key.priority == self.key.priority);
+            // One of the same pool that needs a new connection has its turn as well.
+            let closes = first.is_some_and(|first| first.key == self.key && !first.takes_used);
+            let takes =
+                |waiter: &Rc<Waiter>| waiter.takes_used && waiter.key == self.key && !waiter.abandoned.get();
+            let at = if closes { None } else { waiters.iter().position(takes) };
             at.and_then(|at| waiters.remove(at))
         };
         if let Some(waiter) = waiter {
@@ -527,8 +567,8 @@ impl Lent {
             waiter.give(Given::Connection(Box::new(lent)));
             return;
         }
-        if !self.host.waiters.borrow().is_empty() {
-            // Only requests of other pools wait: closing it makes room for one of them.
+        if host.waiters.borrow().iter().any(|waiter| waiter.key.priority == self.key.priority) {
+            // Only those wait whom it is no use to: closing it makes room for one of them.
             return;
         }
         let key = self.key.clone();

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use culvert_model::UpstreamProtocol;
+use culvert_model::{RoutePriority, UpstreamProtocol};
 use culvert_ring::{task, time};
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     upstream::{
         AcquireError, Cluster, Host, Lent, PoolKey, Via,
         limit::Credit,
-        pool::{Credits, Given, Guard, Hold, PendingRequest, evict_idle, wait_turn},
+        pool::{Credits, Given, Guard, Hold, PendingRequest, Waiter, evict_idle, wait_turn},
     },
     worker::Worker,
 };
@@ -35,6 +35,8 @@ pub(super) struct SharedConn {
     state: RefCell<State>,
     /// Streams that are open.
     active: Cell<u32>,
+    /// Since when it is being made, or is there.
+    born: Instant,
     /// Requests that wait for it to be connected.
     waiting: Cell<u32>,
     /// Streams that were opened.
@@ -62,8 +64,11 @@ impl Drop for Slot {
         conn.active.set(conn.active.get() - 1);
         conn.idle_since.set(time::now());
         conn.notice_goaway();
-        if let Some(waiter) = conn.host.waiters.borrow_mut().pop_front() {
-            waiter.give(Given::Permission);
+        let waits = |waiter: &Rc<Waiter>| *waiter.key() == conn.key;
+        let awaited = conn.host.waiters.borrow().iter().any(waits);
+        // Those of other pools have something of it only when it may be closed for them.
+        if awaited || conn.is_idle() {
+            conn.host.wake_waiter(conn.key.priority, Some(&conn.key));
         }
     }
 }
@@ -76,18 +81,25 @@ impl Slot {
 
 impl Cluster {
     /// A stream to `host`: on a connection that has room, else on a new one. Where the handshake may agree on HTTP/1, it
-    /// may be a connection.
+    /// may be a connection. `fresh`: connections from before will not do, unless nothing else is to be had and others use
+    /// them.
     pub(super) async fn acquire_shared(
         self: &Rc<Self>,
         worker: &Worker,
         host: &Rc<Host>,
         via: &Via,
+        fresh: bool,
     ) -> Result<Lent, AcquireError> {
         let mut pending = None;
+        let mut since = fresh.then(time::now);
+        if has_news(host) {
+            // The end of an idle connection, perhaps: its task sees to that first.
+            task::yield_now().await;
+        }
         loop {
             // It may be another one than when the request began to wait.
             let key = PoolKey::new(host, via);
-            if let Some(lent) = poll_fn(|cx| Poll::Ready(lend(host, &key, cx))).await {
+            if let Some(lent) = poll_fn(|cx| Poll::Ready(lend(host, &key, since, cx))).await {
                 return Ok(lent);
             }
             if pending.is_none() {
@@ -109,16 +121,18 @@ impl Cluster {
                 }
                 None => match Credits::take(self, host, via.priority) {
                     Some(credits) => self.connect_shared(worker, host, via, credits),
-                    None if host.open.get() == 0 => {
+                    None if host.open(via.priority).get() == 0 => {
                         self.connect_shared(worker, host, via, Credits::force(self, host, via.priority))
                     }
                     None => {
                         self.stats.upstream_cx_overflow.inc();
-                        if evict_idle(worker, host) {
+                        if evict_idle(worker, host, via.priority) {
                             continue;
                         }
-                        retire_idle(host);
-                        let any = self.config().protocol == UpstreamProtocol::Auto;
+                        if !retire_idle(host, via.priority) && since.take().is_some() {
+                            continue;
+                        }
+                        let any = self.config().protocol == UpstreamProtocol::Auto && since.is_none();
                         if let Given::Connection(lent) = wait_turn(host, &key, any).await {
                             return Ok(*lent);
                         }
@@ -160,6 +174,7 @@ impl Cluster {
             host: host.clone(),
             state: RefCell::new(State::Connecting),
             active: Cell::new(0),
+            born: time::now(),
             waiting: Cell::new(0),
             requests: Cell::new(0),
             idle_since: Cell::new(time::now()),
@@ -173,10 +188,22 @@ impl Cluster {
     }
 }
 
-/// A stream on the first connection of that key that has room.
-fn lend(host: &Rc<Host>, key: &PoolKey, cx: &mut Context<'_>) -> Option<Lent> {
+/// Whether something has come over an idle connection that its task has not seen yet.
+fn has_news(host: &Host) -> bool {
+    let arrived = |conn: &Rc<SharedConn>| match &*conn.state.borrow() {
+        State::Open(opener) => conn.active.get() == 0 && opener.has_arrived(),
+        _ => false,
+    };
+    host.shared.borrow().iter().any(arrived)
+}
+
+/// A stream on the first connection of that key that has room, and is there since `since`.
+fn lend(host: &Rc<Host>, key: &PoolKey, since: Option<Instant>, cx: &mut Context<'_>) -> Option<Lent> {
     loop {
-        let found = host.shared.borrow().iter().find(|conn| conn.key == *key && conn.has_room()).cloned();
+        let fits = |conn: &&Rc<SharedConn>| {
+            conn.key == *key && since.is_none_or(|since| conn.born >= since) && conn.has_room()
+        };
+        let found = host.shared.borrow().iter().find(fits).cloned();
         let conn = found?;
         let stream = match &mut *conn.state.borrow_mut() {
             State::Open(opener) => opener.stream(cx),
@@ -204,12 +231,14 @@ fn has_shared(host: &Host, key: &PoolKey) -> bool {
     host.shared.borrow().iter().any(|conn| conn.key == *key)
 }
 
-/// Lets connections go that nobody uses: their place is needed.
-fn retire_idle(host: &Host) {
-    let idle = host.shared.borrow().iter().find(|conn| conn.is_idle()).cloned();
-    if let Some(conn) = idle {
+/// Lets a connection go that nobody uses: its place is needed. Whether there was one.
+fn retire_idle(host: &Host, priority: RoutePriority) -> bool {
+    let is_idle = |conn: &&Rc<SharedConn>| conn.key.priority == priority && conn.is_idle();
+    let idle = host.shared.borrow().iter().find(is_idle).cloned();
+    if let Some(conn) = &idle {
         conn.retire();
     }
+    idle.is_some()
 }
 
 /// A connection from beginning to end.
@@ -228,6 +257,10 @@ async fn drive(conn: Rc<SharedConn>, via: Via, guard: Guard) {
             return conn.settle(State::Failed(error));
         }
     };
+    if !matches!(*conn.state.borrow(), State::Connecting) {
+        // Nobody wants it any more.
+        return cluster.stats.upstream_cx_destroy_local.inc();
+    }
     host.speaks_http2.set(Some(!auto || stream.agreed_on_http2()));
     if auto && !stream.agreed_on_http2() {
         cluster.stats.upstream_cx_http1_total.inc();
@@ -299,6 +332,14 @@ impl SharedConn {
         let state = self.state.replace(State::Closed);
         drop(state);
         self.leave_list();
+        self.wake();
+    }
+
+    /// Has those look again who wait for it to be connected.
+    fn wake(&self) {
+        for waker in self.wakers.take() {
+            waker.wake();
+        }
     }
 
     fn leave_list(&self) {
@@ -306,14 +347,16 @@ impl SharedConn {
     }
 
     fn settle(&self, state: State) {
+        if !matches!(*self.state.borrow(), State::Connecting) {
+            // Nobody wants it any more.
+            return;
+        }
         if !matches!(state, State::Open(_)) {
             self.leave_list();
         }
         self.idle_since.set(time::now());
         drop(self.state.replace(state));
-        for waker in self.wakers.take() {
-            waker.wake();
-        }
+        self.wake();
     }
 
     /// Waits until it is connected. A connection when it turned out to speak HTTP/1, for the first one that asks.
@@ -351,7 +394,8 @@ impl SharedConn {
 
     /// Opens no more streams on it if `which` selects it.
     pub(super) fn retire_if(&self, which: impl Fn(&PoolKey, &Host) -> bool) {
-        if matches!(*self.state.borrow(), State::Open(_)) && which(&self.key, &self.host) {
+        let is_there = matches!(*self.state.borrow(), State::Connecting | State::Open(_));
+        if is_there && which(&self.key, &self.host) {
             self.retire();
         }
     }
@@ -391,6 +435,7 @@ impl Watched {
 
 impl Lent {
     pub(super) fn shared(conn: ClientStream, host: Rc<Host>, key: PoolKey, slot: Slot, reused: bool) -> Self {
-        Self { conn, host, reused, key, requests: 0, sent_before: 0, guard: Hold::Shared(slot) }
+        let guard = Hold::Shared(slot);
+        Self { conn, host, reused, key, requests: 0, sent_before: 0, guard, request: None }
     }
 }

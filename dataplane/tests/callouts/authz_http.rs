@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use crate::{
-    Scene, ask, filter, get, logged, route, seen,
+    Scene, ask, filter, get, logged, route, seen, settings,
     support::{
         culvert::cluster,
         upstream::{Upstream, read_request},
@@ -135,6 +135,42 @@ fn headers_are_shown_and_told_as_configured() {
         assert_eq!((denied.status, denied.header("x-up"), denied.header("x-client")), (401, None, Some("c")));
         assert_eq!(denied.header("www-authenticate"), Some("b"));
         assert_eq!(values(&denied, "content-type"), ["text/plain"]);
+    });
+}
+
+/// Who decides about a redirect that is followed sees the body that goes along.
+#[test]
+fn the_body_is_shown_again_after_a_redirect() {
+    let (judge, asked) = service();
+    let moving = Upstream::start(|mut stream| {
+        while read_request(&mut stream).is_some() {
+            let answer = b"HTTP/1.1 307 X\r\nlocation: http://test/to\r\ncontent-length: 0\r\n\r\n";
+            if std::io::Write::write_all(&mut stream, answer).is_err() {
+                return;
+            }
+        }
+    });
+    let moved = |prefix: &str, settings: &str| {
+        format!(
+            "{{match: {{prefix: {prefix}}}, route: {{cluster: moving, internal_redirect_policy: \
+             {{redirect_response_codes: [307]}}}}, typed_per_filter_config: {{{settings}}}}}"
+        )
+    };
+    let off = settings("ea", "ext_authz.v3.ExtAuthzPerRoute", "disabled: true");
+    let routes = [moved("/blind", &off), moved("/seen", ""), route("/to", &[])];
+    let filters = [authz("", "with_request_body: {max_request_bytes: 8}")];
+    let clusters = cluster("auth", &[judge.address]) + &cluster("moving", &[moving.address]);
+    Scene { filters: &filters, routes: &routes, clusters, ..Scene::default() }.run(|_, port| {
+        for path in ["/blind", "/seen"] {
+            let answer = ask(port, "POST", path, &[], b"123456");
+            assert!(answer.status == 200 && answer.text().ends_with("\r\n\r\n123456"), "{}", answer.text());
+            let request = asked.lock().unwrap().pop().unwrap();
+            assert!(request.starts_with("POST /pre/to ") && request.ends_with("\r\n\r\n123456"), "{request}");
+            asked.lock().unwrap().clear();
+        }
+        // More than it may be shown.
+        assert_eq!(ask(port, "POST", "/blind", &[], b"123456789").status, 413);
+        assert!(asked.lock().unwrap().is_empty());
     });
 }
 

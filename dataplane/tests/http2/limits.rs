@@ -166,6 +166,53 @@ fn connections_up_to_the_limit_and_no_more() {
     });
 }
 
+/// What waits for a connection is no request to the cluster yet.
+#[test]
+fn requests_that_wait_are_not_counted() {
+    let upstream = Upstream::answering(|_| ok(b""));
+    let options = |_| "circuit_breakers: {thresholds: [{max_connections: 1, max_requests: 1}]}\n".to_owned();
+    on_each(options, upstream.address, |culvert, port| {
+        block_on(async {
+            let conn = Conn::open(port).await;
+            let pending = |count| {
+                move |culvert: &Culvert| {
+                    culvert.stat("cluster.c1.upstream_cx_active") == 1
+                        && culvert.stat("cluster.c1.upstream_rq_pending_active") == count
+                }
+            };
+            let mut held = vec![hold(&conn, 1).await];
+            eventually(culvert, "a connection", pending(0)).await;
+            for count in 1..=3 {
+                held.push(hold(&conn, 1).await);
+                eventually(culvert, "waiting", pending(count)).await;
+            }
+            for held in held {
+                assert_eq!(held.end().await.status, 200);
+            }
+            assert_eq!(culvert.stat("cluster.c1.upstream_rq_active_overflow"), 0);
+        });
+    });
+}
+
+/// A connection that was made for a request which is refused then is there for the next one.
+#[test]
+fn a_refused_request_leaves_its_connection() {
+    let upstream = Upstream::answering(|_| ok(b""));
+    let options = |_| "circuit_breakers: {thresholds: [{max_requests: 1}]}\n".to_owned();
+    on_each(options, upstream.address, |culvert, port| {
+        block_on(async {
+            let conn = Conn::open(port).await;
+            let held = hold(&conn, 1).await;
+            eventually(culvert, "it is sent on", |it| it.stat("cluster.c1.upstream_rq_total") == 1).await;
+            for _ in 0..4 {
+                refused(&conn, 1).await;
+            }
+            assert_eq!(culvert.stat("cluster.c1.upstream_cx_total"), 2);
+            assert_eq!(held.end().await.status, 200);
+        });
+    });
+}
+
 /// Routes of priority HIGH have limits and connections of their own.
 #[test]
 fn priorities_do_not_share_limits() {
@@ -198,6 +245,44 @@ fn priorities_do_not_share_limits() {
             }
             admitted(&conn, 1, "again").await.end().await;
             assert_eq!(culvert.stat("cluster.up.circuit_breakers.high.rq_open"), 0);
+        });
+    }
+}
+
+/// Each priority has a connection at least, and what one gives back is no use to who waits for another.
+#[test]
+fn priorities_do_not_share_connections() {
+    let upstream = Upstream::answering(|_| ok(b""));
+    let options =
+        "circuit_breakers: {thresholds: [{max_connections: 1}, {priority: HIGH, max_connections: 0}]}\n";
+    let clusters = cluster("up", &[upstream.address]) + &indent(options, 2);
+    let routes = "- {match: {path: /1}, route: {cluster: up, timeout: 0s}}\n- {match: {path: /2}, route: {cluster: up, \
+                  timeout: 0s, priority: HIGH}}\n";
+    for driver in DRIVERS {
+        let (admin, port) = (free_port(), free_port());
+        let text = bootstrap(admin, port, "", routes, &clusters);
+        let culvert = Culvert::start_with(driver, admin, &text, &["--concurrency", "1"]);
+        let before = upstream.accepted();
+        block_on(async {
+            let conn = Conn::open(port).await;
+            let pending = |count| {
+                move |culvert: &Culvert| {
+                    culvert.stat("cluster.up.upstream_cx_active") == 1
+                        && culvert.stat("cluster.up.upstream_rq_pending_active") == count
+                }
+            };
+            let low = hold(&conn, 1).await;
+            eventually(&culvert, "a connection", pending(0)).await;
+            let waiting = hold(&conn, 1).await;
+            eventually(&culvert, "waiting", pending(1)).await;
+            for _ in 0..3 {
+                assert_eq!(hold(&conn, 2).await.end().await.status, 200);
+            }
+            assert_eq!(upstream.accepted() - before, 2);
+            for held in [low, waiting] {
+                assert_eq!(held.end().await.status, 200);
+            }
+            assert_eq!(upstream.accepted() - before, 2);
         });
     }
 }

@@ -1,6 +1,9 @@
 //! Connections to upstreams that speak HTTP/2.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
@@ -82,6 +85,35 @@ fn a_request_that_is_given_up_resets_its_stream_only() {
     });
 }
 
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+
+/// Every other request fails.
+async fn failing_once(parts: Parts, _: RecvStream, mut respond: SendResponse<Bytes>) {
+    let status = if ASKED.fetch_add(1, Ordering::SeqCst) % 2 == 0 { 503 } else { 200 };
+    let body = parts.uri.path() == "/body";
+    let mut stream =
+        respond.send_response(Response::builder().status(status).body(()).unwrap(), !body).unwrap();
+    if body {
+        let _ = stream.send_data(Bytes::from_static(b"why"), true);
+    }
+}
+
+/// An answer that was received to its end is not reset, though the client does not get it.
+#[test]
+fn an_answer_that_is_complete_is_not_reset() {
+    let upstream = Server::start(failing_once);
+    let manager = "use_remote_address: true\ninternal_address_config: {cidr_ranges: [{address_prefix: 127.0.0.0, \
+                   prefix_len: 8}]}";
+    on_each(upstream.address, manager, &http2(""), |culvert, port| {
+        for (path, resets) in [("/bare", 0), ("/body", 1)] {
+            let mut client = Client::connect(port);
+            client.send(format!("GET {path} HTTP/1.1\r\nhost: t\r\nx-envoy-retry-on: 5xx\r\n\r\n"));
+            assert_eq!(client.response("GET").status, 200);
+            assert_eq!(culvert.stat("cluster.up.upstream_rq_tx_reset"), resets, "{path}");
+        }
+    });
+}
+
 #[test]
 fn a_server_that_goes_away_is_connected_to_anew() {
     let upstream = Server::mirror();
@@ -120,7 +152,7 @@ fn a_server_that_goes_away_may_have_a_stream_open() {
 }
 
 /// Sends so many requests at a time, and waits for all of them.
-fn at_once(port: u16, count: usize) -> Vec<u16> {
+pub(crate) fn at_once(port: u16, count: usize) -> Vec<u16> {
     block_on(async {
         let conn = Conn::open(port).await;
         let mut all = Vec::new();

@@ -214,3 +214,18 @@ fn the_connection_is_kept_where_that_is_possible() {
         assert_eq!(culvert.stat("cluster.up.upstream_cx_total"), 4);
     });
 }
+
+#[test]
+fn what_a_client_was_told_is_not_said_again() {
+    let policy = "retry_policy: {retry_on: \"5xx,reset\", retry_back_off: {base_interval: 0.001s}}";
+    with(Scene { routes: &[("/", "")], actions: &[policy], ..Scene::default() }, |culvert, port, ledger| {
+        for (path, script) in [("/answered", "hints 200"), ("/lost", "hint-close 200")] {
+            let mut client = Client::connect(port);
+            client.send(format!("GET {path} HTTP/1.1\r\nhost: t\r\nx-script: {script}\r\n\r\n"));
+            assert_eq!(client.response("GET").status, 103);
+            assert_eq!(client.response("GET").status, 503, "{path}");
+            assert_eq!(ledger.count(path), 1);
+        }
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_retry"), 0);
+    });
+}

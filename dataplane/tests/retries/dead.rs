@@ -98,6 +98,50 @@ fn read_and_then(last: fn(&TcpStream)) {
     });
 }
 
+/// What an upstream has worked on for long before it closed is not taken for a dead connection, and what may be executed
+/// twice counts as a retry.
+#[test]
+fn a_request_is_not_repeated_for_ever() {
+    let seen = Arc::new(Mutex::new(HashMap::<String, usize>::new()));
+    let ledger = seen.clone();
+    let upstream = Upstream::start(move |mut stream| {
+        let mut first = true;
+        while let Some((head, _)) = read_request(&mut stream) {
+            let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+            let long = path.contains("long");
+            *ledger.lock().unwrap().entry(path).or_default() += 1;
+            if !first {
+                thread::sleep(if long { Duration::from_millis(2_500) } else { Duration::ZERO });
+                return;
+            }
+            first = false;
+            if stream.write_all(&ok(b"")).is_err() {
+                return;
+            }
+        }
+    });
+    let limits = "circuit_breakers: {thresholds: [{max_retries: 0}]}";
+    Scene { routes: ROUTES, cluster: limits, ..Scene::default() }.run(
+        &[upstream.address],
+        |culvert, port| {
+            for (method, how, status) in
+                [("PUT", "long", 503), ("GET", "long", 503), ("PUT", "short", 503), ("GET", "short", 200)]
+            {
+                let path = format!("/{how}/{method}/{}", culvert.pid());
+                let mut client = Client::connect(port);
+                // A connection that has served one request; on the same worker as what follows.
+                assert_eq!(ask(&mut client, "GET", "/warm"), 200);
+                culvert.wait_until("it is idle", |it| it.stat("cluster.up.upstream_rq_active") == 0);
+                assert_eq!(ask(&mut client, method, &path), status, "{path}");
+                let times = if status == 200 { 2 } else { 1 };
+                assert_eq!(seen.lock().unwrap().get(&path), Some(&times), "{path}");
+            }
+            assert_eq!(stat(culvert, "lost"), 3);
+            assert_eq!(culvert.stat("cluster.up.upstream_rq_retry_overflow"), 1);
+        },
+    );
+}
+
 /// The upstream has closed, and its FIN is there, when the request comes.
 #[test]
 fn nobody_notices_that_a_connection_is_gone() {

@@ -95,3 +95,22 @@ fn a_budget_may_be_of_the_last_requests() {
         assert_eq!(overflows(culvert), 1);
     });
 }
+
+/// As long as there is nothing left to be read. What came while a connection was made is read.
+#[test]
+fn a_client_that_is_refused_keeps_its_connection() {
+    let limits = "circuit_breakers: {thresholds: [{max_requests: 0}]}";
+    with(Scene { routes: &[("/", "")], cluster: limits, ..Scene::default() }, |culvert, port, ledger| {
+        let mut client = Client::connect(port);
+        for method in ["POST", "GET", "GET"] {
+            let body = if method == "POST" { "content-length: 4\r\n\r\nbody" } else { "\r\n" };
+            client.send(format!("{method} / HTTP/1.1\r\nhost: t\r\n{body}"));
+            let response = client.response(method);
+            assert_eq!((response.status, response.header("connection")), (503, None), "{method}");
+        }
+        client.send("POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 4\r\n\r\nbody");
+        assert_eq!(client.response("POST").header("connection"), Some("close"));
+        assert_eq!((culvert.stat("cluster.up.upstream_rq_active_overflow"), ledger.count("/")), (4, 0));
+        assert_eq!(culvert.stat("cluster.up.upstream_cx_total"), 1);
+    });
+}

@@ -71,7 +71,7 @@ impl Ledger {
 
 /// A server that does what its clients ask for: `x-script` has a word for each attempt, the last one counts for all that
 /// follow. A status, with `+name=value` for headers; `close` closes the connection, `hang` does nothing, `stall` sends a
-/// head and nothing of its body. A connection serves one request, unless the request has `x-keep`.
+/// head and nothing of its body, `hints` and `hint-close` begin with 103. A connection serves one request, unless the request has `x-keep`.
 fn scripted(server: usize, ledger: Ledger) -> Upstream {
     Upstream::start(move |mut stream| {
         while let Some((head, body)) = read_request(&mut stream) {
@@ -100,6 +100,17 @@ fn answer(stream: &mut TcpStream, word: &str, server: usize, keep: bool) -> bool
         }
         "hang" => {
             thread::sleep(Duration::from_secs(60));
+            false
+        }
+        // An informational response comes before.
+        "hints" => {
+            let _ = stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n");
+            let _ = stream.write_all(b"HTTP/1.1 503 X\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
+            false
+        }
+        "hint-close" => {
+            let _ = stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n");
+            let _ = stream.shutdown(Shutdown::Both);
             false
         }
         "stall" => {

@@ -2,17 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{Scene, ask, get, logged, with};
+use crate::{Client, Scene, ask, get, logged, with};
 
 #[test]
 fn an_attempt_that_takes_too_long_is_followed_by_another_one() {
     let scene = Scene {
-        routes: &[("/try", ""), ("/idle", ""), ("/once", ""), ("/larger", "")],
+        routes: &[("/try", ""), ("/idle", ""), ("/once", ""), ("/larger", ""), ("/both", "")],
         actions: &[
             "retry_policy: {retry_on: 5xx, per_try_timeout: 0.2s, num_retries: 2}",
             "retry_policy: {retry_on: reset, per_try_idle_timeout: 0.2s}",
             "retry_policy: {retry_on: connect-failure, per_try_timeout: 0.2s}",
             "timeout: 0.4s, retry_policy: {retry_on: 5xx, per_try_timeout: 1s}",
+            "retry_policy: {retry_on: reset, per_try_timeout: 0.2s, per_try_idle_timeout: 1.2s}",
         ],
         ..Scene::default()
     };
@@ -30,6 +31,16 @@ fn an_attempt_that_takes_too_long_is_followed_by_another_one() {
         assert_eq!(get(port, "/idle/never", "hang").status, 504);
         logged(culvert, "/idle/never 504 URX,UT upstream_per_try_idle_timeout 2");
         assert_eq!(culvert.stat("cluster.up.upstream_rq_per_try_idle_timeout"), 3);
+
+        // Also when the answer has begun; the limit of the attempt does not count any more then.
+        for path in ["/idle/stall", "/both/stall"] {
+            let mut client = Client::connect(port);
+            client.send(format!("GET {path} HTTP/1.1\r\nhost: t\r\nx-script: stall\r\n\r\n"));
+            assert!(client.until(b"\r\n\r\n").unwrap().starts_with(b"HTTP/1.1 200"));
+            assert!(client.rest().unwrap().is_empty());
+            logged(culvert, &format!("{path} 200 UT upstream_per_try_idle_timeout 1"));
+        }
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_per_try_timeout"), 5);
 
         assert_eq!(get(port, "/once", "hang").status, 504);
         assert_eq!(ledger.count("/once"), 1);
@@ -139,6 +150,13 @@ fn requests_say_how_long_they_may_take() {
         let seen = &ledger.of("/whole")[0];
         assert_eq!(seen.header("x-envoy-expected-rq-timeout-ms"), Some("300"));
         assert_eq!(seen.header("x-envoy-upstream-rq-timeout-ms"), None);
+        // 204 is what it wants to be told then.
+        let other = [whole[0], ("x-envoy-upstream-rq-timeout-alt-response", "1")];
+        let response = ask(port, "GET", "/other", "hang", &other);
+        assert_eq!((response.status, response.body.len()), (204, 0));
+        logged(culvert, "/other 204 UT response_timeout 1");
+        assert_eq!(ledger.of("/other")[0].header("x-envoy-upstream-rq-timeout-alt-response"), None);
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_204"), 1);
         let tries = [("x-envoy-upstream-rq-per-try-timeout-ms", "200")];
         assert_eq!(ask(port, "GET", "/tries", "hang 200", &tries).status, 200);
         let seen = &ledger.of("/tries")[0];
@@ -158,7 +176,7 @@ fn a_client_that_leaves_ends_the_wait() {
         ..Scene::default()
     };
     with(scene, |culvert, port, ledger| {
-        let mut client = crate::Client::connect(port);
+        let mut client = Client::connect(port);
         client.send("GET /gone HTTP/1.1\r\nhost: t\r\nx-script: 503+retry-after=200\r\n\r\n");
         culvert.wait_until("it waits", |culvert| culvert.stat("cluster.up.retry.upstream_rq_503") == 1);
         socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();

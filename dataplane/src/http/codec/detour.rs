@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use culvert_proto::Headers;
 use culvert_ring::Chunk;
 
 /// Changes the body of a response on its way to the client.
@@ -30,6 +31,8 @@ struct Kept {
     bytes: Vec<u8>,
     /// That was all of it.
     ended: bool,
+    /// Its trailers, where the codec has given them away.
+    trailers: Option<Headers>,
 }
 
 impl Detour {
@@ -46,6 +49,19 @@ impl Detour {
     pub(super) fn take_kept(&self) -> Option<Chunk> {
         let kept = &mut *self.kept.borrow_mut();
         (!kept.bytes.is_empty()).then(|| Chunk::Vec(std::mem::take(&mut kept.bytes)))
+    }
+
+    /// Has all of it read again.
+    pub(super) fn put_back(&self, bytes: Vec<u8>, trailers: Option<Headers>) {
+        *self.kept.borrow_mut() = Kept { bytes, ended: true, trailers };
+    }
+
+    pub(super) fn take_bytes(&self) -> Vec<u8> {
+        std::mem::take(&mut self.kept.borrow_mut().bytes)
+    }
+
+    pub(super) fn take_trailers(&self) -> Option<Headers> {
+        self.kept.borrow_mut().trailers.take()
     }
 
     pub(super) fn has_ended(&self) -> bool {

@@ -89,6 +89,16 @@ impl<'c> ServerStream<'c> {
         self.detour.has_ended()
     }
 
+    /// Takes what was kept of the request's body, where that is all of it. Its trailers are still to be taken.
+    pub fn take_kept(self) -> Option<Vec<u8>> {
+        self.detour.has_ended().then(|| self.detour.take_bytes())
+    }
+
+    /// Has the request's body, whose end was reached, received once more.
+    pub fn put_back(self, bytes: Vec<u8>, trailers: Option<Headers>) {
+        self.detour.put_back(bytes, trailers);
+    }
+
     /// Sends the response's body through `encoder`, whatever the length of it becomes.
     pub fn encode_with(self, encoder: Box<dyn Encoder>) {
         self.detour.set_encoder(encoder);
@@ -96,6 +106,9 @@ impl<'c> ServerStream<'c> {
 
     /// Trailers of the request's body, once it has ended.
     pub fn take_trailers(self) -> Option<Headers> {
+        if let Some(trailers) = self.detour.take_trailers() {
+            return Some(trailers);
+        }
         match self.side {
             Side::H1(conn) => conn.take_trailers(),
             Side::H2(stream) => stream.take_trailers(),

@@ -49,7 +49,11 @@ pub(super) enum Outcome {
     ClientGone,
     Ended(Result<Ended, Failed>),
     Expired(Expired),
-    NotAcquired(AcquireError),
+    /// There is no connection. `at_once`: that was clear before anything more could be received.
+    NotAcquired {
+        error: AcquireError,
+        at_once: bool,
+    },
     RequestFailed(ReceiveError),
     TryExpired(TryExpired),
 }
@@ -65,7 +69,14 @@ impl Exchange<'_> {
         let (worker, version) = (&self.conn.worker, self.downstream_version);
         let fresh = passage.revived.get();
         let acquiring = passage.cluster.acquire(worker, host, &passage.via, version, fresh);
-        self.unless_over(passage, timers, acquiring).await?.map_err(Outcome::NotAcquired)
+        let mut acquiring = pin!(acquiring);
+        let mut looks = 0_u32;
+        let acquiring = poll_fn(|cx| {
+            looks = looks.saturating_add(1);
+            acquiring.as_mut().poll(cx)
+        });
+        let acquired = self.unless_over(passage, timers, acquiring).await?;
+        acquired.map_err(|error| Outcome::NotAcquired { error, at_once: looks == 1 })
     }
 
     /// What `work` brings, unless the client goes or a deadline passes before.
@@ -161,8 +172,8 @@ impl Exchange<'_> {
                 return Poll::Ready(Outcome::Ended(ended));
             }
             if let Some(tries) = &mut tries
-                && !passage.response_started.get()
-                && let Poll::Ready(expired) = tries.poll(complete, passage.activity.last(), cx)
+                && let Poll::Ready(expired) =
+                    tries.poll(complete, passage.response_started.get(), passage.activity.last(), cx)
             {
                 return Poll::Ready(Outcome::TryExpired(expired));
             }

@@ -65,6 +65,11 @@ impl Kept {
         }
     }
 
+    /// All of it was received before.
+    pub(super) fn whole(bytes: Vec<u8>, trailers: Option<Headers>) -> Self {
+        Self { bytes: bytes.into(), trailers: trailers.into(), ..Self::new(true) }
+    }
+
     /// Keeps up to so many bytes of it from now on, in memory from `memory`.
     pub(super) fn keep_up_to(&self, limit: usize, memory: impl FnOnce() -> Vec<u8>) {
         let mut bytes = self.bytes.borrow_mut();
@@ -79,9 +84,9 @@ impl Kept {
         self.stopped.set(true);
     }
 
-    /// The memory that it was kept in.
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.bytes.into_inner()
+    /// What was kept, with the trailers.
+    pub(super) fn into_parts(self) -> (Vec<u8>, Option<Headers>) {
+        (self.bytes.into_inner(), self.trailers.into_inner())
     }
 
     /// Whether the client has sent all of it.

@@ -17,7 +17,7 @@ use super::{
     Passage,
     attempt::{Ended, Failed, Outcome},
     redirect::Redirected,
-    replies::{acquire_failed, connect_failure, cut_details, protocol_error, upstream_failed},
+    replies::{self, acquire_failed, connect_failure, cut_details, protocol_error, upstream_failed},
     retry::Verdict,
     timeouts::TryExpired,
 };
@@ -30,11 +30,15 @@ use crate::{
         reply::Reply,
         shared::millis,
     },
-    upstream::{AcquireError, Cluster, Host, Lent, LocalFailure},
+    upstream::{AcquireError, Cluster, Credit, Host, Lent, LocalFailure},
 };
 
 /// Most bytes of an unwanted body that are read for the sake of the connection.
 const DISCARD_BYTES_MAX: usize = 64 * 1024;
+
+/// How long after a request was sent its connection can have been dead before: an upstream that closes later has worked
+/// on it.
+const DEAD_WITHIN: Duration = Duration::from_secs(2);
 
 /// What comes after an attempt.
 pub(super) enum Next {
@@ -61,16 +65,11 @@ impl Exchange<'_> {
         let retried = passage.is_retry.get();
         Next::Done(match outcome {
             Outcome::Ended(Ok(Ended::Again { wait, reusable })) => {
-                match lent {
-                    Some(lent) if reusable && lent.conn.is_reusable() => lent.release(&self.conn.worker),
-                    _ => self.count_cut(cluster, false),
-                }
+                self.let_go(lent, reusable, cluster);
                 return Next::Retry(wait);
             }
             Outcome::Ended(Ok(Ended::Redirect { redirected, status, reusable })) => {
-                if let Some(lent) = lent.filter(|lent| reusable && lent.conn.is_reusable()) {
-                    lent.release(&self.conn.worker);
-                }
+                self.let_go(lent, reusable, cluster);
                 return Next::Redirect(redirected, status);
             }
             Outcome::Ended(Ok(Ended::Complete { reusable, close })) => {
@@ -124,7 +123,7 @@ impl Exchange<'_> {
                 }
                 self.reply(protocol_error(retried))
             }
-            Outcome::NotAcquired(error) => {
+            Outcome::NotAcquired { error, at_once } => {
                 host.stats(|stats| stats.rq_error.inc());
                 let reset = if error == AcquireError::Overflow {
                     // What the limits of the cluster refuse is not the host's fault.
@@ -143,7 +142,9 @@ impl Exchange<'_> {
                 if let AcquireError::Connect(reason) = &error {
                     self.record.upstream_failure.replace(connect_failure(reason));
                 }
-                self.discard_received();
+                if !(at_once && error == AcquireError::Overflow) {
+                    self.discard_received();
+                }
                 self.reply(acquire_failed(&error, retried))
             }
             Outcome::Expired(expired) => {
@@ -155,6 +156,16 @@ impl Exchange<'_> {
             }
             Outcome::TryExpired(expired) => return self.try_expired(expired, passage, host),
         })
+    }
+
+    /// Parts with the connection of an answer that the client does not get. `reusable`: all of it was received.
+    fn let_go(&self, lent: Option<Lent>, reusable: bool, cluster: &Cluster) {
+        match lent {
+            Some(lent) if reusable && lent.conn.is_reusable() => lent.release(&self.conn.worker),
+            // Its stream is over.
+            Some(lent) if reusable && lent.conn.version() == Version::Http2 => {}
+            _ => self.count_cut(cluster, false),
+        }
     }
 
     /// What ended the wait between two attempts.
@@ -202,12 +213,15 @@ impl Exchange<'_> {
         });
         self.count_cut(&passage.cluster, false);
         host.failed(LocalFailure::Timeout);
+        if passage.response_started.get() {
+            return Next::Done(self.cut_short(Flags::UPSTREAM_REQUEST_TIMEOUT, details));
+        }
         if let Some(wait) = self.retries(passage, Reset::Other) {
             return Next::Retry(wait);
         }
-        self.count_upstream(&passage.cluster, 504);
-        let reply = Reply::new(504, "upstream request timeout").details(details);
-        Next::Done(self.reply(reply.flag(Flags::UPSTREAM_REQUEST_TIMEOUT)))
+        let reply = replies::timed_out(passage.timeouts.alternative).details(details);
+        self.count_upstream(&passage.cluster, reply.status);
+        Next::Done(self.reply(reply))
     }
 
     fn upstream_lost(
@@ -268,17 +282,33 @@ impl Exchange<'_> {
     fn met_dead_connection(&self, error: &ReceiveError, lent: &Lent, passage: &Passage<'_>) -> bool {
         lent.reused
             && !passage.response_started.get()
+            && !passage.answering.get()
             && matches!(error, ReceiveError::Closed | ReceiveError::Io(_) | ReceiveError::Refused)
     }
 
     /// Whether a request that met a dead connection can be sent on another one without being executed twice, and has not
     /// been already. `unread`: the upstream has seen nothing of it.
     fn may_be_sent_again(&self, passage: &Passage<'_>, unread: bool) -> bool {
-        let idempotent = matches!(
-            self.head.method,
-            Method::Get | Method::Head | Method::Options | Method::Trace | Method::Put | Method::Delete
-        );
-        (unread || idempotent) && passage.kept.is_whole() && !passage.revived.get()
+        if !passage.kept.is_whole() || passage.revived.get() {
+            return false;
+        }
+        let begun = self.record.times.borrow().upstream_tx_begin;
+        let soon = begun.is_some_and(|begun| time::now() - begun <= DEAD_WITHIN);
+        match self.head.method {
+            _ if unread => true,
+            Method::Get | Method::Head | Method::Options | Method::Trace => soon,
+            // It may have been executed: what does so again is a retry like others.
+            Method::Put | Method::Delete if soon => {
+                let credit = Credit::take_retry(&passage.cluster, passage.action.priority);
+                let taken = credit.is_some();
+                passage.revival.set(credit);
+                if !taken {
+                    passage.cluster.stats.upstream_rq_retry_overflow.inc();
+                }
+                taken
+            }
+            _ => false,
+        }
     }
 
     /// `host`: the one that has the request.
@@ -314,17 +344,15 @@ impl Exchange<'_> {
                     });
                     host.failed(LocalFailure::Timeout);
                 }
-                (
-                    Flags::UPSTREAM_REQUEST_TIMEOUT,
-                    Reply::new(504, "upstream request timeout").details("response_timeout"),
-                )
+                let reply = replies::timed_out(passage.timeouts.alternative);
+                (Flags::UPSTREAM_REQUEST_TIMEOUT, reply.details("response_timeout"))
             }
         };
         if passage.response_started.get() {
             return self.cut_short(flags, reply.details);
         }
         if expired == Expired::Route && host.is_some() {
-            self.count_upstream(cluster, 504);
+            self.count_upstream(cluster, reply.status);
         }
         self.reply(reply.flag(flags))
     }

@@ -28,7 +28,7 @@ use culvert_ring::{
 use super::{Passage, attempt::ActiveUpstream};
 use crate::{
     http::{callout::final_head, codec::Body, codec::ReceiveError, exchange::Exchange, shared::millis},
-    upstream::{AcquireError, Choice, Cluster, Credit, Host, Lent, LocalFailure, Via},
+    upstream::{AcquireError, Choice, Cluster, Host, Lent, LocalFailure, Via},
     worker::Worker,
 };
 
@@ -213,10 +213,6 @@ impl Run {
         let (worker, cluster) = (&self.worker, &self.cluster);
         let host = cluster.pick(&mut worker.rng.borrow_mut(), Choice::default());
         let Some(host) = host else { return cluster.stats.upstream_cx_none_healthy.inc() };
-        let Some(_credit) = Credit::take_request(cluster, self.via.priority) else {
-            cluster.stats.upstream_rq_active_overflow.inc();
-            return cluster.count(503, true);
-        };
         let _active = ActiveUpstream::new(cluster, &host, self.via.priority);
         let acquired = cluster.acquire(worker, &host, &self.via, self.downstream, false).await;
         let mut lent = match acquired {

@@ -28,6 +28,8 @@ use culvert_proto::{
     route::{Match, Mutations, Table},
 };
 
+use culvert_ring::time;
+
 use crate::{
     http::{
         connection::Timers,
@@ -74,6 +76,8 @@ struct Passage<'a> {
     /// The whole request has been sent in the present attempt.
     sent: Cell<bool>,
     response_started: Cell<bool>,
+    /// Something of an answer has come: an informational one.
+    answering: Cell<bool>,
     activity: Activity,
     /// What balancing by hash goes by.
     hash: OnceCell<Option<u64>>,
@@ -81,6 +85,8 @@ struct Passage<'a> {
     is_retry: Cell<bool>,
     /// It met a dead connection and is sent again over a new one.
     revived: Cell<bool>,
+    /// That counts as a retry, as the upstream may have read it before.
+    revival: Cell<Option<Credit>>,
     /// Where the request goes too.
     mirrors: RefCell<Vec<Mirror>>,
 }
@@ -145,7 +151,7 @@ impl Exchange<'_> {
         timers.route.clear();
         match ended {
             Ok(after) => {
-                self.conn.worker.recycle_body(passage.kept.into_bytes());
+                self.conn.worker.recycle_body(passage.kept.into_parts().0);
                 Forwarded::Done(after)
             }
             Err((redirected, status)) => {
@@ -197,6 +203,7 @@ impl Exchange<'_> {
                     }
                     passage.is_retry.set(true);
                     passage.revived.set(false);
+                    passage.revival.take();
                     self.record.attempts.set(self.record.attempts.get() + 1);
                 }
             }
@@ -205,11 +212,6 @@ impl Exchange<'_> {
 
     /// Sends the request to `host` and the answer to the client.
     async fn attempt(&self, passage: &Passage<'_>, host: &Rc<Host>, timers: &mut Timers) -> Next {
-        let Some(credit) = Credit::take_request(&passage.cluster, passage.action.priority) else {
-            passage.cluster.stats.upstream_rq_active_overflow.inc();
-            self.count_upstream(&passage.cluster, 503);
-            return Next::Done(self.reply(replies::overflow(passage.is_retry.get())));
-        };
         let active = ActiveUpstream::new(&passage.cluster, host, passage.action.priority);
         let no_body = self.framing.is_empty();
         passage.sent.set(no_body);
@@ -238,7 +240,7 @@ impl Exchange<'_> {
         let mut next = self.conclude(outcome, passage, host);
         if let Next::Done(After::Tunnel(tunnel)) = &mut next {
             // It counts as a request for as long as it lasts.
-            tunnel.keep((credit, active));
+            tunnel.keep(active);
         }
         next
     }
@@ -267,6 +269,18 @@ impl Exchange<'_> {
             Some(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
             None => connection,
         }
+    }
+
+    /// The body, as far as filters have received it, or a request before that was redirected.
+    fn received(&self) -> Kept {
+        if self.framing.is_empty() {
+            return Kept::new(true);
+        }
+        let Some(bytes) = self.stream.take_kept() else { return Kept::new(false) };
+        self.record.bytes_received.set(bytes.len() as u64);
+        let mut times = self.record.times.borrow_mut();
+        times.rx_end = times.rx_end.or(Some(time::now()));
+        Kept::whole(bytes, self.stream.take_trailers())
     }
 
     /// Finds out where the request goes; an answer if it goes nowhere.
@@ -324,13 +338,15 @@ impl Exchange<'_> {
             ),
             retrying: Retrying::new(policy, action.priority, &self.head.view()),
             upgrade,
-            kept: self.kept.take().unwrap_or_else(|| Kept::new(self.framing.is_empty())),
+            kept: self.received(),
             sent: Cell::new(false),
             response_started: Cell::new(false),
+            answering: Cell::new(false),
             activity: Activity::new(),
             hash: OnceCell::new(),
             is_retry: Cell::new(false),
             revived: Cell::new(false),
+            revival: Cell::default(),
             mirrors: RefCell::default(),
         })
     }

@@ -139,9 +139,10 @@ impl Exchange<'_> {
         self.count_request();
         if bare {
             self.framing = culvert_proto::h1::Framing::None;
-            self.kept.set(Some(Kept::new(true)));
-        } else {
-            self.kept.set(Some(kept));
+        } else if !self.framing.is_empty() {
+            // Filters look at it once more.
+            let (bytes, trailers) = kept.into_parts();
+            self.stream.put_back(bytes, trailers);
         }
     }
 }

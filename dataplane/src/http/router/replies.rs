@@ -32,6 +32,12 @@ pub(super) fn overflow(retried: bool) -> Reply {
         .overloaded()
 }
 
+/// The upstream took too long. `alternative`: the request asks to be told so with 204.
+pub(super) fn timed_out(alternative: bool) -> Reply {
+    let reply = if alternative { Reply::new(204, "") } else { Reply::new(504, "upstream request timeout") };
+    reply.flag(Flags::UPSTREAM_REQUEST_TIMEOUT)
+}
+
 pub(super) fn shed() -> Reply {
     Reply::new(503, "drop overload").flag(Flags::DROP_OVERLOAD).details("drop_overload")
 }

@@ -41,6 +41,11 @@ impl Exchange<'_> {
                 break framing;
             }
             self.count_upstream(&passage.cluster, head.status);
+            // As in Envoy, another attempt could only repeat what the client was told.
+            passage.answering.set(true);
+            if let Some(retrying) = &passage.retrying {
+                retrying.abandon();
+            }
             informed += 1;
             if informed > INFORMED_MAX {
                 return Err(Failed::Upstream(ReceiveError::Truncated));

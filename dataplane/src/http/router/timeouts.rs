@@ -7,9 +7,10 @@ use culvert_proto::Headers;
 use culvert_ring::{time, time::Timer};
 
 /// Headers that say how long a request may take. They are for this proxy, not for its upstream.
-pub(super) const REQUEST_HEADERS: [&str; 3] = [
+pub(super) const REQUEST_HEADERS: [&str; 4] = [
     "x-envoy-upstream-rq-timeout-ms",
     "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
     "x-envoy-hedge-on-per-try-timeout",
 ];
 
@@ -22,6 +23,8 @@ pub(super) struct Timeouts {
     pub(super) per_try: Option<Duration>,
     /// How long nothing may come from the upstream in one attempt.
     pub(super) per_try_idle: Option<Duration>,
+    /// Whether the client wants to be answered 204 in place of 504 when one of them was passed.
+    pub(super) alternative: bool,
 }
 
 impl Timeouts {
@@ -35,6 +38,7 @@ impl Timeouts {
             whole,
             per_try: per_try.filter(|per_try| whole.is_none_or(|whole| *per_try < whole)),
             per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
+            alternative: headers.contains(REQUEST_HEADERS[2]),
         }
     }
 
@@ -82,11 +86,12 @@ pub(super) struct TryTimers {
 }
 
 impl TryTimers {
-    /// Ready when a limit was passed. `complete`: the client has sent the whole request. `activity`: when something
-    /// moved last.
+    /// Ready when a limit was passed. `complete`: the client has sent the whole request. `answered`: the answer has begun,
+    /// from where on only standing still counts. `activity`: when something moved last.
     pub(super) fn poll(
         &mut self,
         complete: bool,
+        answered: bool,
         activity: Instant,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<TryExpired> {
@@ -109,7 +114,11 @@ impl TryTimers {
                 self.idle.set(due);
             }
         }
-        if self.due.is_set() { self.due.poll_expired(cx).map(|()| TryExpired::Whole) } else { Poll::Pending }
+        if self.due.is_set() && !answered {
+            self.due.poll_expired(cx).map(|()| TryExpired::Whole)
+        } else {
+            Poll::Pending
+        }
     }
 }
 
@@ -123,6 +132,7 @@ mod tests {
             whole: Some(whole).filter(|millis| *millis > 0).map(Duration::from_millis),
             per_try: Some(per_try).filter(|millis| *millis > 0).map(Duration::from_millis),
             per_try_idle: None,
+            alternative: false,
         };
         for (whole, per_try, elapsed, expected) in [
             (0, 0, 5, None),

@@ -105,6 +105,11 @@ impl Opener {
         self.wire.is_going()
     }
 
+    /// Whether something seems to have come that the connection's task has not seen.
+    pub fn has_arrived(&self) -> bool {
+        self.wire.has_arrived()
+    }
+
     /// A stream for one request; `None` when the connection takes no more.
     pub fn stream(&mut self, cx: &mut Context<'_>) -> Option<ClientStream> {
         let mut send = self.send.clone();

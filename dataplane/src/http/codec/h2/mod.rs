@@ -28,8 +28,9 @@ impl From<h2::Error> for ReceiveError {
             (true, true) if reason == Some(h2::Reason::REFUSED_STREAM) => Self::Refused,
             (true, true) => Self::Reset,
             (true, false) => Self::Broken,
-            // The peer goes away and says that it has not looked at this stream.
-            (false, true) if error.is_go_away() && reason == Some(h2::Reason::NO_ERROR) => Self::Refused,
+            // The peer goes away, for whatever reason, and says that it has not looked at this stream: the codec tells only
+            // those that are above the last one.
+            (false, true) if error.is_go_away() => Self::Refused,
             (false, false) if error.is_go_away() && error.is_library() => Self::Broken,
             _ => Self::Closed,
         }
