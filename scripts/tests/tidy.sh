@@ -46,6 +46,9 @@ test_tidy_finds_holes() {
   breach dataplane/src/a.rs 'fn f() {\n    todo!()\n}\n' 'dataplane/src/a.rs:2: a hole'
   breach dataplane/src/a.rs '// FIXM''E later\n' 'dataplane/src/a.rs:1: a hole'
 }
+test_tidy_finds_clocks_on_the_way_of_requests() {
+  breach dataplane/src/http/a.rs 'fn f() {\n    let now = Instant::now();\n}\n' 'http/a.rs:2: reads the clock'
+}
 test_tidy_finds_ignored_tests() { breach dataplane/src/a.rs '#[ign''ore]\nfn f() {}\n' 'a.rs:1: an ignored test'; }
 test_tidy_finds_white_space_at_the_end() { breach dataplane/src/a.rs 'fn f() {} \n' 'a.rs:1: white space'; }
 test_tidy_finds_paths_of_a_machine() { breach scripts/a 'cd /ho''me/me\n' 'scripts/a:1: a path of one machine'; }

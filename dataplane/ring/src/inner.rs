@@ -15,7 +15,7 @@ use crate::{
     io::Io,
     stats::RuntimeStats,
     task::{AfterPoll, TaskFuture, TaskId, Tasks},
-    time::Wheel,
+    time::{WallClock, Wheel},
     wake::Shared,
 };
 
@@ -26,6 +26,7 @@ pub(crate) struct Core {
     id: u16,
     shared: Arc<Shared>,
     now: Cell<Instant>,
+    wall_clock: Cell<WallClock>,
     main_woken: Cell<bool>,
     tasks: RefCell<Tasks>,
     after_poll: RefCell<Vec<Rc<dyn AfterPoll>>>,
@@ -40,6 +41,7 @@ impl Core {
         Ok(Self {
             id: shared.id(),
             now: Cell::new(now),
+            wall_clock: Cell::new(WallClock::read_at(now)),
             main_woken: Cell::new(true),
             tasks: RefCell::new(Tasks::new(shared.id())),
             after_poll: RefCell::default(),
@@ -60,6 +62,15 @@ impl Core {
     #[inline]
     pub(crate) fn now(&self) -> Instant {
         self.now.get()
+    }
+
+    /// The system's clock, as it was not more than a second or a turn ago.
+    pub(crate) fn wall_clock(&self) -> WallClock {
+        let now = self.now.get();
+        if self.wall_clock.get().is_old(now) {
+            self.wall_clock.set(WallClock::read_at(now));
+        }
+        self.wall_clock.get()
     }
 
     #[inline]

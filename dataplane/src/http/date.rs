@@ -2,10 +2,12 @@
 
 use std::{
     cell::{Cell, RefCell},
+    fmt::Write as _,
     time::{Duration, Instant, SystemTime},
 };
 
 use culvert_ring::time;
+use httpdate::HttpDate;
 
 /// The current date as an HTTP header value.
 #[derive(Default)]
@@ -19,10 +21,12 @@ impl Date {
     pub fn with<R>(&self, f: impl FnOnce(&str) -> R) -> R {
         let now = time::now();
         if self.until.get().is_none_or(|until| now >= until) {
-            let wall = SystemTime::now();
-            let into_second = wall.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
-            self.until.set(Some(now + Duration::from_nanos(1_000_000_000 - u64::from(into_second))));
-            *self.text.borrow_mut() = httpdate::fmt_http_date(wall);
+            let wall = time::since_1970(now);
+            self.until.set(Some(now + Duration::from_nanos(1_000_000_000 - u64::from(wall.subsec_nanos()))));
+            let mut text = self.text.borrow_mut();
+            text.clear();
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{}", HttpDate::from(SystemTime::UNIX_EPOCH + wall));
         }
         f(&self.text.borrow())
     }

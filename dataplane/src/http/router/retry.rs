@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use culvert_model::{AvoidHost, RetryPolicy, RoutePriority, Struct, Value};
@@ -12,6 +12,7 @@ use culvert_proto::{
     retry::{BackOffState, Decision, Reset, Retries, rate_limited},
     route::RequestView,
 };
+use culvert_ring::time;
 use smallvec::SmallVec;
 
 use crate::{
@@ -85,7 +86,7 @@ impl<'a> Retrying<'a> {
         let decision = self.state.borrow().retries.after_response(response, early);
         let told = match (decision, self.policy.and_then(|policy| policy.rate_limited.as_ref())) {
             (Decision::Retry, Some(policy)) => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+                let now = time::since_1970(time::now()).as_secs();
                 rate_limited(policy, &response.headers, now, rng.u64(..))
             }
             _ => None,

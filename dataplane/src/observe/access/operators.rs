@@ -2,7 +2,7 @@
 
 use std::{
     io::Write as _,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use culvert_model::{Address, FormatPart, GrpcStatusStyle, Operator, PathSource, TimeUnit};
@@ -54,7 +54,7 @@ pub fn append(part: &FormatPart, facts: &Facts<'_>, out: &mut Vec<u8>) -> Value 
         }
         FormatPart::Nothing => Value::Absent,
         FormatPart::EmitTime(format) => {
-            time::write(since_epoch(SystemTime::now()), format, out);
+            time::write(wall_clock(culvert_ring::time::now()), format, out);
             Value::Text
         }
         FormatPart::StartTime(format) => {
@@ -467,9 +467,5 @@ fn unique_id(out: &mut Vec<u8>) -> Value {
 
 /// A moment of the monotonic clock as the time since 1970.
 pub(crate) fn wall_clock(moment: Instant) -> Duration {
-    since_epoch(SystemTime::now() - (culvert_ring::time::now() - moment))
-}
-
-fn since_epoch(moment: SystemTime) -> Duration {
-    moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    culvert_ring::time::since_1970(moment)
 }

@@ -1,6 +1,6 @@
 //! What the service is told about a request (`service.auth.v3.CheckRequest`).
 
-use std::{collections::HashMap, time::SystemTime};
+use std::{collections::HashMap, time::Duration};
 
 use culvert_model::{AuthBody, ExtAuthz, Metadata, StringMatcher};
 use culvert_proto::route::string_matches;
@@ -120,8 +120,7 @@ pub(super) fn request(
         principal: tls.and_then(|tls| tls.local.as_deref()).map(principal).unwrap_or_default(),
         ..Peer::default()
     };
-    let age = time::now() - exchange.record.started;
-    let started = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+    let started = time::since_1970(exchange.record.started);
     CheckRequest {
         attributes: Some(AttributeContext {
             source: Some(source),
@@ -199,8 +198,7 @@ fn principal(certificate: &CertificateInfo) -> String {
     names.unwrap_or(&certificate.subject).clone()
 }
 
-fn timestamp(time: SystemTime) -> Timestamp {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+fn timestamp(since: Duration) -> Timestamp {
     Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() as i32 }
 }
 

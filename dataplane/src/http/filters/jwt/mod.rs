@@ -5,11 +5,7 @@ mod place;
 mod source;
 mod token;
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{pin::Pin, sync::Arc};
 
 use culvert_model::{JwtAuthentication, JwtOverride, JwtProvider, JwtRequirement, Struct, Value};
 use culvert_proto::{
@@ -18,6 +14,7 @@ use culvert_proto::{
     h1::is_field,
     route::{request_matches, string_matches},
 };
+use culvert_ring::time;
 use serde_json::Value as Json;
 
 use self::{
@@ -257,7 +254,7 @@ fn weight(fault: Fault) -> u8 {
 
 /// Everything about a token but its signature.
 fn check(provider: &JwtProvider, audiences: Option<&[String]>, token: &Token) -> Result<(), Fault> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = time::since_1970(time::now()).as_secs();
     let skew = provider.clock_skew;
     if provider.subjects.as_ref().is_some_and(|it| !string_matches(it, token.subject.as_bytes())) {
         return Err(Fault::Verification);
