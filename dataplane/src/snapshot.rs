@@ -249,7 +249,16 @@ pub struct ClusterSpec {
 }
 
 impl ClusterSpec {
-    /// The hosts as the cluster's policy chooses among them. Made for the first worker that asks, shared by all.
+    /// Has [`ClusterSpec::arranged`] made before a worker asks: where choosing takes tables or subsets, and where `before`,
+    /// the version in use, was asked. What nobody uses yet costs nothing otherwise.
+    pub fn prepare(&self, before: Option<&Self>) {
+        let is_asked = before.is_some_and(|before| before.arranged.get().is_some());
+        if is_asked || self.config.lb_policy.hashes() || self.config.subsets.is_some() {
+            self.arranged();
+        }
+    }
+
+    /// The hosts as the cluster's policy chooses among them. Made for the first who asks, shared by all.
     pub fn arranged(&self) -> &Arranged {
         let arrange = || {
             let now: Vec<Cow<'_, Endpoint>> = self.hosts.iter().map(|host| host.now()).collect();

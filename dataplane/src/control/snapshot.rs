@@ -174,7 +174,10 @@ impl Builder {
             let specs = Arc::make_mut(&mut self.last.clusters);
             for name in &changed_clusters {
                 match self.clusters.get(name) {
-                    Some(known) => specs.insert(name.clone(), known.spec.clone()),
+                    Some(known) => {
+                        known.spec.prepare(specs.get(name).map(AsRef::as_ref));
+                        specs.insert(name.clone(), known.spec.clone())
+                    }
                     None => specs.remove(name),
                 };
             }

@@ -275,6 +275,25 @@ mod tests {
     }
 
     #[test]
+    fn what_workers_choose_from_is_made_before_they_ask() {
+        let is_made = |policy: &str, asked: bool| {
+            let mut builder = builder();
+            let config = config(&["x"], "some.example", policy);
+            let changed = Changes { clusters: vec!["a".to_owned()], ..Changes::default() };
+            let first = builder.build(&config, &changed, &resolved(&config, &["10.0.0.1"]), None);
+            if asked {
+                first.clusters["a"].arranged();
+            }
+            let names = resolved(&config, &["10.0.0.1", "10.0.0.2"]);
+            let second = builder.resolve(&config, vec!["a".into()], &names);
+            [first, second].map(|it| it.clusters["a"].arranged.get().is_some())
+        };
+        assert_eq!(is_made("lb_policy: RING_HASH", false), [true, true]);
+        assert_eq!(is_made("lb_policy: RANDOM", false), [false, false], "nobody uses it");
+        assert_eq!(is_made("lb_policy: RANDOM", true), [true, true]);
+    }
+
+    #[test]
     fn no_host_stays_that_comes_from_elsewhere() {
         let mut builder = builder();
         let before = hosts(&mut builder, &config(&["x"], "old.example", CHECKED), &["10.0.0.1", "10.0.0.2"]);
