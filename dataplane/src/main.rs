@@ -9,7 +9,7 @@ use clap::Parser;
 use culvert::cli::{Cli, Mode};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: culvert_ring::heap::Allocator = culvert_ring::heap::Allocator;
 
 fn main() -> ExitCode {
     // A page of 2 MiB for every few kilobytes would be most of the memory that a start takes. Where the kernel refuses,

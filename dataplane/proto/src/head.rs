@@ -215,6 +215,11 @@ impl RequestHead {
         self.authority.extend_from_slice(authority.as_ref());
     }
 
+    /// The fields, to be changed, and beside them path and authority.
+    pub fn headers_beside(&mut self) -> (&mut Headers, &[u8], &[u8]) {
+        (&mut self.headers, &self.path, &self.authority)
+    }
+
     /// Lets `change` edit path and query in place.
     pub fn edit_path<R>(&mut self, change: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         change(&mut self.path)

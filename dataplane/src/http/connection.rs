@@ -13,7 +13,7 @@ use culvert_proto::{
     RequestHead,
     h1::{Fault, Framing, reason_phrase},
 };
-use culvert_ring::{time, time::Timer};
+use culvert_ring::{heap::Reused, time, time::Timer};
 
 use crate::{
     http::{
@@ -122,7 +122,7 @@ impl Connection {
                 }
             }
             self.requests.set(self.requests.get() + 1);
-            match Box::pin(self.request(&mut timers)).await {
+            match Reused::new(self.request(&mut timers)).await {
                 After::Abort => return self.codec.abort(),
                 After::Close => return Box::pin(self.close(timers.wait)).await,
                 After::KeepAlive => {}

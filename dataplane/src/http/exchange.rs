@@ -10,7 +10,7 @@ use std::{
 use culvert_model::{Action, PathMatch, PathRewrite, Redirect};
 use culvert_proto::{
     Headers, Method, RequestHead, ResponseHead, Version,
-    h1::{self, Framing},
+    h1::{self, Decimal, Framing},
     route::{Match, Mutations, NoRoute, RequestView, Table, redirect_location, rewrite_path, tls_location},
 };
 use culvert_ring::{Chunk, time};
@@ -246,7 +246,7 @@ impl<'c> Exchange<'c> {
                 }
                 Verdict::Reply(reply) => {
                     if let Ok(found) = &found {
-                        self.record.route_name.borrow_mut().push_str(&found.route.name);
+                        self.name_route(&found.route.name);
                         self.record_cluster(found, random);
                     }
                     if self.record.health_check.get() {
@@ -267,9 +267,7 @@ impl<'c> Exchange<'c> {
             Err(NoRoute::Route | NoRoute::VirtualHost) => return Some(self.no_route()),
             Err(NoRoute::TlsRequired) => return Some(self.redirect_to_tls()),
         };
-        if !matched.route.name.is_empty() {
-            self.record.route_name.borrow_mut().push_str(&matched.route.name);
-        }
+        self.name_route(&matched.route.name);
         Some(match &matched.route.action {
             Action::Direct(direct) => {
                 self.conn.manager.stats.rq_direct_response.inc();
@@ -298,8 +296,18 @@ impl<'c> Exchange<'c> {
     /// A request that is answered on its way to a cluster is logged with it.
     fn record_cluster(&self, found: &Match<'_>, random: u64) {
         let Action::Forward(action) = &found.route.action else { return };
-        let cluster = self.cluster_name(action, random).and_then(|(name, _)| self.conn.worker.cluster(&name));
+        let cluster = self.cluster(action, random).map(|(cluster, _)| cluster);
         *self.record.cluster.borrow_mut() = cluster;
+    }
+
+    fn name_route(&self, name: &str) {
+        if !name.is_empty() {
+            let mut known = self.record.route_name.borrow_mut();
+            if known.capacity() == 0 {
+                *known = String::from_utf8(self.conn.worker.buffer()).unwrap_or_default();
+            }
+            known.push_str(name);
+        }
     }
 
     /// Logs show where a redirect leads, as they show what is forwarded.
@@ -310,8 +318,8 @@ impl<'c> Exchange<'c> {
         let mut path = Vec::new();
         rewrite_path(&redirect.path, matched, self.head.path(), &mut path);
         if !self.conn.manager.spec.config.suppress_envoy_headers {
-            let original = self.head.path().to_vec();
-            self.head.headers.set("x-envoy-original-path", original);
+            let (headers, path, _) = self.head.headers_beside();
+            headers.set("x-envoy-original-path", path);
         }
         self.head.set_path(&path);
     }
@@ -357,14 +365,16 @@ impl<'c> Exchange<'c> {
         if let Some((table, matched)) = matched {
             let mutations = Mutations::new(table, matched, None);
             let values = Values::for_response(self, None);
-            mutations.apply_to_response(&mut head.headers, &values, &mut Vec::new());
+            let mut scratch = self.conn.worker.buffer();
+            mutations.apply_to_response(&mut head.headers, &values, &mut scratch);
+            self.conn.worker.recycle_buffer(scratch);
         }
         if head.headers.get_all("location").nth(1).is_some() {
             let joined = head.headers.joined("location").map(|list| list.to_vec()).unwrap_or_default();
             head.headers.set("location", joined);
         }
         if self.tells_attempts.get() {
-            head.headers.set("x-envoy-attempt-count", self.record.attempts.get().max(1).to_string());
+            head.headers.set("x-envoy-attempt-count", Decimal::new(self.record.attempts.get().max(1).into()));
         }
         if !grpc {
             reply.write_body_fields(&mut head, head_only);
@@ -403,6 +413,7 @@ impl<'c> Exchange<'c> {
         self.log(LogType::DownstreamEnd);
         self.finish_trace();
         let response = self.record.response.take();
+        self.conn.worker.recycle_buffer(self.record.route_name.take().into_bytes());
         self.conn.worker.recycle(self.head, response);
     }
 }

@@ -8,7 +8,7 @@ use std::{net::IpAddr, time::Duration};
 use culvert_model::ServerHeader;
 use culvert_proto::{
     Headers, Method, ResponseHead, Scheme, Version,
-    h1::{self, push_decimal},
+    h1::{self, Decimal},
     host, path, trace,
 };
 
@@ -18,6 +18,7 @@ use crate::{
         exchange::Exchange,
         reply::Reply,
         shared::{Shared, millis},
+        text::Short,
     },
     listener::Peer,
 };
@@ -131,11 +132,11 @@ fn identify(exchange: &mut Exchange<'_>) {
         && !config.skip_xff_append
         && let Some(remote) = remote
     {
-        headers.append("x-forwarded-for", remote.to_string());
+        headers.append("x-forwarded-for", Short::of(remote));
     }
     clean(headers, internal, edge);
     if edge && let Some(client) = client {
-        headers.set("x-envoy-external-address", client.to_string());
+        headers.set("x-envoy-external-address", Short::of(client));
     }
     if config.use_remote_address && config.xff_num_trusted_hops == 0 {
         headers.set("x-forwarded-proto", proto);
@@ -153,7 +154,7 @@ fn identify(exchange: &mut Exchange<'_>) {
         && !headers.contains("x-forwarded-port")
         && let Peer::Ip(local) = conn.downstream.local
     {
-        headers.push("x-forwarded-port", local.port().to_string());
+        headers.push("x-forwarded-port", Decimal::new(local.port().into()));
     }
     append_via(headers, &config.via);
     if config.generate_request_id {
@@ -257,9 +258,7 @@ pub(super) fn router_headers(exchange: &mut Exchange<'_>, timeout: Option<Durati
         return;
     }
     if let Some(timeout) = timeout {
-        let mut text = Vec::with_capacity(8);
-        push_decimal(millis(timeout), &mut text);
-        exchange.head.headers.set("x-envoy-expected-rq-timeout-ms", text);
+        exchange.head.headers.set("x-envoy-expected-rq-timeout-ms", Decimal::new(millis(timeout)));
     }
 }
 

@@ -60,7 +60,7 @@ impl Exchange<'_> {
             bytes_sent: record.bytes_sent.get(),
             route_name: &route_name,
             cluster: cluster.as_ref().map(|cluster| (&*cluster.name, cluster.stat_name.as_str())),
-            host: host.as_deref(),
+            host: host.as_deref().map(|host| &**host),
             upstream_local: record.upstream_local.get(),
             upstream_failure: &record.upstream_failure.borrow(),
             upstream_protocol: record.upstream_version.get(),

@@ -24,6 +24,7 @@ mod reply;
 mod router;
 mod server_name;
 mod shared;
+mod text;
 mod trace;
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
@@ -37,7 +38,7 @@ use crate::{
         trace::Tracer,
     },
     snapshot::{HttpSpec, RouteSpec},
-    worker::{LocalTable, Worker},
+    worker::{Local, LocalTable, Worker},
 };
 
 /// A connection manager with this worker's state.
@@ -73,7 +74,7 @@ impl HttpManager {
         worker.process.registry.register(format!("{listener}.{scope}"), listener_codes.clone());
         worker.process.registry.register(scope, codes.clone());
         let inline = match &spec.routes {
-            RouteSpec::Inline(table) => Some(Rc::new(LocalTable(table.clone()))),
+            RouteSpec::Inline(table) => Some(Rc::new(Local(table.clone()))),
             RouteSpec::Rds(_) | RouteSpec::Scoped(_) => None,
         };
         let last = match &spec.routes {

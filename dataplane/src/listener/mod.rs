@@ -31,7 +31,7 @@ use crate::{
     capture::{Direction, PodHandle},
     observe::access::{Facts, LogType},
     tls::TlsInfo,
-    worker::{Admission, Origin, Worker},
+    worker::{Admission, Local, Origin, Worker},
 };
 
 /// A downstream connection as its filter chain sees it.
@@ -43,7 +43,7 @@ pub struct Downstream {
     /// Where the client connected to: for a captured connection its original destination.
     pub local: Peer,
     /// The pod whose traffic it is.
-    pub pod: Option<Arc<PodHandle>>,
+    pub pod: Option<Rc<Local<PodHandle>>>,
     /// For inbound captured connections the client's address, which upstream connections are made from.
     pub preserved_source: Option<IpAddr>,
     /// What listener filters found out about its first bytes.
@@ -149,7 +149,7 @@ impl Downstream {
             bytes_received: notes.received.get(),
             bytes_sent: notes.sent.get(),
             cluster: cluster.as_ref().map(|cluster| (&*cluster.name, cluster.stat_name.as_str())),
-            host: host.as_deref(),
+            host: host.as_deref().map(|host| &**host),
             upstream_local: notes.upstream_local.get(),
             upstream_failure: &notes.upstream_failure.borrow(),
             attempts: notes.attempts.get(),
@@ -230,7 +230,7 @@ fn admit(worker: &Rc<Worker>, stream: Stream, name: &str, origin: &Origin) {
                         None
                     }
                 };
-                (Peer::Ip(local), Some(pod.clone()), source)
+                (Peer::Ip(local), Some(Rc::new(Local(pod.clone()))), source)
             }
             None => {
                 // A process that dials the in-pod listener by itself would be proxied to itself for ever.

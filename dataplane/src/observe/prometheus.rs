@@ -23,6 +23,7 @@ static HTTP_RDS: LazyLock<Regex> = LazyLock::new(|| constant(r"^http\.[^.]+\.rds
 static CLUSTER: LazyLock<Regex> = LazyLock::new(|| constant(r"^cluster\.(([^.]+)\.)."));
 static TCP: LazyLock<Regex> = LazyLock::new(|| constant(r"^tcp\.(([^.]+)\.)."));
 static SERVER_WORKER: LazyLock<Regex> = LazyLock::new(|| constant(r"^server\.worker(_(\d+))\."));
+static CULVERT_WORKER: LazyLock<Regex> = LazyLock::new(|| constant(r"^culvert\.worker(_(\d+))\."));
 static POD: LazyLock<Regex> = LazyLock::new(|| constant(r"^culvert\.capture\.pod\.((.+)\.)[^.]+$"));
 
 /// A label, and the pattern whose first group is cut out of the name and whose second is the label's value.
@@ -34,7 +35,7 @@ static CLUSTER_LABELS: [Extractor; 3] = [
     ("envoy_response_code_class", &RESPONSE_CLASS),
     ("envoy_cluster_name", &CLUSTER),
 ];
-static CULVERT_LABELS: [Extractor; 1] = [("culvert_pod", &POD)];
+static CULVERT_LABELS: [Extractor; 2] = [("culvert_pod", &POD), ("culvert_worker", &CULVERT_WORKER)];
 static HTTP_LABELS: [Extractor; 4] = [
     ("envoy_rds_route_config", &HTTP_RDS),
     ("envoy_response_code", &RESPONSE_CODE),

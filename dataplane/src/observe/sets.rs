@@ -4,8 +4,12 @@
 //! set says otherwise each worker makes its own and registers it under the scope given.
 
 use culvert_proto::outlier::Cause;
+use culvert_ring::heap::{Allocations, count_allocations};
 
-use crate::stat_set;
+use crate::{
+    observe::stats::{Sample, StatSet},
+    stat_set,
+};
 
 stat_set! {
     /// Scope `listener.<address>` (see [`crate::observe::names::address_scope`]) or `listener.<stat_prefix>`.
@@ -42,6 +46,24 @@ stat_set! {
         /// From the arrival of a delivery or the change of a file to a worker having taken over what came of it, in
         /// microseconds; one sample per worker.
         histogram apply_us,
+    }
+}
+
+/// Scope `culvert.worker_<n>`: `allocations`, which stands still while requests of HTTP/1.1 are proxied that are like those
+/// before them.
+#[derive(Debug)]
+pub struct HeapStats(Allocations);
+
+impl HeapStats {
+    /// Counts what the current thread allocates.
+    pub fn of_this_thread() -> Self {
+        Self(count_allocations())
+    }
+}
+
+impl StatSet for HeapStats {
+    fn visit(&self, f: &mut dyn FnMut(&str, Sample<'_>)) {
+        f("allocations", Sample::Counter(self.0.value()));
     }
 }
 

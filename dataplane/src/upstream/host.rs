@@ -20,11 +20,12 @@ use crate::{
         pool::{Given, Parked, Waiter},
         shared::SharedConn,
     },
+    worker::Local,
 };
 
 /// An endpoint with this worker's connections to it.
 pub struct Host {
-    spec: RefCell<Arc<HostSpec>>,
+    spec: RefCell<Rc<Local<HostSpec>>>,
     worker: usize,
     /// Requests this worker has in flight to it.
     active: Cell<u32>,
@@ -88,7 +89,7 @@ impl Host {
     pub(super) fn new(spec: Arc<HostSpec>, worker: usize) -> Self {
         Self {
             failed: Cell::new(spec.health.is_failed()),
-            spec: RefCell::new(spec),
+            spec: RefCell::new(Rc::new(Local(spec))),
             worker,
             active: Cell::new(0),
             open: Default::default(),
@@ -108,7 +109,7 @@ impl Host {
         if !self.spec.borrow().is_reached_like(&spec) {
             self.epoch.set(self.epoch.get().wrapping_add(1));
         }
-        *self.spec.borrow_mut() = spec;
+        *self.spec.borrow_mut() = Rc::new(Local(spec));
         self.removed.set(false);
         self.notice_failure();
     }
@@ -124,7 +125,7 @@ impl Host {
     }
 
     /// The endpoint as configured.
-    pub fn spec(&self) -> Arc<HostSpec> {
+    pub fn spec(&self) -> Rc<Local<HostSpec>> {
         self.spec.borrow().clone()
     }
 

@@ -12,6 +12,7 @@ mod shared;
 
 use std::{
     cell::{OnceCell, RefCell},
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
@@ -19,6 +20,7 @@ use std::{
 
 use culvert_model::{self as model, Discovery, RoutePriority, SubsetMatch};
 use culvert_proto::balance::{SubsetChoice, ZoneChoice};
+use smallvec::SmallVec;
 
 pub(crate) use connect::{keepalive, socket_for};
 pub use host::{ActiveRequest, Host, PoolKey};
@@ -32,13 +34,14 @@ use crate::{
     snapshot::{ClusterSpec, HostSpec, Limits},
     tls::TlsStats,
     upstream::{balancer::Balancer, original_dst::Passing},
+    worker::Local,
 };
 
 /// Where an upstream connection is made from.
 #[derive(Clone, Default)]
 pub struct Via {
     /// In this pod's network namespace; `None` is the one culvert runs in.
-    pub pod: Option<Arc<PodHandle>>,
+    pub pod: Option<Rc<Local<PodHandle>>>,
     /// From this address, so that the application sees its client (inbound capture).
     pub source: Option<IpAddr>,
     /// Whose circuit breakers count.
@@ -72,6 +75,7 @@ pub struct Choice<'c> {
 /// A cluster with this worker's hosts and counters.
 pub struct Cluster {
     spec: RefCell<Arc<ClusterSpec>>,
+    config: RefCell<Rc<Local<model::Cluster>>>,
     hosts: RefCell<Vec<Rc<Host>>>,
     balancer: RefCell<Balancer>,
     /// Hosts of a cluster of type ORIGINAL_DST.
@@ -123,6 +127,7 @@ impl Cluster {
             zone_stats: OnceCell::new(),
             subset_stats: OnceCell::new(),
             registry: registry.clone(),
+            config: RefCell::new(Rc::new(Local(spec.config.clone()))),
             spec: RefCell::new(spec),
         }
     }
@@ -150,32 +155,36 @@ impl Cluster {
             for host in self.hosts.borrow().iter() {
                 host.notice_failure();
             }
-            *self.balancer.borrow_mut() = Balancer::new(spec);
-            *self.spec.borrow_mut() = spec.clone();
-            return;
+            return self.set_spec(spec);
         }
-        let mut old = self.hosts.take();
+        let old = self.hosts.take();
         let logical = matches!(&spec.config.discovery, Discovery::Dns { options, .. } if options.logical);
-        let mut hosts = Vec::with_capacity(spec.hosts.len());
         let renewed = spec.config.close_on_host_set_change && !same_addresses(&old, spec);
+        // All addresses of a logical cluster are one.
+        let key = |address| if logical { None } else { Some(address) };
+        let specs: Vec<_> = old.iter().map(|host| host.spec()).collect();
+        let mut known = HashMap::<_, SmallVec<[Rc<Host>; 1]>>::with_capacity(old.len());
+        for (host, before) in old.into_iter().zip(&specs).rev() {
+            known.entry(key(&before.endpoint.address)).or_default().push(host);
+        }
+        let mut hosts = Vec::with_capacity(spec.hosts.len());
         for host in spec.hosts.iter() {
-            let same = |known: &Rc<Host>| logical || known.spec().endpoint.address == host.endpoint.address;
-            match old.iter().position(same).filter(|_| !renewed) {
-                Some(at) => {
-                    let known = old.swap_remove(at);
-                    known.update(host.clone());
-                    hosts.push(known);
+            let same =
+                known.get_mut(&key(&host.endpoint.address)).filter(|_| !renewed).and_then(SmallVec::pop);
+            match same {
+                Some(same) => {
+                    same.update(host.clone());
+                    hosts.push(same);
                 }
                 None => hosts.push(Rc::new(Host::new(host.clone(), self.worker))),
             }
         }
-        for gone in old {
+        for gone in known.into_values().flatten() {
             gone.removed.set(true);
         }
         hosts.iter().for_each(|host| host.follow(&spec.config.lb_policy));
-        *self.balancer.borrow_mut() = Balancer::new(spec);
         *self.hosts.borrow_mut() = hosts;
-        *self.spec.borrow_mut() = spec.clone();
+        self.set_spec(spec);
     }
 
     /// Marks all hosts removed: the cluster is gone, its idle connections close.
@@ -247,8 +256,14 @@ impl Cluster {
     }
 
     /// The cluster as configured.
-    pub fn config(&self) -> Arc<model::Cluster> {
-        self.spec.borrow().config.clone()
+    pub fn config(&self) -> Rc<Local<model::Cluster>> {
+        self.config.borrow().clone()
+    }
+
+    fn set_spec(&self, spec: &Arc<ClusterSpec>) {
+        *self.balancer.borrow_mut() = Balancer::new(spec);
+        *self.config.borrow_mut() = Rc::new(Local(spec.config.clone()));
+        *self.spec.borrow_mut() = spec.clone();
     }
 
     /// Of an aggregate cluster: the name of the one that serves this request. `None` for other clusters, and when none
@@ -319,9 +334,6 @@ impl Cluster {
 }
 
 fn same_addresses(hosts: &[Rc<Host>], spec: &ClusterSpec) -> bool {
-    hosts.len() == spec.hosts.len()
-        && hosts.iter().all(|known| {
-            let known = known.spec();
-            spec.hosts.iter().any(|host| host.endpoint.address == known.endpoint.address)
-        })
+    let next: HashSet<_> = spec.hosts.iter().map(|host| &host.endpoint.address).collect();
+    hosts.len() == spec.hosts.len() && hosts.iter().all(|known| next.contains(&known.spec().endpoint.address))
 }

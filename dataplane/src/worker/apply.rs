@@ -10,7 +10,7 @@ use crate::{
     listener::ListenerRuntime,
     snapshot::{RouteSpec, Snapshot},
     upstream::{Cluster, discard_where},
-    worker::{Command, DrainScope, LocalScopes, LocalTable, Worker},
+    worker::{Command, DrainScope, Local, LocalScopes, Worker},
 };
 
 /// Obeys control until it says stop.
@@ -100,7 +100,7 @@ impl Worker {
             if tables.get(name).is_some_and(|known| Arc::ptr_eq(&known.0, table)) {
                 continue;
             }
-            tables.insert(name.clone(), Rc::new(LocalTable(table.clone())));
+            tables.insert(name.clone(), Rc::new(Local(table.clone())));
         }
     }
 

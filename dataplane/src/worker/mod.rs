@@ -11,6 +11,7 @@ use std::{
     cell::{Cell, OnceCell, Ref, RefCell},
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::Deref,
     rc::{Rc, Weak},
     sync::{
         Arc,
@@ -39,7 +40,7 @@ use crate::{
     observe::{
         access::{Loggers, Runtime, pipe::Pipes},
         access_log::AccessLogs,
-        stats::{CaptureStats, ConfigStats, Http2Stats, Registry},
+        stats::{CaptureStats, ConfigStats, HeapStats, Http2Stats, Registry},
         trace::pipe::SpanPipes,
     },
     snapshot::{HttpFilterKind, RouteSpec, Snapshot},
@@ -104,6 +105,8 @@ pub struct Worker {
     /// Captured connections that had no recorded destination, and the like.
     pub capture_stats: Arc<CaptureStats>,
     config_stats: Arc<ConfigStats>,
+    /// Held for the registry, which forgets what nobody holds.
+    _heap_stats: Arc<HeapStats>,
     http2_stats: OnceCell<Arc<Http2Stats>>,
     /// Counters of listener filters.
     pub inspectors: InspectorStats,
@@ -121,9 +124,20 @@ pub struct Worker {
     heads: RefCell<Heads>,
 }
 
-/// A route table as one worker holds it. A request clones this worker's `Rc`, not the `Arc`, whose count all workers
-/// would write to.
-pub struct LocalTable(pub Arc<Table>);
+/// What workers share, as one of them holds it. A request clones this worker's `Rc` of it, not the `Arc`, whose count all
+/// workers would write to.
+pub struct Local<T>(pub Arc<T>);
+
+impl<T> Deref for Local<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// A route table as one worker holds it.
+pub type LocalTable = Local<Table>;
 
 /// Scopes as one worker holds them.
 pub struct LocalScopes {
@@ -135,7 +149,7 @@ pub struct LocalScopes {
 impl LocalScopes {
     fn new(scopes: Arc<Scopes<RouteSpec>>) -> Self {
         let tables = scopes.values().filter_map(|scope| match scope {
-            RouteSpec::Inline(table) => Some((Arc::as_ptr(table), Rc::new(LocalTable(table.clone())))),
+            RouteSpec::Inline(table) => Some((Arc::as_ptr(table), Rc::new(Local(table.clone())))),
             RouteSpec::Rds(_) | RouteSpec::Scoped(_) => None,
         });
         let inline = tables.collect();
@@ -170,7 +184,7 @@ struct Accepting {
 struct Heads {
     requests: Vec<Box<RequestHead>>,
     responses: Vec<Box<ResponseHead>>,
-    bodies: Vec<Vec<u8>>,
+    buffers: Vec<Vec<u8>>,
 }
 
 /// How long a socket that is to be closed still accepts: a close resets whatever the kernel has queued.
@@ -182,9 +196,9 @@ const LEAVING: Duration = Duration::from_secs(5);
 /// How many unused heads a worker keeps: enough for a burst, little enough to forget one.
 const HEADS_KEPT: usize = 256;
 
-/// How many unused buffers of bodies a worker keeps, and up to which size, in bytes.
-const BODIES_KEPT: usize = 64;
-const BODY_BYTES_KEPT: usize = 64 * 1024;
+/// How many unused buffers a worker keeps, and up to which size, in bytes.
+const BUFFERS_KEPT: usize = 64;
+const BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
 impl Worker {
     fn new(index: usize, process: Arc<Process>) -> Rc<Self> {
@@ -192,9 +206,12 @@ impl Worker {
         process.registry.register("culvert.capture", capture_stats.clone());
         let config_stats = Arc::new(ConfigStats::default());
         process.registry.register("culvert.config", config_stats.clone());
+        let heap_stats = Arc::new(HeapStats::of_this_thread());
+        process.registry.register(format!("culvert.worker_{index}"), heap_stats.clone());
         Rc::new_cyclic(|this| Self {
             this: this.clone(),
             index,
+            _heap_stats: heap_stats,
             idle: RefCell::default(),
             rng: RefCell::new(fastrand::Rng::new()),
             date: Date::default(),
@@ -368,17 +385,17 @@ impl Worker {
         }
     }
 
-    /// Empty memory for the body of a request that may have to be sent again.
-    pub fn body_buffer(&self) -> Vec<u8> {
-        self.heads.borrow_mut().bodies.pop().unwrap_or_default()
+    /// Empty memory, for what a request needs until it is over.
+    pub fn buffer(&self) -> Vec<u8> {
+        self.heads.borrow_mut().buffers.pop().unwrap_or_default()
     }
 
-    /// Takes memory back from [`Worker::body_buffer`].
-    pub fn recycle_body(&self, mut buffer: Vec<u8>) {
+    /// Takes memory back from [`Worker::buffer`].
+    pub fn recycle_buffer(&self, mut buffer: Vec<u8>) {
         let mut heads = self.heads.borrow_mut();
-        if (1..=BODY_BYTES_KEPT).contains(&buffer.capacity()) && heads.bodies.len() < BODIES_KEPT {
+        if (1..=BUFFER_BYTES_KEPT).contains(&buffer.capacity()) && heads.buffers.len() < BUFFERS_KEPT {
             buffer.clear();
-            heads.bodies.push(buffer);
+            heads.buffers.push(buffer);
         }
     }
 

@@ -67,16 +67,37 @@ pub fn encode_last_chunk(trailers: &Headers, case: HeaderCase, out: &mut Vec<u8>
 }
 
 /// Appends a number in decimal.
-pub fn push_decimal(mut number: u64, out: &mut Vec<u8>) {
-    let mut digits = [0_u8; 20];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return out.extend_from_slice(&digits[start..]);
+pub fn push_decimal(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(Decimal::new(number).as_ref());
+}
+
+/// A number in decimal, for a header's value.
+#[derive(Clone, Copy, Debug)]
+pub struct Decimal {
+    digits: [u8; 20],
+    start: usize,
+}
+
+impl Decimal {
+    /// The digits of `number`.
+    #[must_use]
+    pub fn new(mut number: u64) -> Self {
+        let mut digits = [0; 20];
+        let mut start = digits.len();
+        loop {
+            start -= 1;
+            digits[start] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                return Self { digits, start };
+            }
         }
+    }
+}
+
+impl AsRef<[u8]> for Decimal {
+    fn as_ref(&self) -> &[u8] {
+        &self.digits[self.start..]
     }
 }
 

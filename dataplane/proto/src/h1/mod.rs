@@ -18,8 +18,8 @@ pub use connection::{
     accepts_trailers, expects_continue, has_token, keep_alive, remove_hop_by_hop, upgrade, upgrade_accepted,
 };
 pub use encode::{
-    CHUNK_FOOTER, encode_chunk_header, encode_continue, encode_last_chunk, encode_request, encode_response,
-    push_decimal, reason_phrase,
+    CHUNK_FOOTER, Decimal, encode_chunk_header, encode_continue, encode_last_chunk, encode_request,
+    encode_response, push_decimal, reason_phrase,
 };
 pub use fault::{Fault, INTENDED_DIFFERENCES, IntendedDifference};
 pub use field::is_field;

@@ -200,7 +200,8 @@ impl Io {
             self.handle(event);
         }
         self.events = events;
-        for key in std::mem::take(&mut self.again) {
+        // What is woken runs later: it adds to the list when this is done.
+        for key in self.again.drain(..) {
             if let Some(waker) = self.slots.get_mut(key).and_then(|it| it.reader.take()) {
                 waker.wake();
             }

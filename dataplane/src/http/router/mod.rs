@@ -151,7 +151,7 @@ impl Exchange<'_> {
         timers.route.clear();
         match ended {
             Ok(after) => {
-                self.conn.worker.recycle_body(passage.kept.into_parts().0);
+                self.conn.worker.recycle_buffer(passage.kept.into_parts().0);
                 Forwarded::Done(after)
             }
             Err((redirected, status)) => {
@@ -259,7 +259,7 @@ impl Exchange<'_> {
         } else {
             return;
         };
-        passage.kept.keep_up_to(limit, || self.conn.worker.body_buffer());
+        passage.kept.keep_up_to(limit, || self.conn.worker.buffer());
     }
 
     /// How many bytes of a request are kept at most.
@@ -291,8 +291,7 @@ impl Exchange<'_> {
         matched: &'a Match<'a>,
         random: u64,
     ) -> Result<Passage<'a>, Reply> {
-        let found = self.cluster_name(action, random);
-        let found = found.and_then(|(name, weighted)| Some((self.conn.worker.cluster(&name)?, weighted)));
+        let found = self.cluster(action, random);
         let total = &self.conn.manager.stats.rq_total;
         let Some((cluster, weighted)) = found else {
             total.inc();

@@ -5,7 +5,7 @@ use std::{rc::Rc, time::Duration};
 use culvert_model::{HostRewrite, RouteAction};
 use culvert_proto::{
     Method,
-    h1::{self, Framing},
+    h1::{self, Decimal, Framing},
     retry,
     route::{rewrite_host, rewrite_path},
 };
@@ -60,11 +60,11 @@ impl Exchange<'_> {
         let Passage { action, matched, weighted, .. } = *passage;
         h1::remove_hop_by_hop(&mut self.head.headers, passage.upgrade);
         let tells = !self.conn.manager.spec.config.suppress_envoy_headers;
-        let mut scratch = Vec::new();
+        let mut scratch = self.conn.worker.buffer();
         if rewrite_path(&action.path, &matched.route.matcher.path, self.head.path(), &mut scratch) {
             if tells {
-                let original = self.head.path().to_vec();
-                self.head.headers.set("x-envoy-original-path", original);
+                let (headers, path, _) = self.head.headers_beside();
+                headers.set("x-envoy-original-path", path);
             }
             self.head.set_path(&scratch);
         }
@@ -80,12 +80,12 @@ impl Exchange<'_> {
         };
         if rewritten {
             if action.append_forwarded_host {
-                let original = self.head.authority().to_vec();
-                self.head.headers.append("x-forwarded-host", original);
+                let (headers, _, authority) = self.head.headers_beside();
+                headers.append("x-forwarded-host", authority);
             }
             if tells && !by_cluster {
-                let original = self.head.authority().to_vec();
-                self.head.headers.set("x-envoy-original-host", original);
+                let (headers, _, authority) = self.head.headers_beside();
+                headers.set("x-envoy-original-host", authority);
             }
             self.head.set_authority(&scratch);
         }
@@ -100,6 +100,7 @@ impl Exchange<'_> {
         let mut headers = std::mem::take(&mut self.head.headers);
         passage.mutations.apply_to_request(&mut headers, &Values::for_request(self, host), &mut scratch);
         self.head.headers = headers;
+        self.conn.worker.recycle_buffer(scratch);
         self.framing
     }
 
@@ -123,7 +124,7 @@ impl Exchange<'_> {
         let elapsed = complete.map_or(Duration::ZERO, |complete| time::now() - complete);
         hygiene::router_headers(self, passage.timeouts.expected(elapsed));
         if passage.matched.vhost.include_request_attempt_count {
-            self.head.headers.set("x-envoy-attempt-count", self.record.attempts.get().to_string());
+            self.head.headers.set("x-envoy-attempt-count", Decimal::new(self.record.attempts.get().into()));
         }
     }
 }

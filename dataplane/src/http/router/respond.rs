@@ -4,7 +4,7 @@ use std::{future::poll_fn, time::Duration};
 
 use culvert_proto::{
     ResponseHead, Version,
-    h1::{self, Framing},
+    h1::{self, Decimal, Framing},
 };
 use culvert_ring::time;
 
@@ -194,15 +194,16 @@ impl Exchange<'_> {
         h1::remove_hop_by_hop(&mut head.headers, framing == Framing::Tunnel);
         // How long it took from the end of the request on, so it needs to have ended.
         if !self.conn.manager.spec.config.suppress_envoy_headers && passage.kept.is_complete() {
-            let mut text = Vec::with_capacity(8);
-            h1::push_decimal(millis(time::now() - self.record.started), &mut text);
-            head.headers.set("x-envoy-upstream-service-time", text);
+            let took = Decimal::new(millis(time::now() - self.record.started));
+            head.headers.set("x-envoy-upstream-service-time", took);
         }
         let values = Values::for_response(self, Some(&lent.host));
         if self.tells_attempts.get() {
-            head.headers.set("x-envoy-attempt-count", self.record.attempts.get().to_string());
+            head.headers.set("x-envoy-attempt-count", Decimal::new(self.record.attempts.get().into()));
         }
-        passage.mutations.apply_to_response(&mut head.headers, &values, &mut Vec::new());
+        let mut scratch = self.conn.worker.buffer();
+        passage.mutations.apply_to_response(&mut head.headers, &values, &mut scratch);
+        self.conn.worker.recycle_buffer(scratch);
         self.new_cookies.write(&mut head.headers);
         filters::encode(self, head, framing, Some(&lent.host));
         hygiene::finish_response(self, head, close);

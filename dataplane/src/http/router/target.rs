@@ -11,20 +11,22 @@ use crate::{
 };
 
 impl Exchange<'_> {
-    pub(in crate::http) fn cluster_name<'a>(
+    /// The cluster that `action` names, if there is one; of several, which one it is.
+    pub(in crate::http) fn cluster<'a>(
         &self,
         action: &'a RouteAction,
         random: u64,
-    ) -> Option<(Rc<str>, Option<&'a WeightedCluster>)> {
+    ) -> Option<(Rc<Cluster>, Option<&'a WeightedCluster>)> {
+        let worker = &self.conn.worker;
         match &action.cluster {
             ClusterSpecifier::Header(header) => {
                 let value = self.head.headers.get(header)?;
-                Some((std::str::from_utf8(value).ok()?.into(), None))
+                Some((worker.cluster(std::str::from_utf8(value).ok()?)?, None))
             }
-            ClusterSpecifier::Name(name) => Some(((**name).into(), None)),
+            ClusterSpecifier::Name(name) => Some((worker.cluster(name)?, None)),
             ClusterSpecifier::Weighted(weighted) => {
                 let chosen = pick_cluster(weighted, random)?;
-                Some(((*chosen.name).into(), Some(chosen)))
+                Some((worker.cluster(&chosen.name)?, Some(chosen)))
             }
         }
     }

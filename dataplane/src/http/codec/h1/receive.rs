@@ -9,7 +9,7 @@ use culvert_proto::{
     Headers,
     h1::{BodyDecoder, BodyLimits, Fault, Framing, Step},
 };
-use culvert_ring::Chunk;
+use culvert_ring::{Chunk, heap::Reused};
 
 use crate::{
     http::codec::{Body, ReceiveError, h1::input::Input},
@@ -26,7 +26,7 @@ struct State {
     input: Input,
     /// Prefix of `input` in which no head ends; scanning starts behind it.
     scanned: usize,
-    decoder: Option<Box<BodyDecoder>>,
+    decoder: Option<Reused<BodyDecoder>>,
     /// The peer sent FIN.
     closed: bool,
 }
@@ -127,7 +127,7 @@ impl Receiver {
     /// Starts the body of the head just parsed.
     pub(super) fn start_body(&self, framing: Framing) {
         let decoder =
-            (!framing.is_empty()).then(|| Box::new(BodyDecoder::new(framing, BodyLimits::default())));
+            (!framing.is_empty()).then(|| Reused::new(BodyDecoder::new(framing, BodyLimits::default())));
         self.state.borrow_mut().decoder = decoder;
     }
 

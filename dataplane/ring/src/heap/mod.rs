@@ -1,4 +1,10 @@
-//! The process's heap.
+//! The process's heap: the allocator, what threads take from it, and memory that a thread keeps for its next use.
+
+mod count;
+mod reused;
+
+pub use count::{Allocations, Allocator, count_allocations};
+pub use reused::Reused;
 
 /// Makes the allocator give memory of which it has no more use back to the system at once. For `main`, before anything
 /// else.
@@ -27,6 +33,7 @@ fn arena_purge_mult() -> std::ffi::c_long {
 /// allocated or freed again, and a thread that has taken a configuration in may be idle for long. Takes some milliseconds
 /// for a large heap.
 pub fn give_back() {
+    reused::forget_spares();
     // SAFETY: the function has no precondition. It works on the calling thread's heap, which it makes if there is none,
     // and on what the allocator's own synchronisation lets every thread work on.
     unsafe { libmimalloc_sys::mi_collect(true) }
