@@ -97,13 +97,21 @@ pub fn read_request(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     Some((head, body))
 }
 
-/// Byte by byte, so that nothing behind the mark is taken.
+/// What comes up to and including `mark`; nothing behind it is taken.
 pub fn read_until(stream: &mut TcpStream, mark: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    let mut byte = [0];
-    while !bytes.ends_with(mark) {
-        stream.read_exact(&mut byte).ok()?;
-        bytes.push(byte[0]);
+    loop {
+        // Looked at before it is taken: byte by byte, a head would cost a call to the kernel for each.
+        let mut seen = [0; 4096];
+        let n = stream.peek(&mut seen).ok().filter(|&n| n > 0)?;
+        let before = bytes.len();
+        bytes.extend_from_slice(&seen[..n]);
+        let from = (before + 1).saturating_sub(mark.len());
+        let end = bytes[from..].windows(mark.len()).position(|window| window == mark);
+        bytes.truncate(end.map_or(bytes.len(), |at| from + at + mark.len()));
+        stream.read_exact(&mut seen[..bytes.len() - before]).ok()?;
+        if end.is_some() {
+            return Some(bytes);
+        }
     }
-    Some(bytes)
 }
