@@ -41,4 +41,4 @@ pub use descriptor::{release, release_unused};
 pub use encode::encode_message;
 pub use error::{Error, ErrorKind, Errors, Note, NoteKind};
 pub use load::{LoadOptions, Loaded, load_bootstrap};
-pub use stream::{Changes, ConfigStream, ConfigView, DumpQuery, Update, config_dump};
+pub use stream::{Begun, Changes, ConfigStream, ConfigView, DumpQuery, Update, config_dump};

@@ -1,7 +1,7 @@
 //! The configuration in force and what changes it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::Future as _,
     io,
     path::{Path, PathBuf},
@@ -42,6 +42,16 @@ pub struct Update {
     pub arrived: Option<Instant>,
 }
 
+/// What [`ConfigStream::begin`] returns.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and nobody keeps it")]
+pub enum Begun {
+    /// What is in force before the first update: not to be served.
+    Early(Arc<Config>),
+    /// The first update, or a later one.
+    First(Update),
+}
+
 /// Resources that were added, changed or removed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Changes {
@@ -63,6 +73,28 @@ pub struct Changes {
     pub virtual_hosts: Vec<Arc<ResourceKey>>,
     /// Whether runtime values are others.
     pub runtime: bool,
+}
+
+impl Changes {
+    /// Everything in `config` is new.
+    fn all(config: &Config) -> Self {
+        fn keys<T>(map: &HashMap<Arc<ResourceKey>, Arc<T>>) -> Vec<Arc<ResourceKey>> {
+            let mut keys: Vec<_> = map.keys().cloned().collect();
+            keys.sort_unstable();
+            keys
+        }
+        Self {
+            listeners: config.listeners.iter().map(|listener| listener.name.clone()).collect(),
+            clusters: config.clusters.iter().map(|cluster| cluster.name.to_string()).collect(),
+            routes: keys(&config.routes),
+            assignments: keys(&config.assignments),
+            scopes: keys(&config.scopes),
+            secrets: keys(&config.secrets),
+            extensions: keys(&config.extensions),
+            virtual_hosts: keys(&config.virtual_hosts),
+            runtime: *config.runtime != <_>::default(),
+        }
+    }
 }
 
 /// Follows the files and control planes a bootstrap names. Lives on the control thread (tokio, current thread).
@@ -118,10 +150,20 @@ impl ConfigStream {
     /// later ones when something changed in meaning. Cancel safe: what was seen before is returned the next time.
     pub async fn next(&mut self) -> Update {
         loop {
+            if let Begun::First(update) = self.begin().await {
+                return update;
+            }
+        }
+    }
+
+    /// As [`ConfigStream::next`], and what there is before the first update: how control planes are reached may be
+    /// part of it. Cancel safe.
+    pub async fn begin(&mut self) -> Begun {
+        loop {
             self.read();
             self.ask();
-            if let Some(update) = self.compose() {
-                return update;
+            if let Some(begun) = self.compose() {
+                return begun;
             }
             self.wait().await;
         }
@@ -226,21 +268,25 @@ impl ConfigStream {
         log_notes(&path.display().to_string(), store.take_notes());
     }
 
-    fn compose(&mut self) -> Option<Update> {
+    fn compose(&mut self) -> Option<Begun> {
         let mut store = self.view.lock();
-        if !self.started && !store.is_initialised() {
-            return None;
-        }
         let composed = store.compose();
+        if !self.started && !store.is_initialised() {
+            return composed.map(|(config, _)| Begun::Early(config));
+        }
         let arrived = self.arrived.take();
-        let update = match composed {
-            Some((config, changed)) => Update { config, changed, arrived },
-            // The first update comes even when there is nothing in it.
-            None if !self.started => Update { config: store.config(), changed: Changes::default(), arrived },
+        let (config, changed) = match composed {
+            // To whom nothing was given yet, everything is new. The first update comes also when there is nothing in it.
+            _ if !self.started => {
+                let config = store.config();
+                let all = Changes::all(&config);
+                (config, all)
+            }
+            Some(composed) => composed,
             None => return None,
         };
         self.started = true;
-        Some(update)
+        Some(Begun::First(Update { config, changed, arrived }))
     }
 
     /// Waits until a file changes or a fetch timeout passes.

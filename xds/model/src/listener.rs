@@ -223,7 +223,7 @@ pub enum TrafficDirection {
 }
 
 /// `config.core.v3.Address`.
-#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Address {
     /// `pipe`: a Unix socket.
     Pipe {
