@@ -4,13 +4,13 @@ mod support;
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    thread,
+    net::{SocketAddr, TcpListener, TcpStream},
 };
 
 use support::{
     DRIVERS,
     culvert::{Culvert, PATIENCE, cluster, free_port},
+    dns::NameServer,
     upstream::Upstream,
 };
 
@@ -130,38 +130,10 @@ fn a_cluster_of_original_destinations_has_none_for_direct_connections() {
     });
 }
 
-/// A DNS server by which every name is 127.0.0.1. It ends with the process.
-fn name_server() -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("bound");
-    let address = socket.local_addr().expect("an address");
-    thread::spawn(move || {
-        let mut packet = [0; 512];
-        while let Ok((length, from)) = socket.recv_from(&mut packet) {
-            // The question ends with the root label, its type and its class; anything behind it is not repeated.
-            let Some(name) = packet[12..length].iter().position(|&byte| byte == 0) else { continue };
-            let question = &packet[12..12 + name + 5];
-            let is_a = question[name + 1..name + 3] == [0, 1];
-            let mut answer = packet[..2].to_vec();
-            answer.extend([0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
-            answer.extend(question);
-            if is_a {
-                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
-            }
-            let _ = socket.send_to(&answer, from);
-        }
-    });
-    address
-}
-
 #[test]
 fn names_are_asked_of_the_bootstraps_resolver_where_a_cluster_has_none() {
-    let (upstream, server) = (named("found"), name_server());
-    let resolver = format!(
-        "typed_dns_resolver_config:\n  name: cares\n  typed_config:\n    '@type': \
-         type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig\n    resolvers: \
-         [{{socket_address: {{address: 127.0.0.1, port_value: {}}}}}]\n",
-        server.port()
-    );
+    let (upstream, server) = (named("found"), NameServer::start());
+    let resolver = server.resolver() + "\n";
     let cluster = format!(
         "- name: up\n  type: STRICT_DNS\n  dns_lookup_family: V4_ONLY\n  load_assignment: {{cluster_name: up, endpoints: \
          [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: some.example, port_value: {}}}}}}}}}]}}]}}\n",

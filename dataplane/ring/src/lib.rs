@@ -24,6 +24,7 @@ pub mod mailbox;
 pub mod net;
 mod probe;
 mod runtime;
+pub mod sched;
 mod stats;
 mod stream;
 pub mod task;

@@ -68,10 +68,14 @@ impl ClusterDialer {
         Self { known: Mutex::new(known), contexts, resolver, marked }
     }
 
-    /// Goes on with another configuration, and with what the names in it resolve to.
-    pub(super) fn update(&self, config: &Arc<Config>, resolved: &Resolved) {
+    /// Goes on with another configuration, and with what the names in it resolve to. `clusters`: these or their addresses
+    /// have changed.
+    pub(super) fn update(&self, config: &Arc<Config>, resolved: &Resolved, clusters: bool) {
         let mut known = self.lock();
         known.config = config.clone();
+        if !clusters {
+            return;
+        }
         known.resolved.clone_from(resolved);
         let config = config.clone();
         known.dialled.retain(|name, _| config.clusters.iter().any(|cluster| cluster.name == *name));

@@ -49,9 +49,10 @@ impl Dns {
         Self { tasks: HashMap::new(), sender, default }
     }
 
-    /// Starts tasks for new or changed clusters and ends those of clusters that are gone. Returns the names of clusters
-    /// that were started and that start-up waits for. Runs inside a `LocalSet`.
-    pub(super) fn apply(&mut self, clusters: &[Arc<Cluster>]) -> Vec<Arc<str>> {
+    /// Starts tasks for new or changed clusters and ends those of clusters that are gone. Returns the clusters
+    /// that were started: of each the first resolution is to come, though it may be that no name resolves. Runs inside a
+    /// `LocalSet`.
+    pub(super) fn apply(&mut self, clusters: &[Arc<Cluster>]) -> Vec<Arc<Cluster>> {
         let mut started = Vec::new();
         let mut old = std::mem::take(&mut self.tasks);
         for cluster in clusters {
@@ -72,9 +73,7 @@ impl Dns {
                 default: self.default.clone(),
             };
             let handle = tokio::task::spawn_local(resolving.run());
-            if cluster.wait_for_warm {
-                started.push(cluster.name.clone());
-            }
+            started.push(cluster.clone());
             self.tasks.insert(cluster.name.clone(), Task { config: cluster.clone(), handle });
         }
         for (_, task) in old {

@@ -1,8 +1,11 @@
 //! Listeners of the configuration in force: binding, and what is counted of them.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-use culvert_model::Config;
+use culvert_model::{Config, Listener};
 
 use super::{BindError, Control};
 
@@ -18,7 +21,9 @@ impl Control {
             self.unbound = !failed.is_empty();
             let bound = config.listeners.len() - failed.len();
             // Counted by worker, as in Envoy.
-            let is_there = |name: &&String| config.listeners.iter().any(|listener| listener.name == **name);
+            let names: HashSet<&str> =
+                config.listeners.iter().map(|listener| listener.name.as_str()).collect();
+            let is_there = |name: &&String| names.contains(name.as_str());
             let made = changed
                 .map_or(config.listeners.len(), |names| names.iter().filter(is_there).count())
                 .saturating_sub(failed.len());
@@ -47,8 +52,10 @@ impl Control {
         let stats = &self.listener_stats;
         let current = self.shared.config.borrow();
         let (mut listeners, mut chains) = (0, 0);
+        let mut before: HashMap<&str, &Arc<Listener>> =
+            current.listeners.iter().map(|listener| (listener.name.as_str(), listener)).collect();
         for listener in next.listeners.iter() {
-            match current.listeners.iter().find(|known| known.name == listener.name) {
+            match before.remove(listener.name.as_str()) {
                 Some(known) if Arc::ptr_eq(known, listener) => {}
                 Some(known) if known.fingerprint == listener.fingerprint => {
                     stats.listener_modified.inc();
@@ -63,9 +70,7 @@ impl Control {
                 None => stats.listener_added.inc(),
             }
         }
-        let gone =
-            |known: &&Arc<culvert_model::Listener>| next.listeners.iter().all(|l| l.name != known.name);
-        let removed = current.listeners.iter().filter(gone).count();
+        let removed = before.len();
         stats.listener_removed.add(removed as u64);
         self.count_draining((listeners + removed) as u64, chains as u64);
     }

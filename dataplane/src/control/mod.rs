@@ -157,11 +157,15 @@ struct Control {
     calls: mpsc::Receiver<Call>,
     listener_stats: Arc<ListenerManagerStats>,
     sources: Sources,
+    /// Names of the listeners of the bootstrap.
+    fixed: HashSet<String>,
     /// Whether a listener could not be bound.
     unbound: bool,
     /// Whether a configuration was taken over of which memory may be left.
     parsed: bool,
     tls: TlsControl,
+    /// Snapshots that workers may still run on.
+    former: Vec<Arc<Snapshot>>,
     flush_interval: Duration,
 }
 
@@ -204,6 +208,7 @@ impl Control {
                     self.reap();
                     self.look_at_certificates();
                     self.bind_again();
+                    self.forget_former();
                 }
                 _ = hangup.recv() => self.reload_pods(),
                 _ = reopen.recv() => self.shared.process.access_logs.reopen(),
@@ -249,13 +254,15 @@ impl Control {
         let config = Arc::new(crate::faults::seeded(&config));
         self.sources.follow(&self.shared.view, &self.shared.process.registry);
         if !changed.clusters.is_empty() {
-            let unresolved = self.dns.apply(&config.clusters);
+            let started = self.dns.apply(&config.clusters);
             let present: HashSet<_> = config.clusters.iter().map(|cluster| &cluster.name).collect();
             self.resolved.retain(|name, _| present.contains(name));
             if !self.shared.live.get() {
-                self.unresolved.extend(unresolved);
+                let waited_for = started.iter().filter(|cluster| cluster.wait_for_warm);
+                self.unresolved.extend(waited_for.map(|cluster| cluster.name.clone()));
                 self.unresolved.retain(|name| present.contains(name));
             }
+            self.builder.hold(&changed.clusters, started.iter().map(|cluster| &cluster.name));
         }
         if !changed.listeners.is_empty() {
             self.count_listeners(&config);
@@ -263,11 +270,13 @@ impl Control {
         if self.tls.apply(&config) {
             self.show_certificates();
         }
-        self.dialer.update(&config, &self.resolved);
+        self.dialer.update(&config, &self.resolved, !changed.clusters.is_empty());
         let snapshot = self.builder.build(&config, &changed, &self.resolved, arrived);
         self.publish(snapshot);
         *self.shared.config.borrow_mut() = config;
-        self.parsed = true;
+        // What comes with endpoints is small, and comes often.
+        self.parsed |=
+            !(changed.clusters.is_empty() && changed.listeners.is_empty() && changed.routes.is_empty());
         changed
     }
 
@@ -276,7 +285,14 @@ impl Control {
         self.health.follow(&snapshot);
         self.outliers.follow(&snapshot);
         self.shared.workers.tell_all(|| Command::Publish(snapshot.clone()));
-        *self.shared.snapshot.borrow_mut() = snapshot;
+        let before = self.shared.snapshot.replace(snapshot);
+        self.former.push(before);
+        self.forget_former();
+    }
+
+    /// Frees the snapshots that no worker runs on any more: a large one takes its time, which a worker does not have.
+    fn forget_former(&mut self) {
+        self.former.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 
     /// Certificate files that were replaced take effect on new connections; nothing is published.
@@ -297,9 +313,12 @@ impl Control {
         let mut next = Some(resolution);
         while let Some(Resolution { cluster, endpoints }) = next {
             self.unresolved.remove(&cluster);
+            let is_new = endpoints.is_some();
             // Where nothing was ever resolved, what an earlier version of the cluster resolved to serves on.
             if let Some(endpoints) = endpoints {
                 self.resolved.insert(cluster.clone(), endpoints);
+            }
+            if is_new || self.builder.holds(&cluster) {
                 affected.push(cluster);
             }
             next = self.events.resolutions.try_recv().ok();
@@ -308,7 +327,7 @@ impl Control {
             return;
         }
         let config = self.shared.config.borrow().clone();
-        self.dialer.update(&config, &self.resolved);
+        self.dialer.update(&config, &self.resolved, true);
         let snapshot = self.builder.resolve(&config, affected, &self.resolved);
         self.publish(snapshot);
     }

@@ -52,6 +52,8 @@ pub(super) struct Builder {
     users: HashMap<ResourceKey, Vec<Arc<str>>>,
     /// Names of aggregate clusters.
     aggregates: BTreeSet<Arc<str>>,
+    /// Clusters that serve on as they were until the names of their new version are resolved.
+    held: HashSet<Arc<str>>,
     zones: Zones,
 }
 
@@ -86,6 +88,7 @@ impl Builder {
             clusters: HashMap::new(),
             users: HashMap::new(),
             aggregates: BTreeSet::new(),
+            held: HashSet::new(),
             zones: Zones::default(),
         }
     }
@@ -114,14 +117,31 @@ impl Builder {
             let extensions = http_filter::extensions(config, &changed.extensions, &self.last.extensions);
             self.last.extensions = Arc::new(extensions);
         }
-        let mut clusters = self.update_clusters(config, &changed.clusters, resolved);
+        let due: Vec<_> =
+            changed.clusters.iter().filter(|name| !self.held.contains(name.as_str())).cloned().collect();
+        let mut clusters = self.update_clusters(config, &due, resolved);
         let users = changed.assignments.iter().filter_map(|key| self.users.get(&**key));
-        let mut affected: Vec<_> = users.flatten().cloned().collect();
+        let mut affected: Vec<_> =
+            users.flatten().filter(|name| !self.held.contains(*name)).cloned().collect();
         let there: HashSet<_> = clusters.iter().cloned().collect();
         affected.retain(|name| !there.contains(name));
         self.update_endpoints(config, &affected, resolved);
         clusters.extend(affected);
         self.finish(clusters, arrived)
+    }
+
+    /// Before [`Builder::build`] with these changes: those of `unresolved` that serve already go on as they are until
+    /// [`Builder::resolve`] is told of them, as in Envoy, where a new version of a cluster warms first.
+    pub(super) fn hold<'n>(&mut self, changed: &[String], unresolved: impl Iterator<Item = &'n Arc<str>>) {
+        for name in changed {
+            self.held.remove(name.as_str());
+        }
+        self.held.extend(unresolved.filter(|name| self.clusters.contains_key(*name)).cloned());
+    }
+
+    /// Whether a cluster goes on as it was, for now.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        self.held.contains(name)
     }
 
     /// The next snapshot after names of the clusters `affected` were resolved.
@@ -131,8 +151,12 @@ impl Builder {
         affected: Vec<Arc<str>>,
         resolved: &Resolved,
     ) -> Arc<Snapshot> {
-        self.update_endpoints(config, &affected, resolved);
-        self.finish(affected, None)
+        let (held, others): (Vec<_>, Vec<_>) = affected.into_iter().partition(|name| self.held.remove(name));
+        let held: Vec<_> = held.iter().map(ToString::to_string).collect();
+        let mut changed = self.update_clusters(config, &held, resolved);
+        self.update_endpoints(config, &others, resolved);
+        changed.extend(others);
+        self.finish(changed, None)
     }
 
     /// The next snapshot after the health of hosts of these clusters changed. Hosts that only stayed because they passed
@@ -321,17 +345,10 @@ impl Builder {
             Some(known) => (known.spec.limits.clone(), known.spec.high_limits.clone()),
             None => (Arc::<Limits>::default(), Arc::<Limits>::default()),
         };
-        let breakers = Arc::new(Breakers { limits: limits.clone(), max: config.circuit_breakers });
-        let scope = format!("cluster.{}.circuit_breakers", config.stat_name);
-        self.registry.register(format!("{scope}.default"), breakers.clone());
-        // Where nobody set them they are of no interest.
-        let set = config.high_priority_breakers != CircuitBreakers::default();
-        let high_breakers = set
-            .then(|| Arc::new(Breakers { limits: high_limits.clone(), max: config.high_priority_breakers }));
-        if let Some(breakers) = &high_breakers {
-            self.registry.register(format!("{scope}.high"), breakers.clone());
-        }
-        let breakers = (breakers, high_breakers);
+        let breakers = match &known {
+            Some(known) if Arc::ptr_eq(&known.spec.config, config) => known.breakers.clone(),
+            _ => self.breakers(config, &limits, &high_limits),
+        };
         let stats = known.map_or_else(|| self.control_stats(config), |known| known.stats);
         count_members(&stats, &hosts);
         stats.membership_change.inc();
@@ -350,6 +367,26 @@ impl Builder {
             arranged: OnceLock::new(),
         });
         Known { spec, endpoints: endpoints.clone(), stats, breakers, sockets }
+    }
+
+    /// What shows how far the limits of both priorities are used up.
+    fn breakers(
+        &self,
+        config: &Cluster,
+        limits: &Arc<Limits>,
+        high_limits: &Arc<Limits>,
+    ) -> (Arc<Breakers>, Option<Arc<Breakers>>) {
+        let breakers = Arc::new(Breakers { limits: limits.clone(), max: config.circuit_breakers });
+        let scope = format!("cluster.{}.circuit_breakers", config.stat_name);
+        self.registry.register(format!("{scope}.default"), breakers.clone());
+        // Where nobody set them they are of no interest.
+        let set = config.high_priority_breakers != CircuitBreakers::default();
+        let high_breakers = set
+            .then(|| Arc::new(Breakers { limits: high_limits.clone(), max: config.high_priority_breakers }));
+        if let Some(breakers) = &high_breakers {
+            self.registry.register(format!("{scope}.high"), breakers.clone());
+        }
+        (breakers, high_breakers)
     }
 
     fn control_stats(&self, config: &Cluster) -> Arc<ClusterControlStats> {

@@ -56,52 +56,93 @@ struct Wanted {
 }
 
 impl Sockets {
-    /// Stops accepting on what is gone, binds what is new and leaves what stayed. Every listener is handled, also after
-    /// one failed; one that fails keeps the sockets it had.
+    /// Binds what is new, then stops accepting on what is gone: an address that goes from one listener to another is open
+    /// all the time. Every listener is handled, also after one failed; one that fails keeps the sockets it had.
     pub(super) fn apply(&mut self, config: &Config, workers: &Workers) -> Vec<BindError> {
-        self.bound.retain(|name, bound| {
-            let kept =
-                config.listeners.iter().any(|listener| listener.bind_to_port && *listener.name == **name);
-            if !kept {
-                bound.iter().for_each(|bound| remove(bound, true, workers));
-            }
-            kept
-        });
-        let mut errors = Vec::new();
-        let is_open = |listener: &&Arc<Listener>| !self.closed.contains(listener.name.as_str());
+        let is_open = |listener: &&Arc<Listener>| {
+            listener.bind_to_port && !self.closed.contains(listener.name.as_str())
+        };
         let listeners: Vec<_> =
-            config.listeners.iter().filter(|listener| listener.bind_to_port).filter(is_open).collect();
-        for listener in listeners {
-            if let Err(error) = self.apply_one(listener, workers) {
+            config.listeners.iter().filter(is_open).map(|listener| (listener, wanted(listener))).collect();
+        let mut spare = self.take_spare(&listeners);
+        let mut errors = Vec::new();
+        for (listener, wanted) in &listeners {
+            if let Err(error) = self.apply_one(listener, wanted, &mut spare, workers) {
                 errors.push(error);
             }
+        }
+        if !spare.is_empty() {
+            let open: HashSet<&Address> =
+                self.bound.values().flatten().map(|bound| &bound.wanted.address).collect();
+            spare.iter().for_each(|old| remove(old, !open.contains(&old.wanted.address), workers));
         }
         errors
     }
 
-    /// Addresses that stayed as they are keep their sockets.
-    fn apply_one(&mut self, listener: &Listener, workers: &Workers) -> Result<(), BindError> {
+    /// The sockets of listeners that are gone, and those that another listener wants as they are.
+    fn take_spare(&mut self, listeners: &[(&Arc<Listener>, Vec<Wanted>)]) -> Vec<Bound> {
+        let by_name: HashMap<&str, &[Wanted]> =
+            listeners.iter().map(|(listener, wanted)| (listener.name.as_str(), wanted.as_slice())).collect();
+        let users: HashMap<&Address, &Wanted> =
+            listeners.iter().flat_map(|(_, wanted)| wanted).map(|wanted| (&wanted.address, wanted)).collect();
+        let mut spare = Vec::new();
+        self.bound.retain(|name, bound| {
+            let Some(wanted) = by_name.get(&**name) else {
+                spare.append(bound);
+                return false;
+            };
+            let moves = |bound: &mut Bound| {
+                !wanted.contains(&bound.wanted)
+                    && users.get(&bound.wanted.address).is_some_and(|user| **user == bound.wanted)
+            };
+            spare.extend(bound.extract_if(.., moves));
+            true
+        });
+        spare
+    }
+
+    /// Addresses that stayed as they are keep their sockets. What is not wanted any more comes to `spare`.
+    fn apply_one(
+        &mut self,
+        listener: &Listener,
+        wanted: &[Wanted],
+        spare: &mut Vec<Bound>,
+        workers: &Workers,
+    ) -> Result<(), BindError> {
         let name: Arc<str> = listener.name.as_str().into();
-        let wanted = wanted(listener);
         let before = self.bound.get(&name).map_or(&[][..], Vec::as_slice);
         let is_bound = |wanted: &&Wanted| before.iter().any(|bound| bound.wanted == **wanted);
-        let mut made = Vec::new();
+        let (mut made, mut taken) = (Vec::new(), Vec::new());
         for wanted in wanted.iter().filter(|wanted| !is_bound(wanted)) {
+            if let Some(at) = spare.iter().position(|spare| spare.wanted == *wanted) {
+                taken.push(spare.swap_remove(at));
+                continue;
+            }
             let failed =
                 |error| BindError { listener: listener.name.clone(), address: wanted.address.clone(), error };
             let same = before.iter().find(|bound| bound.wanted.address == wanted.address);
             // Two sockets can have the address at once only if both allow it.
-            if same.is_some_and(|same| !(same.wanted.reuse_port && wanted.reuse_port)) {
-                return Err(failed(io::Error::other(
+            let bound = match same {
+                Some(same) if !(same.wanted.reuse_port && wanted.reuse_port) => Err(io::Error::other(
                     "options of a socket that has the address for itself cannot be changed; see enable_reuse_port",
-                )));
+                )),
+                _ => bind(wanted, workers.len()),
+            };
+            match bound {
+                Ok(bound) => made.push((wanted.clone(), bound)),
+                Err(error) => {
+                    spare.append(&mut taken);
+                    return Err(failed(error));
+                }
             }
-            made.push((wanted.clone(), bind(wanted, workers.len()).map_err(failed)?));
         }
-        let old = self.bound.remove(&name).unwrap_or_default();
-        let (kept, gone): (Vec<_>, Vec<_>) =
-            old.into_iter().partition(|bound| wanted.contains(&bound.wanted));
-        let bound = self.bound.entry(name.clone()).or_insert(kept);
+        let bound = self.bound.entry(name.clone()).or_default();
+        spare.extend(bound.extract_if(.., |bound| !wanted.contains(&bound.wanted)));
+        for old in taken {
+            let number = old.number;
+            workers.tell_all(|| Command::Rename { number, listener: name.clone() });
+            bound.push(old);
+        }
         for (wanted, sockets) in made {
             self.last += 1;
             let number = self.last;
@@ -110,10 +151,6 @@ impl Sockets {
                 let bound = BoundListener { listener: name.clone(), socket, number, origin: Origin::Direct };
                 workers.tell(worker, Command::AddListener(bound));
             }
-        }
-        for old in gone {
-            let replaced = bound.iter().any(|bound| bound.wanted.address == old.wanted.address);
-            remove(&old, !replaced, workers);
         }
         Ok(())
     }

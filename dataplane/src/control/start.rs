@@ -11,11 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use culvert_xds::{ConfigStream, Loaded};
+use culvert_xds::{Begun, ConfigStream, Loaded, Update};
 use tokio::sync::mpsc;
 
 use super::{
-    Ask, Control, ServeError, ServeOptions, Shared,
+    Ask, Control, REAP_EVERY, ServeError, ServeOptions, Shared,
     admin::{Admin, Listen, ServerInfo},
     backend::AdminBackend,
     collectors::Collectors,
@@ -79,6 +79,7 @@ impl Control {
         });
         let config = WorkerConfig { count: options.concurrency, driver: probe.driver };
         let workers = Arc::new(Workers::start(config, &process)?);
+        culvert_ring::sched::give_way_or_warn("control");
         let server = Arc::new(ServerStats::default());
         registry.register("server", server.clone());
         server.concurrency.set(options.concurrency as u64);
@@ -138,21 +139,24 @@ impl Control {
             sources: Sources::new(&shared.view, &shared.process.registry),
             unbound: false,
             parsed: false,
+            former: Vec::new(),
+            fixed: loaded.bootstrap.config.listeners.iter().map(|listener| listener.name.clone()).collect(),
             flush_interval: loaded.bootstrap.stats.flush_interval,
             shared,
             options,
         })
     }
 
-    /// Makes ready what the first configuration needs, then opens its listeners; one that cannot be bound now ends the
-    /// start, as in Envoy. What happens meanwhile takes effect: a cluster that never gets warm can be taken back. `false`
+    /// Makes ready what the first configuration needs, then opens its listeners; one of the bootstrap that cannot be bound
+    /// now ends the start, as in Envoy. What happens meanwhile takes effect: a cluster that never gets warm can be taken back. `false`
     /// when it was told to end.
     pub(super) async fn bring_up(
         &mut self,
         inbox: &mut mpsc::UnboundedReceiver<Ask>,
     ) -> Result<bool, ServeError> {
-        let update = self.events.stream.next().await;
+        let Some(update) = self.first_update(inbox).await else { return Ok(false) };
         self.take_over(update);
+        let mut reap = tokio::time::interval(REAP_EVERY);
         let patience = tokio::time::sleep(DNS_PATIENCE);
         tokio::pin!(patience);
         // Listeners come when names are resolved and the first round of checks is through.
@@ -163,15 +167,19 @@ impl Control {
                     Ask::Drain(request) => self.drain(request),
                     Ask::Quit => return Ok(false),
                 },
+                _ = reap.tick() => self.look_at_certificates(),
                 () = &mut patience, if !self.unresolved.is_empty() => {
                     let names: Vec<_> = self.unresolved.drain().collect();
                     log::warn!(target: "dns", "no address yet for: {}", names.join(", "));
                 }
             }
         }
-        if let Some(error) = self.bind(None).into_iter().next() {
+        let (fatal, failed): (Vec<_>, Vec<_>) =
+            self.bind(None).into_iter().partition(|error| self.fixed.contains(&error.listener));
+        if let Some(error) = fatal.into_iter().next() {
             return Err(error.into());
         }
+        self.report(&failed);
         self.start_pods()?;
         self.listener_stats.workers_started.set(1);
         self.shared.live.set(true);
@@ -181,6 +189,28 @@ impl Control {
         culvert_ring::heap::give_back();
         log::info!(target: "main", "serving with {} worker(s)", self.options.concurrency);
         Ok(true)
+    }
+
+    /// Waits for the first configuration. What is known before it takes effect on how control planes are reached: their
+    /// clusters may need secrets, or endpoints, that come from files. `None` when it was told to end.
+    async fn first_update(&mut self, inbox: &mut mpsc::UnboundedReceiver<Ask>) -> Option<Update> {
+        let mut reap = tokio::time::interval(REAP_EVERY);
+        loop {
+            tokio::select! {
+                begun = self.events.stream.begin() => match begun {
+                    Begun::Early(config) => {
+                        self.tls.apply(&config);
+                        self.dialer.update(&config, &self.resolved, true);
+                    }
+                    Begun::First(update) => return Some(update),
+                },
+                Some(ask) = inbox.recv() => match ask {
+                    Ask::Drain(request) => self.drain(request),
+                    Ask::Quit => return None,
+                },
+                _ = reap.tick() => self.look_at_certificates(),
+            }
+        }
     }
 
     fn start_pods(&mut self) -> Result<(), ServeError> {

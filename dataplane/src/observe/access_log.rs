@@ -132,7 +132,10 @@ impl AccessLogs {
         let writer = Writer { shared: shared.clone(), stats, inbox };
         let thread = thread::Builder::new()
             .name("culvert-logs".to_owned())
-            .spawn(move || writer.run())
+            .spawn(move || {
+                culvert_ring::sched::give_way_or_warn("access log writer");
+                writer.run();
+            })
             .map_err(AccessLogError::Thread)?;
         Ok(Self(Arc::new(Handle { shared, commands, registry: registry.clone(), thread: Some(thread) })))
     }

@@ -172,7 +172,7 @@ impl Registry {
     pub fn flush(&self) {
         let mut scopes = self.scopes();
         for scope in scopes.0.values_mut() {
-            for (name, cumulative) in scope.totals().histograms {
+            for (name, cumulative) in scope.histograms() {
                 let flushed = scope.flushed.entry(name).or_default();
                 flushed.interval = cumulative.since(&flushed.cumulative);
                 flushed.cumulative = cumulative;
@@ -227,6 +227,19 @@ impl Scope {
             });
             false
         });
+    }
+
+    /// The histograms of [`Scope::totals`]: of thousands of scopes few have any.
+    fn histograms(&self) -> BTreeMap<String, Merged> {
+        let mut totals = Totals { histograms: self.retired.histograms.clone(), ..Totals::default() };
+        for set in &self.sets {
+            set.visit(&mut |name, sample| {
+                if matches!(sample, Sample::Histogram(_)) {
+                    totals.add(name, sample);
+                }
+            });
+        }
+        totals.histograms
     }
 
     fn totals(&self) -> Totals {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use culvert_model::{LbPolicy, RoutePriority};
+use culvert_model::{Address, LbPolicy, RoutePriority};
 
 use crate::{
     http::codec::h2::STREAMS_UNTIL_SETTINGS,
@@ -104,24 +104,35 @@ impl Host {
         }
     }
 
-    /// Takes over a newer version of the same address.
-    pub(super) fn update(&self, spec: Arc<HostSpec>) {
-        if !self.spec.borrow().is_reached_like(&spec) {
-            self.epoch.set(self.epoch.get().wrapping_add(1));
+    /// Takes over a newer version of the same address. Whether connections from before are not used any more.
+    pub(super) fn update(&self, spec: &Arc<HostSpec>) -> bool {
+        let mut outdated = false;
+        if !Arc::ptr_eq(&self.spec.borrow().0, spec) {
+            outdated = !self.spec.borrow().is_reached_like(spec);
+            if outdated {
+                self.epoch.set(self.epoch.get().wrapping_add(1));
+            }
+            *self.spec.borrow_mut() = Rc::new(Local(spec.clone()));
         }
-        *self.spec.borrow_mut() = Rc::new(Local(spec));
         self.removed.set(false);
-        self.notice_failure();
+        self.notice_failure() || outdated
     }
 
     /// Gives up the connections from before when it has failed since it was looked at last: those that carry a request
-    /// end after it.
-    pub(super) fn notice_failure(&self) {
+    /// end after it. Whether that is so.
+    pub(super) fn notice_failure(&self) -> bool {
         let failed = self.spec.borrow().health.is_failed();
-        if failed && !self.failed.replace(failed) {
+        let newly = failed && !self.failed.get();
+        if newly {
             self.epoch.set(self.epoch.get().wrapping_add(1));
         }
         self.failed.set(failed);
+        newly
+    }
+
+    /// Whether this is its address.
+    pub(super) fn is_at(&self, address: &Address) -> bool {
+        self.spec.borrow().endpoint.address == *address
     }
 
     /// The endpoint as configured.

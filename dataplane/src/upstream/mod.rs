@@ -2,6 +2,7 @@
 
 mod balancer;
 mod connect;
+mod former;
 mod host;
 mod latency;
 mod limit;
@@ -12,7 +13,6 @@ mod shared;
 
 use std::{
     cell::{OnceCell, RefCell},
-    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
@@ -20,20 +20,19 @@ use std::{
 
 use culvert_model::{self as model, Discovery, RoutePriority, SubsetMatch};
 use culvert_proto::balance::{SubsetChoice, ZoneChoice};
-use smallvec::SmallVec;
 
 pub(crate) use connect::{keepalive, socket_for};
 pub use host::{ActiveRequest, Host, PoolKey};
 pub use limit::{Credit, Limit};
 pub use outlier::{LocalFailure, Monitor, Tripped};
-pub use pool::{AcquireError, IdleSet, Lent, TcpConn, TunnelConn, discard_where, janitor};
+pub use pool::{AcquireError, IdleSet, Lent, TcpConn, TunnelConn, discard_outdated, discard_where, janitor};
 
 use crate::{
     capture::PodHandle,
     observe::stats::{ClusterStats, CodeStats, Http2Stats, Registry, SubsetStats, ZoneStats},
     snapshot::{ClusterSpec, HostSpec, Limits},
     tls::TlsStats,
-    upstream::{balancer::Balancer, original_dst::Passing},
+    upstream::{balancer::Balancer, former::Former, original_dst::Passing},
     worker::Local,
 };
 
@@ -145,46 +144,47 @@ impl Cluster {
     }
 
     /// Takes over a newer version. Hosts whose address stayed keep their connections; others close theirs when idle. With
-    /// `close_connections_on_host_set_change` a change of the addresses closes all.
-    pub fn update(&self, spec: &Arc<ClusterSpec>) {
+    /// `close_connections_on_host_set_change` a change of the addresses closes all. Calls `left` with each host that has
+    /// connections which are not used any more.
+    pub fn update(&self, spec: &Arc<ClusterSpec>, mut left: impl FnMut(&Rc<Host>)) {
         if Arc::ptr_eq(&self.spec.borrow(), spec) {
             return;
         }
+        self.passing.borrow().follow(spec.passing_tls.as_ref(), &mut left);
         if Arc::ptr_eq(&self.spec.borrow().hosts, &spec.hosts) {
             // Their health at most.
-            for host in self.hosts.borrow().iter() {
-                host.notice_failure();
-            }
-            return self.set_spec(spec);
+            self.hosts.borrow().iter().filter(|host| host.notice_failure()).for_each(&mut left);
+        } else {
+            self.update_hosts(spec, left);
         }
-        let old = self.hosts.take();
+        self.set_spec(spec);
+    }
+
+    fn update_hosts(&self, spec: &ClusterSpec, mut left: impl FnMut(&Rc<Host>)) {
         let logical = matches!(&spec.config.discovery, Discovery::Dns { options, .. } if options.logical);
-        let renewed = spec.config.close_on_host_set_change && !same_addresses(&old, spec);
-        // All addresses of a logical cluster are one.
-        let key = |address| if logical { None } else { Some(address) };
-        let specs: Vec<_> = old.iter().map(|host| host.spec()).collect();
-        let mut known = HashMap::<_, SmallVec<[Rc<Host>; 1]>>::with_capacity(old.len());
-        for (host, before) in old.into_iter().zip(&specs).rev() {
-            known.entry(key(&before.endpoint.address)).or_default().push(host);
-        }
-        let mut hosts = Vec::with_capacity(spec.hosts.len());
-        for host in spec.hosts.iter() {
-            let same =
-                known.get_mut(&key(&host.endpoint.address)).filter(|_| !renewed).and_then(SmallVec::pop);
-            match same {
-                Some(same) => {
-                    same.update(host.clone());
-                    hosts.push(same);
-                }
-                None => hosts.push(Rc::new(Host::new(host.clone(), self.worker))),
+        let mut former = Former::new(self.hosts.take());
+        let renewed = spec.config.close_on_host_set_change && !former.is_at(spec);
+        let next = spec.hosts.iter().map(|host| {
+            let known = if renewed {
+                None
+            } else if logical {
+                former.any()
+            } else {
+                former.at(&host.endpoint.address)
+            };
+            let Some(known) = known else { return Rc::new(Host::new(host.clone(), self.worker)) };
+            if known.update(host) {
+                left(&known);
             }
-        }
-        for gone in known.into_values().flatten() {
+            known
+        });
+        let hosts: Vec<_> = next.collect();
+        for gone in former.rest() {
             gone.removed.set(true);
+            left(&gone);
         }
         hosts.iter().for_each(|host| host.follow(&spec.config.lb_policy));
         *self.hosts.borrow_mut() = hosts;
-        self.set_spec(spec);
     }
 
     /// Marks all hosts removed: the cluster is gone, its idle connections close.
@@ -331,9 +331,4 @@ impl Cluster {
         }
         hosts.get(index?).cloned()
     }
-}
-
-fn same_addresses(hosts: &[Rc<Host>], spec: &ClusterSpec) -> bool {
-    let next: HashSet<_> = spec.hosts.iter().map(|host| &host.endpoint.address).collect();
-    hosts.len() == spec.hosts.len() && hosts.iter().all(|known| next.contains(&known.spec().endpoint.address))
 }

@@ -35,16 +35,25 @@ impl Passing {
         let port = settings.port.unwrap_or_else(|| destination.port());
         let address = SocketAddr::new(destination.ip(), port);
         let entry = self.hosts.entry(address).or_insert_with(|| {
-            let host = Host::new(spec(address, tls.cloned(), no_stats(worker)), worker);
+            let host = Host::new(plain(address, tls.cloned(), no_stats(worker)), worker);
             (Rc::new(host), time::now())
         });
         let (host, used) = entry;
-        if !Slot::is_same(host.spec().tls.as_ref(), tls) {
-            let stats = host.spec().stats.clone();
-            host.update(spec(address, tls.cloned(), stats));
-        }
         *used = time::now();
         host.clone()
+    }
+
+    /// Encrypts from now on with `tls`. Calls `left` with the hosts whose connections are not used any more.
+    pub(super) fn follow(&self, tls: Option<&Arc<Slot<ClientContext>>>, mut left: impl FnMut(&Rc<Host>)) {
+        for (address, (host, _)) in &self.hosts {
+            let before = host.spec();
+            if Slot::is_same(before.tls.as_ref(), tls) {
+                continue;
+            }
+            if host.update(&plain(*address, tls.cloned(), before.stats.clone())) {
+                left(host);
+            }
+        }
     }
 
     /// Forgets hosts without connections that nothing asked for during `interval`.
@@ -72,7 +81,8 @@ fn no_stats(worker: usize) -> Arc<[HostStats]> {
     (0..=worker).map(|_| HostStats::default()).collect()
 }
 
-fn spec(
+/// A host of which nothing but its address is known.
+pub(super) fn plain(
     address: SocketAddr,
     tls: Option<Arc<Slot<ClientContext>>>,
     stats: Arc<[HostStats]>,
@@ -109,8 +119,11 @@ mod tests {
         let address = "10.0.0.1:80".parse().unwrap();
         let host = passing.host(&settings, address, None, 1);
         let request = host.begin();
+        let mut left = Vec::new();
+        passing.follow(Some(&slot), |host| left.push(host.clone()));
         let same = passing.host(&settings, address, Some(&slot), 1);
         assert!(Rc::ptr_eq(&host, &same) && same.spec().tls.is_some());
+        assert!(left.len() == 1 && Rc::ptr_eq(&host, &left[0]), "its connections are in the clear");
         same.stats(|stats| assert_eq!((stats.rq_active.value(), stats.rq_total.value()), (1, 1)));
         drop(request);
         same.stats(|stats| assert_eq!(stats.rq_active.value(), 0));

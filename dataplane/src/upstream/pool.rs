@@ -635,6 +635,19 @@ fn sweep_expired(worker: &Worker) {
     }
 }
 
+/// Closes the idle connections to a host that was removed, or is reached in another way by now.
+pub fn discard_outdated(worker: &Worker, host: &Host) {
+    let is_outdated = |key: &PoolKey, host: &Host| host.is_removed() || key.is_outdated(host);
+    // Retiring one takes it from the list.
+    let shared = host.shared.borrow().clone();
+    shared.iter().for_each(|conn| conn.retire_if(is_outdated));
+    let tags: Vec<u64> = {
+        let idle = host.idle.borrow();
+        idle.iter().filter(|parked| is_outdated(&parked.key, host)).map(|parked| parked.tag).collect()
+    };
+    discard_all(worker, &tags);
+}
+
 /// Closes every idle connection that `which` selects.
 pub fn discard_where(worker: &Worker, which: impl Fn(&PoolKey, &Host) -> bool) {
     let shared = worker.idle.borrow_mut().shared.live();
@@ -648,8 +661,12 @@ pub fn discard_where(worker: &Worker, which: impl Fn(&PoolKey, &Host) -> bool) {
             .map(|(index, entry)| tag(index, entry))
             .collect()
     };
+    discard_all(worker, &tags);
+}
+
+fn discard_all(worker: &Worker, tags: &[u64]) {
     for tag in tags {
-        if let Some(cluster) = discard(worker, tag) {
+        if let Some(cluster) = discard(worker, *tag) {
             cluster.stats.upstream_cx_destroy_local.inc();
         }
     }

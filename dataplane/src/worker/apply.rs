@@ -9,7 +9,7 @@ use culvert_ring::mailbox::Receiver;
 use crate::{
     listener::ListenerRuntime,
     snapshot::{RouteSpec, Snapshot},
-    upstream::{Cluster, discard_where},
+    upstream::{Cluster, Host, discard_outdated, discard_where},
     worker::{Command, DrainScope, Local, LocalScopes, Worker},
 };
 
@@ -20,7 +20,12 @@ pub(super) async fn obey(worker: Rc<Worker>, mut commands: Receiver<Command>) {
             Command::AddListener(bound) => worker.add_listener(bound),
             Command::Drain(scope) => worker.drain(scope),
             Command::Publish(snapshot) => worker.publish(snapshot),
-            Command::Retarget { pod, direction, listener } => worker.retarget(pod, direction, &listener),
+            Command::Rename { number, listener } => {
+                worker.rename(&listener, |accepting| accepting.pod.is_none() && accepting.number == number);
+            }
+            Command::Retarget { pod, direction, listener } => {
+                worker.rename(&listener, |accepting| accepting.pod == Some((pod, direction)));
+            }
             Command::RemoveSocket { number, refuse } => {
                 worker.stop_accepting(refuse, |accepting| {
                     accepting.pod.is_none() && accepting.number == number
@@ -35,6 +40,14 @@ pub(super) async fn obey(worker: Rc<Worker>, mut commands: Receiver<Command>) {
     }
 }
 
+/// What has connections that are not used any more.
+#[derive(Default)]
+struct Left {
+    hosts: Vec<Rc<Host>>,
+    /// Clusters that are gone, with all their hosts.
+    whole_clusters: bool,
+}
+
 impl Worker {
     fn drain(&self, scope: DrainScope) {
         // A drain never narrows: once everything drains, a later inbound-only drain changes nothing.
@@ -45,9 +58,9 @@ impl Worker {
 
     fn publish(&self, snapshot: Arc<Snapshot>) {
         let before = self.snapshot.borrow().clone();
-        let clusters_changed = !Arc::ptr_eq(&before.clusters, &snapshot.clusters);
-        if clusters_changed {
-            self.apply_clusters(&before, &snapshot);
+        let mut left = Left::default();
+        if !Arc::ptr_eq(&before.clusters, &snapshot.clusters) {
+            left = self.apply_clusters(&before, &snapshot);
         }
         if !Arc::ptr_eq(&before.routes, &snapshot.routes) {
             self.apply_tables(&snapshot);
@@ -58,26 +71,30 @@ impl Worker {
         if !Arc::ptr_eq(&before.listeners, &snapshot.listeners) {
             self.apply_listeners(&snapshot);
         }
-        if let Some(arrived) = snapshot.arrived {
+        let arrived = snapshot.arrived;
+        *self.snapshot.borrow_mut() = snapshot;
+        left.hosts.iter().for_each(|host| discard_outdated(self, host));
+        if left.whole_clusters {
+            discard_where(self, |_, host| host.is_removed());
+        }
+        if let Some(arrived) = arrived {
             let elapsed = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.config_stats.apply_us.record(elapsed);
-        }
-        *self.snapshot.borrow_mut() = snapshot;
-        if clusters_changed {
-            discard_where(self, |key, host| host.is_removed() || key.is_outdated(host));
         }
     }
 
     /// Brings the clusters that this worker uses up to date: those that changed, or all after a generation was missed.
-    fn apply_clusters(&self, before: &Snapshot, snapshot: &Snapshot) {
+    fn apply_clusters(&self, before: &Snapshot, snapshot: &Snapshot) -> Left {
         let mut clusters = self.clusters.borrow_mut();
-        let apply = |name: &Arc<str>, cluster: &Rc<Cluster>| match snapshot.clusters.get(name) {
+        let mut left = Left::default();
+        let mut apply = |name: &Arc<str>, cluster: &Rc<Cluster>| match snapshot.clusters.get(name) {
             Some(spec) => {
-                cluster.update(spec);
+                cluster.update(spec, |host| left.hosts.push(host.clone()));
                 true
             }
             None => {
                 cluster.retire();
+                left.whole_clusters = true;
                 false
             }
         };
@@ -91,6 +108,7 @@ impl Worker {
         } else {
             clusters.retain(|name, cluster| apply(name, cluster));
         }
+        left
     }
 
     fn apply_tables(&self, snapshot: &Snapshot) {

@@ -15,6 +15,13 @@ pub enum Command {
     Drain(DrainScope),
     /// The configuration from now on.
     Publish(Arc<Snapshot>),
+    /// Connections accepted from now on on the sockets of this number enter this listener.
+    Rename {
+        /// See [`BoundListener::number`].
+        number: u64,
+        /// The listener's name.
+        listener: Arc<str>,
+    },
     /// Connections accepted from now on on a pod's sockets of this direction enter this listener.
     Retarget {
         /// Which pod.

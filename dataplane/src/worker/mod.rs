@@ -450,8 +450,8 @@ impl Worker {
         });
     }
 
-    fn retarget(&self, pod: u32, direction: Direction, listener: &Arc<str>) {
-        for accepting in self.sockets.borrow().iter().filter(|known| known.pod == Some((pod, direction))) {
+    fn rename(&self, listener: &Arc<str>, which: impl Fn(&Accepting) -> bool) {
+        for accepting in self.sockets.borrow().iter().filter(|known| which(known)) {
             *accepting.listener.borrow_mut() = listener.clone();
         }
     }

@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod culvert;
+pub mod dns;
 pub mod load;
 pub mod mesh;
 pub mod netns;

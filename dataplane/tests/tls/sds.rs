@@ -307,6 +307,60 @@ fn the_control_plane_is_reached_with_mutual_tls() {
     }
 }
 
+/// As Envoy Gateway starts its proxies. There is no first configuration without them: what is told of the control plane
+/// comes from it.
+#[test]
+fn the_control_plane_is_reached_with_secrets_from_files() {
+    let ca = Ca::new("ca");
+    let server = ca.issue(&Leaf { dns: &["plane.test"], ..Leaf::default() });
+    let backend = Upstream::mirror();
+    for (driver, api) in [(DRIVERS[0], "GRPC"), (DRIVERS[1], "DELTA_GRPC")] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path();
+        let plane = ControlPlane::start();
+        let front = peer::Front::start(&server, &ca, plane.address);
+        let port = free_port();
+        plane.put([up(backend.address, ""), listener(port, "")]);
+        let source = |name: &str| format!("{{path_config_source: {{path: {}/{name}.yaml}}}}", path.display());
+        let common = format!(
+            "tls_certificate_sds_secret_configs: [{{name: own, sds_config: {}}}]\nvalidation_context_sds_secret_config: \
+             {{name: ca, sds_config: {}}}\n",
+            source("own"),
+            source("ca")
+        );
+        let write = |name: &str, what: &str| {
+            let file = format!(
+                "resources:\n- \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  name: \
+                 {name}\n{}",
+                indent(what, 2)
+            );
+            put(&path.join(format!("{name}.yaml")), &file);
+        };
+        let client = ca.issue(&leaf(5));
+        // The certificate's own files come late.
+        let own = format!(
+            "tls_certificate:\n  certificate_chain: {{filename: {0}/late.crt}}\n  private_key: {{filename: {0}/late.key}}\n",
+            path.display()
+        );
+        write("own", &own);
+        write(
+            "ca",
+            &format!("validation_context: {{trusted_ca: {{inline_string: {}}}}}\n", quoted(&ca.pem())),
+        );
+        let config = bootstrap(api, front.address, &upstream(&common, "sni: plane.test\n"), "0s");
+        let its = tempfile::tempdir().expect("a directory");
+        let culvert = Culvert::launch_in(its, driver, 0, &config, &[]);
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!(plane.count(), 0, "without a certificate nothing is said");
+        client.write(path, "late");
+        culvert.wait_until("it serves", |_| {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok_and(|stream| {
+                Client::over(stream).try_get("/").is_ok_and(|answer| answer.status == 200)
+            })
+        });
+    }
+}
+
 /// As Kubernetes mounts secrets: what files are is changed by moving a link to a directory.
 #[test]
 fn secret_files_are_followed_where_their_directory_is_watched() {

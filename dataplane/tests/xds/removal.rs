@@ -1,14 +1,21 @@
 //! What is gone, and what only was not mentioned. And what goes by itself.
 
-use envoy_types::pb::google::protobuf::Duration;
+use std::{
+    net::{SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use envoy_types::pb::google::protobuf;
 
 use crate::{
-    control_plane::Kind,
+    control_plane::{Kind, Resource},
     scene::{
-        MODES, Mode, ROUTER, Scene, answer, eds_cluster, endpoints, listener, listener_with, rds, repeatedly,
-        routes, static_cluster,
+        MODES, Mode, ROUTER, Scene, answer, eds_cluster, endpoints, listener, listener_with, manager, rds,
+        repeatedly, routes, static_cluster,
     },
-    support::{client::Client, culvert::free_port},
+    support::{DRIVERS, client::Client, culvert::free_port},
 };
 
 #[test]
@@ -30,9 +37,7 @@ fn a_listener_that_is_not_in_the_world_any_more_is_drained() {
         let mut open = Client::connect(scene.port);
         assert_eq!(open.get("/").status, 200);
         scene.plane.publish(|world| world.remove(Kind::Listener, "ingress"));
-        scene
-            .culvert
-            .wait_until("closed", |_| std::net::TcpStream::connect(("127.0.0.1", scene.port)).is_err());
+        scene.culvert.wait_until("closed", |_| TcpStream::connect(("127.0.0.1", scene.port)).is_err());
         if let Ok(response) = open.try_get("/") {
             assert_eq!(response.status, 200, "{mode:?}: the request that was under way");
         }
@@ -87,7 +92,7 @@ fn a_resource_goes_when_its_time_to_live_is_over() {
     for mode in MODES {
         let scene = Scene::start(mode, "auto");
         let mut cluster = static_cluster("short", scene.upstream.address);
-        cluster.ttl = Some(Duration { seconds: 1, nanos: 0 });
+        cluster.ttl = Some(protobuf::Duration { seconds: 1, nanos: 0 });
         scene.plane.put([cluster, routes("local", "short")]);
         let has =
             |c: &crate::support::culvert::Culvert| c.get("/clusters").expect("clusters").contains("short::");
@@ -105,7 +110,7 @@ fn a_heartbeat_keeps_a_resource() {
     let mode = Mode::AdsDelta;
     let scene = Scene::start(mode, "auto");
     let mut cluster = static_cluster("kept", scene.upstream.address);
-    let ttl = Some(Duration { seconds: 1, nanos: 0 });
+    let ttl = Some(protobuf::Duration { seconds: 1, nanos: 0 });
     cluster.ttl = ttl;
     scene.plane.put([cluster, routes("local", "kept")]);
     scene.culvert.wait_until("there", |c| c.get("/clusters").expect("clusters").contains("kept::"));
@@ -151,5 +156,55 @@ fn routes_of_a_listener_that_went_are_not_asked_for() {
                 && if mode.is_delta() { seen.unsubscribed == ["more"] } else { seen.names == ["local"] }
         });
         scene.still_follows();
+    }
+}
+
+/// A listener of this name at `port`.
+fn at(mode: Mode, name: &str, port: u16, reuse_port: bool) -> Resource {
+    let yaml = format!(
+        "{{name: {name}, enable_reuse_port: {reuse_port}, address: {{socket_address: {{address: 127.0.0.1, port_value: \
+         {port}}}}}, filter_chains: [{{filters: [{}]}}]}}",
+        manager(&rds(mode, "local", "15s"), ROUTER)
+    );
+    Resource::new(Kind::Listener, name, &yaml)
+}
+
+#[test]
+fn an_address_that_goes_from_one_listener_to_another_is_open_all_the_time() {
+    for (driver, reuse_port) in DRIVERS.into_iter().flat_map(|driver| [(driver, true), (driver, false)]) {
+        let mode = Mode::AdsWorld;
+        let scene = Scene::start(mode, driver);
+        let port = free_port();
+        scene.plane.put([at(mode, "first", port, reuse_port)]);
+        scene.culvert.wait_until("it is there", |_| answer(port).is_some());
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // A connection that the kernel drops would be tried again after a second.
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            let stop = &stop;
+            let connects = move || {
+                while !stop.load(Ordering::SeqCst) {
+                    TcpStream::connect_timeout(&address, Duration::from_millis(900)).expect("a connection");
+                }
+            };
+            let connecting = scope.spawn(connects);
+            for turn in 0..6 {
+                let (old, new) = if turn % 2 == 0 { ("first", "second") } else { ("second", "first") };
+                let modified = scene.culvert.stat("listener_manager.listener_removed");
+                scene.plane.publish(|world| {
+                    world.remove(Kind::Listener, old);
+                    world.put(at(mode, new, port, reuse_port));
+                });
+                scene.culvert.wait_until("it is taken over", |c| {
+                    c.stat("listener_manager.listener_removed") > modified
+                });
+                assert_eq!(answer(port).expect("an answer").0, 200);
+                // For longer than a removed socket accepts.
+                thread::sleep(Duration::from_millis(150));
+            }
+            stop.store(true, Ordering::SeqCst);
+            connecting.join().expect("no connection fails");
+        });
+        assert_eq!(scene.culvert.stat("listener_manager.listener_create_failure"), 0);
     }
 }

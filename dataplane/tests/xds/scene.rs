@@ -15,6 +15,7 @@ use crate::{
     support::{
         client::Client,
         culvert::{Culvert, PATIENCE, free_port},
+        dns::NameServer,
         upstream::{Upstream, ok},
     },
 };
@@ -289,6 +290,17 @@ pub fn static_cluster(name: &str, at: SocketAddr) -> Resource {
         "{{name: {name}, type: STATIC, connect_timeout: 5s, load_assignment: {{cluster_name: {name}, endpoints: \
          [{{lb_endpoints: [{{endpoint: {{address: {}}}}}]}}]}}}}",
         address(at)
+    );
+    Resource::new(Kind::Cluster, name, &yaml)
+}
+
+/// A STRICT_DNS cluster with one name, which is resolved by `server`.
+pub fn dns_cluster(name: &str, server: &NameServer, port: u16) -> Resource {
+    let yaml = format!(
+        "{{name: {name}, type: STRICT_DNS, dns_lookup_family: V4_ONLY, connect_timeout: 5s, {}, load_assignment: \
+         {{cluster_name: {name}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: \
+         some.example, port_value: {port}}}}}}}}}]}}]}}}}",
+        server.resolver()
     );
     Resource::new(Kind::Cluster, name, &yaml)
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     control_plane::ControlPlane,
-    scene::{Mode, Scene, address, xds_cluster},
+    scene::{Mode, Scene, address, answer, listener, xds_cluster},
     support::culvert::{Culvert, free_port},
 };
 
@@ -53,4 +53,25 @@ fn not_there_at_the_start() {
     let plane = late.join().expect("the control plane");
     assert!(plane.streams() > 0, "it was found");
     culvert.wait_until("connected", |c| c.stat("control_plane.connected_state") == 1);
+}
+
+#[test]
+fn a_listener_that_cannot_be_bound_leaves_the_start_to_the_others() {
+    for driver in crate::support::DRIVERS {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let port = taken.local_addr().expect("an address").port();
+        let mode = Mode::AdsDelta;
+        let scene = Scene::prepare(mode, driver, |plane| {
+            plane.put([
+                listener(mode, "another", port, "local"),
+                listener(mode, "last", free_port(), "local"),
+            ]);
+        });
+        let scene = scene.serving();
+        assert_eq!(scene.culvert.stat("listener_manager.total_listeners_active"), 2);
+        assert_eq!(scene.culvert.stat("listener_manager.listener_create_failure"), 1);
+        // It is there as soon as it can be.
+        drop(taken);
+        scene.culvert.wait_until("it is bound", |_| answer(port).is_some());
+    }
 }

@@ -5,10 +5,10 @@ use std::{thread, time::Duration};
 use crate::{
     control_plane::Kind,
     scene::{
-        MODES, Mode, ROUTER, Scene, answer, eds_cluster, endpoints, listener, listener_with, named, rds,
-        repeatedly, routes,
+        MODES, Mode, ROUTER, Scene, answer, dns_cluster, eds_cluster, endpoints, listener, listener_with,
+        named, rds, repeatedly, routes,
     },
-    support::{DRIVERS, client::Client, culvert::free_port},
+    support::{DRIVERS, client::Client, culvert::free_port, dns::NameServer},
 };
 
 #[test]
@@ -23,6 +23,26 @@ fn a_new_version_of_a_cluster_serves_when_its_endpoints_are_there() {
         scene.plane.wait_for("the new name", from, |seen| seen.names.contains(&"b-service".to_owned()));
         repeatedly(|_| assert_eq!(answer(scene.port).expect("an answer"), (200, "a".to_owned()), "{mode:?}"));
         scene.plane.release(Kind::Endpoints);
+        scene.wait_for_answer("b");
+        traffic.stop();
+    }
+}
+
+#[test]
+fn a_new_version_of_a_cluster_serves_when_its_names_are_resolved() {
+    for (mode, driver) in MODES.into_iter().zip(DRIVERS.into_iter().cycle()) {
+        let (server, other) = (NameServer::start(), named_b());
+        let scene = Scene::start(mode, driver);
+        let traffic = scene.traffic();
+        server.hold(true);
+        scene.plane.put([dns_cluster("a", &server, other.address.port())]);
+        scene.culvert.wait_until("the name is asked for", |_| server.asked() > 0);
+        // Also when what the old version had is gone, and when something else changes meanwhile.
+        scene.plane.publish(|world| world.remove(Kind::Endpoints, "a"));
+        scene.plane.put([eds_cluster(mode, "other", "15s", ""), endpoints("other", &[other.address])]);
+        scene.wait_for_cluster("other");
+        repeatedly(|_| assert_eq!(answer(scene.port).expect("an answer"), (200, "a".to_owned()), "{mode:?}"));
+        server.hold(false);
         scene.wait_for_answer("b");
         traffic.stop();
     }

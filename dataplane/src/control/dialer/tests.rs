@@ -112,9 +112,9 @@ async fn resolved_names_and_later_configurations_are_used() {
         "a".into(),
         Arc::new(LoadAssignment { endpoints: vec![Arc::new(endpoint)], ..LoadAssignment::default() }),
     )]);
-    dialer.update(&config(&text), &resolved);
+    dialer.update(&config(&text), &resolved, true);
     assert_eq!(heard(&dialer).await, "two");
-    dialer.update(&config(&cluster("type: STATIC", &[&[("127.0.0.1", one)]])), &Resolved::new());
+    dialer.update(&config(&cluster("type: STATIC", &[&[("127.0.0.1", one)]])), &Resolved::new(), true);
     assert_eq!(heard(&dialer).await, "one");
 }
 

@@ -14,7 +14,11 @@ impl Builder {
         let aggregates: Vec<Arc<str>> = self.aggregates.iter().cloned().collect();
         for name in aggregates {
             let mut leaves = Vec::new();
-            self.leaves(&name, &mut Vec::new(), &mut leaves);
+            let mut named = Vec::new();
+            self.leaves(&name, &mut Vec::new(), &mut named, &mut leaves);
+            if !changed.iter().any(|changed| named.contains(changed)) {
+                continue;
+            }
             let present = leaves.iter().map(|leaf| {
                 let spec = &self.clusters[leaf].spec;
                 let endpoints = spec.hosts.iter().map(|host| Arc::new(host.now().into_owned())).collect();
@@ -48,8 +52,15 @@ impl Builder {
     }
 
     /// The clusters with endpoints that `name` stands for, in order. Unknown ones are left out, and so is one that
-    /// stands for itself.
-    fn leaves(&self, name: &Arc<str>, above: &mut Vec<Arc<str>>, leaves: &mut Vec<Arc<str>>) {
+    /// stands for itself. All names that were met come to `named`.
+    fn leaves(
+        &self,
+        name: &Arc<str>,
+        above: &mut Vec<Arc<str>>,
+        named: &mut Vec<Arc<str>>,
+        leaves: &mut Vec<Arc<str>>,
+    ) {
+        named.push(name.clone());
         let Some(known) = self.clusters.get(name) else { return };
         let Discovery::Aggregate(children) = &known.spec.config.discovery else {
             if !leaves.contains(name) && !matches!(known.spec.config.discovery, Discovery::OriginalDst(_)) {
@@ -63,7 +74,7 @@ impl Builder {
         }
         above.push(name.clone());
         for child in children {
-            self.leaves(child, above, leaves);
+            self.leaves(child, above, named, leaves);
         }
         above.pop();
     }
