@@ -55,5 +55,38 @@ fn with_logs_and_headers_and_limits() {
                  {retry_on: 5xx, num_retries: 2, per_try_timeout: 10s}",
         cluster: "lb_policy: LEAST_REQUEST, circuit_breakers: {thresholds: [{max_requests: 100, track_remaining: true, \
                   retry_budget: {budget_percent: {value: 20}}}]}, outlier_detection: {},",
+        filters: "",
     });
+}
+
+/// Filters that ask nobody.
+#[test]
+fn with_filters() {
+    let filter = |name: &str, fields: &str| {
+        format!(
+            "{{name: {name}, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.{name}, {fields}}}}}, "
+        )
+    };
+    let all = "{default_value: {numerator: 100}}";
+    let filters = [
+        filter("cors.v3.Cors", ""),
+        filter(
+            "rbac.v3.RBAC",
+            "rules: {policies: {p: {permissions: [{url_path: {path: {prefix: /}}}], principals: [{source_ip: {address_prefix: \
+             127.0.0.0, prefix_len: 8}}]}}}",
+        ),
+        filter(
+            "local_ratelimit.v3.LocalRateLimit",
+            &format!(
+                "stat_prefix: r, token_bucket: {{max_tokens: 1000000, fill_interval: 3600s}}, filter_enabled: {all}, \
+                 filter_enforced: {all}, enable_x_ratelimit_headers: DRAFT_VERSION_03"
+            ),
+        ),
+        filter(
+            "header_mutation.v3.HeaderMutation",
+            "mutations: {request_mutations: [{append: {header: {key: x-m, value: \"%REQ(:PATH)%\"}}}], response_mutations: \
+             [{append: {header: {key: x-m, value: \"%RESPONSE_CODE%\"}}}]}",
+        ),
+    ];
+    nothing_is_allocated(Scene { filters: &filters.concat(), ..Scene::default() });
 }

@@ -32,6 +32,8 @@ fn start(driver: &str, upstream: SocketAddr, scene: &Scene<'_>) -> (Culvert, u16
 #[derive(Clone, Copy, Default)]
 struct Scene<'a> {
     manager: &'a str,
+    /// Before the router.
+    filters: &'a str,
     host: &'a str,
     action: &'a str,
     route: &'a str,
@@ -40,13 +42,13 @@ struct Scene<'a> {
 
 impl Scene<'_> {
     fn bootstrap(&self, port: u16, upstream: SocketAddr) -> String {
-        let Self { manager, host, action, route, cluster } = self;
+        let Self { manager, filters, host, action, route, cluster } = self;
         format!(
             "node: {{id: test, cluster: tests}}\nadmin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: \
              0}}}}}}\nstatic_resources:\n  listeners: [{{name: l, address: {{socket_address: {{address: 127.0.0.1, \
              port_value: {port}}}}}, filter_chains: [{{filters: [{{name: h, typed_config: {{\"@type\": \
              type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, \
-             stat_prefix: s, {manager} http_filters: [{{name: router, typed_config: {{\"@type\": \
+             stat_prefix: s, {manager} http_filters: [{filters} {{name: router, typed_config: {{\"@type\": \
              type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}], route_config: {{name: r, \
              virtual_hosts: [{{name: v, domains: [\"*\"], {host} routes: [{{match: {{prefix: /}}, {route} route: \
              {{cluster: up, {action}}}}}]}}]}}}}}}]}}]}}]\n  clusters: [{{name: up, {cluster} load_assignment: \

@@ -19,18 +19,20 @@ impl HeaderMutation {
         // The list is taken out so that the values may look at the rest of the request.
         let mut headers = std::mem::take(&mut exchange.head.headers);
         let values = Values::for_filter(exchange);
-        let mut scratch = Vec::new();
+        let mut scratch = exchange.conn.worker.buffer();
         self.each(scope, |changes| change_headers(&changes.request, &mut headers, &values, &mut scratch));
+        exchange.conn.worker.recycle_buffer(scratch);
         exchange.head.headers = headers;
         Verdict::Continue
     }
 
     pub(super) fn encode(&self, exchange: &Exchange<'_>, scope: &Scope<'_>, response: &mut Response<'_>) {
         let values = Values::for_response(exchange, response.host);
-        let mut scratch = Vec::new();
+        let mut scratch = exchange.conn.worker.buffer();
         self.each(scope, |changes| {
             change_headers(&changes.response, response.headers, &values, &mut scratch);
         });
+        exchange.conn.worker.recycle_buffer(scratch);
     }
 
     /// Its own changes come first; of those of routes the last word has the least specific level, or the most specific.

@@ -13,6 +13,7 @@ use culvert_proto::{
         descriptor::{Descriptors, describe},
         local_limit::{Decision, Remembered},
     },
+    h1::Decimal,
     route::change_header,
 };
 use culvert_ring::time;
@@ -101,9 +102,9 @@ impl RateLimiter {
         let config = &self.limit(scope).config;
         if config.limit_headers {
             let Decision { limit, remaining, reset, .. } = taken.decision;
-            response.headers.set("x-ratelimit-limit", limit.to_string());
-            response.headers.set("x-ratelimit-remaining", remaining.to_string());
-            response.headers.set("x-ratelimit-reset", reset.to_string());
+            response.headers.set("x-ratelimit-limit", Decimal::new(limit.into()));
+            response.headers.set("x-ratelimit-remaining", Decimal::new(remaining.into()));
+            response.headers.set("x-ratelimit-reset", Decimal::new(reset));
         }
         if taken.refused {
             let values = Values::for_response(exchange, None);
