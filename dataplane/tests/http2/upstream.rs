@@ -89,7 +89,7 @@ static ASKED: AtomicUsize = AtomicUsize::new(0);
 
 /// Every other request fails.
 async fn failing_once(parts: Parts, _: RecvStream, mut respond: SendResponse<Bytes>) {
-    let status = if ASKED.fetch_add(1, Ordering::SeqCst) % 2 == 0 { 503 } else { 200 };
+    let status = if ASKED.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) { 503 } else { 200 };
     let body = parts.uri.path() == "/body";
     let mut stream =
         respond.send_response(Response::builder().status(status).body(()).unwrap(), !body).unwrap();

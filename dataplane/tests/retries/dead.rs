@@ -19,7 +19,7 @@ use crate::{
     support::{
         culvert::Culvert,
         full,
-        upstream::{Upstream, ok, read_request},
+        upstream::{Upstream, ok, read_request, read_until},
     },
 };
 
@@ -234,8 +234,10 @@ fn close_at_random(gently: bool) {
                 closes.fetch_add(1, Ordering::SeqCst);
                 if gently {
                     let _ = stream.shutdown(Shutdown::Write);
-                    while let Some((head, _)) = read_request(&mut stream) {
-                        ledger.lock().unwrap().late.insert(id(&head));
+                    // Its body may never come.
+                    if let Some(head) = read_until(&mut stream, b"\r\n\r\n") {
+                        ledger.lock().unwrap().late.insert(id(&String::from_utf8_lossy(&head)));
+                        let _ = std::io::copy(&mut stream, &mut std::io::sink());
                     }
                 }
                 return;

@@ -279,7 +279,7 @@ impl Exchange<'_> {
         let Some(bytes) = self.stream.take_kept() else { return Kept::new(false) };
         self.record.bytes_received.set(bytes.len() as u64);
         let mut times = self.record.times.borrow_mut();
-        times.rx_end = times.rx_end.or(Some(time::now()));
+        times.rx_end = times.rx_end.or_else(|| Some(time::now()));
         Kept::whole(bytes, self.stream.take_trailers())
     }
 
