@@ -293,7 +293,7 @@ pub struct HostSpec {
     /// As configured or resolved.
     pub endpoint: Arc<Endpoint>,
     /// One per worker; shared with later versions of the same address.
-    pub stats: Arc<[HostStats]>,
+    pub stats: Arc<HostCounters>,
     /// Its own limits, of clusters with `per_host_thresholds`; shared with later versions of the same address.
     pub limits: Option<Arc<Limits>>,
     /// Where what its connections are encrypted with is found; `None` leaves them in the clear.
@@ -426,6 +426,31 @@ stat_set! {
         counter rq_success,
         counter rq_timeout,
         counter rq_total,
+    }
+}
+
+/// The counters of a host, one set per worker. Made with the first request: most hosts of a large mesh never have one on
+/// this node.
+pub struct HostCounters {
+    workers: usize,
+    made: OnceLock<Box<[HostStats]>>,
+}
+
+impl HostCounters {
+    /// For so many workers.
+    pub fn new(workers: usize) -> Self {
+        Self { workers, made: OnceLock::new() }
+    }
+
+    /// Those of one worker.
+    pub fn of(&self, worker: usize) -> &HostStats {
+        let made = self.made.get_or_init(|| (0..self.workers).map(|_| HostStats::default()).collect());
+        &made[worker]
+    }
+
+    /// Those that anything was counted in.
+    pub fn iter(&self) -> impl Iterator<Item = &HostStats> {
+        self.made.get().into_iter().flatten()
     }
 }
 

@@ -72,10 +72,16 @@ mod tests {
     use culvert_model::Address;
 
     use super::Former;
-    use crate::upstream::{Host, original_dst::plain};
+    use crate::{
+        snapshot::HostCounters,
+        upstream::{Host, original_dst::plain},
+    };
 
     fn host(port: u16) -> Rc<Host> {
-        Rc::new(Host::new(plain(SocketAddr::from(([127, 0, 0, 1], port)), None, Arc::new([])), 0))
+        Rc::new(Host::new(
+            plain(SocketAddr::from(([127, 0, 0, 1], port)), None, Arc::new(HostCounters::new(1))),
+            0,
+        ))
     }
 
     fn at(former: &mut Former, port: u16) -> Option<Rc<Host>> {

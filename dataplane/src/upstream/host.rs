@@ -142,7 +142,7 @@ impl Host {
 
     /// Calls `f` with this worker's counters.
     pub fn stats<R>(&self, f: impl FnOnce(&HostStats) -> R) -> R {
-        f(&self.spec.borrow().stats[self.worker])
+        f(self.spec.borrow().stats.of(self.worker))
     }
 
     /// Tells outlier detection that it answered with this status.

@@ -12,7 +12,7 @@ use culvert_model::{Address, Endpoint, Health, OriginalDst};
 use culvert_ring::time;
 
 use crate::{
-    snapshot::{HostSpec, HostStats},
+    snapshot::{HostCounters, HostSpec},
     tls::{ClientContext, Slot},
     upstream::Host,
 };
@@ -77,15 +77,15 @@ impl Passing {
 }
 
 /// Nobody but this worker knows the host: the counters of the others stay 0.
-fn no_stats(worker: usize) -> Arc<[HostStats]> {
-    (0..=worker).map(|_| HostStats::default()).collect()
+fn no_stats(worker: usize) -> Arc<HostCounters> {
+    Arc::new(HostCounters::new(worker + 1))
 }
 
 /// A host of which nothing but its address is known.
 pub(super) fn plain(
     address: SocketAddr,
     tls: Option<Arc<Slot<ClientContext>>>,
-    stats: Arc<[HostStats]>,
+    stats: Arc<HostCounters>,
 ) -> Arc<HostSpec> {
     let endpoint = Endpoint {
         address: Address::Ip(address),

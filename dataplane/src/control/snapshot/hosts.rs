@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     observe::stats::ClusterControlStats,
-    snapshot::{HealthFlag, HealthWord, HostSpec, HostStats},
+    snapshot::{HealthFlag, HealthWord, HostCounters, HostSpec},
     tls::Slot,
     upstream::Monitor,
 };
@@ -110,7 +110,7 @@ impl Builder {
         sockets.count(chosen);
         let stats = match &known {
             Some(known) => known.stats.clone(),
-            None => (0..self.workers).map(|_| HostStats::default()).collect(),
+            None => Arc::new(HostCounters::new(self.workers)),
         };
         let limits = known.and_then(|known| known.limits.clone()).unwrap_or_default();
         let limits = limited.then_some(limits);
