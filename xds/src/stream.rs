@@ -238,9 +238,9 @@ impl ConfigStream {
             }
             Event::Response(delivery) => {
                 let id = delivery.id;
-                let name = source_name(&delivery.source);
+                let (name, arrived) = (source_name(&delivery.source), delivery.arrived);
                 let outcome = store.deliver(&delivery.into(), now, SystemTime::now());
-                self.arrived.get_or_insert(now);
+                self.arrived = Some(self.arrived.map_or(arrived, |first| first.min(arrived)));
                 let errors = outcome.err().unwrap_or_default();
                 errors
                     .iter()

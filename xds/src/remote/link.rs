@@ -1,8 +1,11 @@
 //! What every task that talks to a control plane has.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
 use culvert_model::{ApiSource, SourceSpecifier};
@@ -56,6 +59,7 @@ impl Link {
 
     pub(super) fn deliver(&self, id: DeliveryId, incoming: Incoming) {
         self.tell(Event::Response(Delivery {
+            arrived: Instant::now(),
             id,
             source: self.source.clone(),
             resource_type: incoming.resource_type,

@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
+    time::Instant,
 };
 
 use culvert_model::SourceSpecifier;
@@ -181,6 +182,8 @@ pub struct Delivery {
     pub id: DeliveryId,
     /// Where it came from, as it stands in [`Wanted`].
     pub source: SourceSpecifier,
+    /// When it was received.
+    pub arrived: Instant,
     /// What it holds.
     pub resource_type: ResourceType,
     /// `version_info`, of delta `system_version_info`.
