@@ -249,11 +249,12 @@ pub struct ClusterSpec {
 }
 
 impl ClusterSpec {
-    /// Has [`ClusterSpec::arranged`] made before a worker asks: where choosing takes tables or subsets, and where `before`,
-    /// the version in use, was asked. What nobody uses yet costs nothing otherwise.
-    pub fn prepare(&self, before: Option<&Self>) {
+    /// Has [`ClusterSpec::arranged`] made before a worker asks: where `before`, the version in use, was asked, and where
+    /// choosing takes tables or subsets, unless it is one of `many`: thousands of tables, of which most are never used, would
+    /// take seconds and gigabytes. What nobody uses yet costs nothing otherwise.
+    pub fn prepare(&self, before: Option<&Self>, many: bool) {
         let is_asked = before.is_some_and(|before| before.arranged.get().is_some());
-        if is_asked || self.config.lb_policy.hashes() || self.config.subsets.is_some() {
+        if is_asked || !many && (self.config.lb_policy.hashes() || self.config.subsets.is_some()) {
             self.arranged();
         }
     }

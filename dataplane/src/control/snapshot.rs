@@ -39,6 +39,9 @@ use crate::{
 /// Endpoints of DNS clusters, by cluster name.
 pub(super) type Resolved = HashMap<Arc<str>, Arc<LoadAssignment>>;
 
+/// Of so many clusters at a time tables are made before workers ask.
+const PREPARED_MAX: usize = 64;
+
 /// Builds each snapshot from the one before: what did not change is not looked at again and keeps its identity.
 pub(super) struct Builder {
     workers: usize,
@@ -196,10 +199,11 @@ impl Builder {
         }
         if !changed_clusters.is_empty() {
             let specs = Arc::make_mut(&mut self.last.clusters);
+            let many = changed_clusters.len() > PREPARED_MAX;
             for name in &changed_clusters {
                 match self.clusters.get(name) {
                     Some(known) => {
-                        known.spec.prepare(specs.get(name).map(AsRef::as_ref));
+                        known.spec.prepare(specs.get(name).map(AsRef::as_ref), many);
                         specs.insert(name.clone(), known.spec.clone())
                     }
                     None => specs.remove(name),
