@@ -10,6 +10,7 @@ mod link;
 mod node;
 mod pace;
 mod protocol;
+mod refusals;
 mod rest;
 mod stream;
 mod types;

@@ -21,7 +21,8 @@ use super::{
     link::{Command, Link},
     pace::{Backoff, Limiter},
     protocol::{Protocol, Received},
-    types::{ControlPlane, Event, ResourceType},
+    refusals::Refusals,
+    types::{ControlPlane, DeliveryId, Event, ResourceType},
 };
 
 /// Largest response that is read.
@@ -38,6 +39,7 @@ pub(super) struct StreamTask<P> {
     types: Vec<ResourceType>,
     backoff: Backoff,
     limiter: Limiter,
+    refusals: Refusals,
 }
 
 /// Why a stream ended.
@@ -59,6 +61,7 @@ impl<P: Protocol> StreamTask<P> {
             types: Vec::new(),
             backoff: Backoff::new(),
             limiter,
+            refusals: Refusals::default(),
         }
     }
 
@@ -73,6 +76,7 @@ impl<P: Protocol> StreamTask<P> {
             self.link.control_plane.set_connected(false);
             self.link.control_plane.pending_requests.store(0, Ordering::Relaxed);
             self.protocol.reset();
+            self.refusals = Refusals::default();
             let Ended::Failed(status) = ended else { return };
             let error = format!("gRPC stream closed: {:?}, {}", status.code(), describe(&status));
             self.link.tell(Event::Failed {
@@ -96,7 +100,7 @@ impl<P: Protocol> StreamTask<P> {
 
     fn take(&mut self, command: Command) {
         match command {
-            Command::Answer(id, result) => self.protocol.answer(id, result),
+            Command::Answer(id, result) => self.answer(id, result),
             Command::Renew(resource_type, interest) => self.protocol.renew(resource_type, &interest),
             Command::Want(resource_type, interest) => {
                 self.types.retain(|known| *known != resource_type);
@@ -107,6 +111,18 @@ impl<P: Protocol> StreamTask<P> {
                 self.protocol.want(resource_type, interest);
             }
         }
+    }
+
+    fn answer(&mut self, id: DeliveryId, result: Result<(), String>) {
+        let is_refused = result.is_err();
+        let Some(resource_type) = self.protocol.answer(id, result) else { return };
+        let mut waits = false;
+        if is_refused {
+            waits = self.refusals.refused(resource_type, Instant::now());
+        } else {
+            self.refusals.accepted(resource_type);
+        }
+        self.protocol.pause(resource_type, waits);
     }
 
     /// One stream from its beginning to its end.
@@ -128,6 +144,7 @@ impl<P: Protocol> StreamTask<P> {
             let wait = if due > 0 { self.limiter.wait(Instant::now()) } else { Duration::ZERO };
             self.count_held(if wait.is_zero() { 0 } else { due }, &mut held);
             let read = !self.protocol.is_unanswered();
+            let answer = self.refusals.next();
             tokio::select! {
                 biased;
                 command = self.link.commands.recv() => match command {
@@ -145,6 +162,11 @@ impl<P: Protocol> StreamTask<P> {
                     }
                 }
                 () = tokio::time::sleep(wait), if !wait.is_zero() => {}
+                () = until(answer), if answer.is_some() => {
+                    while let Some(resource_type) = self.refusals.pop(Instant::now()) {
+                        self.protocol.pause(resource_type, false);
+                    }
+                }
                 opened = opened(&mut opening), if opening.is_some() => {
                     opening = None;
                     match opened {
@@ -236,6 +258,13 @@ impl<P: Protocol> StreamTask<P> {
             control_plane.rate_limit_enforced.fetch_add(1, Ordering::Relaxed);
         }
         *held = held_back > 0;
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 

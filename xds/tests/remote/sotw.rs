@@ -263,3 +263,35 @@ async fn unexpected_types_are_tolerated() {
     assert_eq!(client.accept().await.resource_type, Cluster);
     assert_eq!(call.next().await.response_nonce, "c");
 }
+
+#[tokio::test]
+async fn who_sends_the_same_again_at_once_is_not_told_so_at_once_for_ever() {
+    let mut server = Sotw::start().await;
+    let mut client = ads(&server);
+    client.want_all(&ADS, Cluster);
+    let mut call = server.call().await;
+    call.next().await;
+    let mut rounds = 0;
+    loop {
+        rounds += 1;
+        assert!(rounds < 1_000, "it goes on and on");
+        call.send(sotw(Cluster, "1", &rounds.to_string(), &[b"x"]));
+        let delivery = client.delivery().await;
+        client.remote.answer(delivery.id, Err("no".to_owned()));
+        if call.is_silent().await {
+            break;
+        }
+    }
+    // Other types do not wait, and in the end the answer comes.
+    client.want_all(&ADS, Listener);
+    assert_eq!(call.next().await.type_url, Listener.type_url());
+    let nack = call.next().await;
+    assert_eq!(
+        (nack.error_detail.unwrap().message, nack.response_nonce),
+        ("no".to_owned(), rounds.to_string())
+    );
+    // What can be used is answered at once, whatever was before.
+    call.send(sotw(Cluster, "2", "good", &[]));
+    client.accept().await;
+    assert_eq!(call.next().await.version_info, "2");
+}

@@ -32,12 +32,16 @@ struct Subscription {
     subscribe: BTreeSet<String>,
     /// Since the last request on this stream.
     unsubscribe: BTreeSet<String>,
-    /// Versions of the resources that were accepted. Outlive the stream.
+    /// Versions of the resources that were accepted. Outlive the stream. None, the empty one, of a resource whose last
+    /// response was refused: what it was before, what has come since, or nothing at all. The control plane has to send
+    /// what there is of it, or say that it is gone.
     versions: HashMap<String, String>,
     /// Delivered and not answered, in order.
     open: VecDeque<Open>,
     /// Answered and not said so, in order.
     answers: VecDeque<(String, Result<(), String>)>,
+    /// Whether those are no reason for a request yet.
+    paused: bool,
 }
 
 #[derive(Debug)]
@@ -52,7 +56,8 @@ struct Open {
 impl Subscription {
     fn is_due(&self) -> bool {
         if self.started {
-            return !self.answers.is_empty() || !self.subscribe.is_empty() || !self.unsubscribe.is_empty();
+            let is_answer_due = !self.answers.is_empty() && !self.paused;
+            return is_answer_due || !self.subscribe.is_empty() || !self.unsubscribe.is_empty();
         }
         // What is still unanswered from the stream before belongs into the versions of the first request. A first
         // request without names would ask for everything.
@@ -144,6 +149,7 @@ impl Protocol for Delta {
             subscription.subscribe.clear();
             subscription.unsubscribe.clear();
             subscription.answers.clear();
+            subscription.paused = false;
             subscription.open.iter_mut().for_each(|open| open.nonce = None);
         }
     }
@@ -199,24 +205,36 @@ impl Protocol for Delta {
         })
     }
 
-    fn answer(&mut self, id: DeliveryId, result: Result<(), String>) {
+    fn answer(&mut self, id: DeliveryId, result: Result<(), String>) -> Option<ResourceType> {
         for (resource_type, subscription) in &mut self.types {
             let Some(index) = subscription.open.iter().position(|open| open.id == id) else { continue };
             let Some(open) = subscription.open.remove(index) else { continue };
+            let interest = subscription.interest.clone();
+            let wanted = |name: &str| {
+                interest.wildcard || interest.names.contains(name) || has_other_names(*resource_type)
+            };
+            let mut versions = open.versions;
             if result.is_ok() {
-                let interest = subscription.interest.clone();
-                let wanted = |name: &str| {
-                    interest.wildcard || interest.names.contains(name) || has_other_names(*resource_type)
-                };
                 for name in &open.removed {
                     subscription.versions.remove(name);
                 }
-                subscription.versions.extend(open.versions.into_iter().filter(|(name, _)| wanted(name)));
+            } else {
+                // What is right with a refused response is applied all the same.
+                versions.iter_mut().for_each(|(_, version)| version.clear());
+                versions.extend(open.removed.into_iter().map(|name| (name, String::new())));
             }
+            subscription.versions.extend(versions.into_iter().filter(|(name, _)| wanted(name)));
             if let Some(nonce) = open.nonce {
                 subscription.answers.push_back((nonce, result));
             }
-            return;
+            return Some(*resource_type);
+        }
+        None
+    }
+
+    fn pause(&mut self, resource_type: ResourceType, paused: bool) {
+        if let Some(subscription) = self.types.get_mut(&resource_type) {
+            subscription.paused = paused;
         }
     }
 

@@ -45,8 +45,12 @@ pub(super) trait Protocol: Send + 'static {
     /// Takes a response in. Its resources become a delivery called `id`, which is to be answered.
     fn receive(&mut self, response: Self::Response, id: DeliveryId) -> Received;
 
-    /// Accepts or refuses a delivery. Answers to deliveries that are not known are ignored.
-    fn answer(&mut self, id: DeliveryId, result: Result<(), String>);
+    /// Accepts or refuses a delivery. Answers to deliveries that are not known are ignored. Returns of which type it was.
+    fn answer(&mut self, id: DeliveryId, result: Result<(), String>) -> Option<ResourceType>;
+
+    /// Whether answers of a type wait. What else there is to say of it does not, and takes them along. No stream begins
+    /// so.
+    fn pause(&mut self, resource_type: ResourceType, paused: bool);
 
     /// Whether a delivery waits for its answer.
     fn is_unanswered(&self) -> bool;

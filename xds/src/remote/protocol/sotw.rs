@@ -29,6 +29,9 @@ struct Subscription {
     interest: Option<Arc<Interest>>,
     /// `version_info` that was accepted last. Outlives the stream.
     version: String,
+    /// Whether another one was refused since, of which a part may have been applied. A control plane that has gone back to
+    /// the version before must not believe that nothing is to be done.
+    refused: bool,
     /// Of the last response on this stream.
     nonce: String,
     /// What the last request on this stream asked for.
@@ -39,6 +42,8 @@ struct Subscription {
     open: VecDeque<Open>,
     /// The answer to the last response, until a request takes it along.
     answer: Option<Result<(), String>>,
+    /// Whether that is no reason for a request yet.
+    paused: bool,
 }
 
 #[derive(Debug)]
@@ -62,7 +67,7 @@ impl Subscription {
             return false;
         }
         match (&self.interest, &self.asked) {
-            _ if self.answer.is_some() => true,
+            _ if self.answer.is_some() && !self.paused => true,
             (Some(interest), None) => interest.wildcard || !interest.names.is_empty(),
             (Some(interest), Some(asked)) => self.again || interest != asked,
             // The last names are taken back; a wildcard cannot be, an empty list is one.
@@ -100,9 +105,9 @@ impl Subscription {
             Some(Ok(())) | None => None,
         };
         self.again = false;
-        self.asked = Some(interest);
+        let is_first = self.asked.replace(interest).is_none();
         DiscoveryRequest {
-            version_info: self.version.clone(),
+            version_info: if is_first && self.refused { String::new() } else { self.version.clone() },
             resource_names: names,
             type_url: resource_type.type_url(),
             response_nonce: self.nonce.clone(),
@@ -139,6 +144,7 @@ impl Protocol for Sotw {
             subscription.asked = None;
             subscription.again = false;
             subscription.answer = None;
+            subscription.paused = false;
             subscription.open.iter_mut().for_each(|open| open.nonce = None);
         }
         self.types.retain(|_, subscription| subscription.interest.is_some() || !subscription.open.is_empty());
@@ -188,10 +194,11 @@ impl Protocol for Sotw {
         })
     }
 
-    fn answer(&mut self, id: DeliveryId, result: Result<(), String>) {
-        for subscription in self.types.values_mut() {
+    fn answer(&mut self, id: DeliveryId, result: Result<(), String>) -> Option<ResourceType> {
+        for (resource_type, subscription) in &mut self.types {
             let Some(index) = subscription.open.iter().position(|open| open.id == id) else { continue };
             let Some(open) = subscription.open.remove(index) else { continue };
+            subscription.refused = result.is_err();
             if result.is_ok() && subscription.wants() {
                 subscription.version = open.version;
             }
@@ -199,7 +206,14 @@ impl Protocol for Sotw {
             if subscription.open.is_empty() && open.nonce.is_some_and(|nonce| nonce == subscription.nonce) {
                 subscription.answer = Some(result);
             }
-            return;
+            return Some(*resource_type);
+        }
+        None
+    }
+
+    fn pause(&mut self, resource_type: ResourceType, paused: bool) {
+        if let Some(subscription) = self.types.get_mut(&resource_type) {
+            subscription.paused = paused;
         }
     }
 

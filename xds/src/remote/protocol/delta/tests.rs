@@ -115,7 +115,7 @@ fn a_new_stream_says_what_is_known() {
     stream.answer(DeliveryId(3), Err("no".to_owned()));
     stream.reset();
     // What was not said on the stream before is not said on this one.
-    assert_eq!(next(&mut stream), "CDS a=v1 b=v2");
+    assert_eq!(next(&mut stream), "CDS a= b=v2");
     assert_eq!(next(&mut stream), "nothing");
     receive(&mut stream, response(CDS, "4", &[("a", "v4")], &[]), 4);
     stream.reset();
@@ -123,6 +123,34 @@ fn a_new_stream_says_what_is_known() {
     stream.answer(DeliveryId(4), Ok(()));
     assert_eq!(next(&mut stream), "CDS a=v4 b=v2");
     assert_eq!(next(&mut stream), "nothing");
+}
+
+#[test]
+fn what_a_refused_response_was_about_is_sent_again() {
+    let mut stream = Delta::default();
+    stream.want(CDS, all(&[]));
+    next(&mut stream);
+    receive(&mut stream, response(CDS, "1", &[("a", "v1"), ("b", "v1"), ("c", "v1")], &[]), 1);
+    stream.answer(DeliveryId(1), Ok(()));
+    // One of the two is wrong, the other was applied, and so was the removal. Should the control plane go back to where it
+    // was while there is no stream, it must not believe that nothing is to be done.
+    receive(&mut stream, response(CDS, "2", &[("a", "v2"), ("d", "v2")], &["c"]), 2);
+    stream.answer(DeliveryId(2), Err("no".to_owned()));
+    stream.reset();
+    assert_eq!(next(&mut stream), "CDS a= b=v1 c= d=");
+    // It says what there is, and what there is not.
+    receive(&mut stream, response(CDS, "3", &[("a", "v1"), ("c", "v1")], &["d"]), 3);
+    stream.answer(DeliveryId(3), Ok(()));
+    stream.reset();
+    assert_eq!(next(&mut stream), "CDS a=v1 b=v1 c=v1");
+
+    let mut stream = Delta::default();
+    stream.want(EDS, names(&["a"]));
+    next(&mut stream);
+    receive(&mut stream, response(EDS, "1", &[("a", "v1"), ("other", "v1")], &["third"]), 1);
+    stream.answer(DeliveryId(1), Err("no".to_owned()));
+    stream.reset();
+    assert_eq!(next(&mut stream), "EDS +a a=", "nothing is said about what is not wanted");
 }
 
 #[test]
