@@ -39,6 +39,9 @@ pub(super) struct RestTask {
     refused: Option<String>,
     /// The last answer that was accepted, and to what: the same one again is no news.
     accepted: Option<(Arc<Interest>, Bytes)>,
+    /// Whether something has to be sent once more since the request that is under way: what is known of it here is
+    /// forgotten by those who ask.
+    anew: bool,
     /// Which endpoint of several is asked, when one fails.
     attempts: usize,
 }
@@ -53,6 +56,7 @@ impl RestTask {
             version: String::new(),
             refused: None,
             accepted: None,
+            anew: false,
             attempts: 0,
         }
     }
@@ -74,6 +78,9 @@ impl RestTask {
                 Err(error) => Some(error),
             };
             self.link.control_plane.set_connected(failed.is_none());
+            if failed.is_none() && self.anew {
+                continue;
+            }
             if let Some(error) = failed {
                 self.attempts = self.attempts.wrapping_add(1);
                 self.link.tell(Event::Failed {
@@ -109,21 +116,33 @@ impl RestTask {
         match command {
             Command::Answer(..) => false,
             Command::Renew(..) => {
-                self.accepted = None;
+                self.ask_anew();
                 true
             }
             Command::Want(_, interest) => {
                 let interest = interest.unwrap_or_default();
                 let changed = interest != self.interest;
+                let is_more = (interest.wildcard && !self.interest.wildcard)
+                    || !interest.names.is_subset(&self.interest.names);
+                if is_more {
+                    // Also when it went and came back before the server was told.
+                    self.ask_anew();
+                }
                 self.interest = interest;
                 changed
             }
         }
     }
 
+    fn ask_anew(&mut self) {
+        self.accepted = None;
+        self.anew = true;
+    }
+
     /// Asks once, and sees the answer through. `false` when there is nobody left to answer for.
     async fn poll(&mut self) -> Result<bool, String> {
         let interest = self.interest.clone();
+        self.anew = false;
         self.link
             .tell(Event::Requested { source: self.link.source.clone(), resource_type: self.resource_type });
         let fetch = self.fetch(self.request(&interest)?);
@@ -153,18 +172,19 @@ impl RestTask {
             }
         };
         self.refused = result.err();
-        if self.refused.is_none() {
+        if self.refused.is_some() {
+            // What was right with it was applied: a server that goes back to the version before has to send it.
+            self.accepted = None;
+        } else {
             self.version = version;
-            self.accepted = Some((interest, body));
+            self.accepted = Some((interest, body)).filter(|_| !self.anew);
         }
         Ok(true)
     }
 
     fn request(&self, interest: &Interest) -> Result<Bytes, String> {
         // A server that is told its latest version sees nothing to say about names that are newly wanted.
-        let is_covered = self.accepted.as_ref().is_some_and(|(asked, _)| {
-            asked.wildcard == interest.wildcard && interest.names.is_subset(&asked.names)
-        });
+        let is_covered = self.accepted.is_some();
         let request = DiscoveryRequest {
             version_info: if is_covered { self.version.clone() } else { String::new() },
             node: Some((*self.link.node).clone()),

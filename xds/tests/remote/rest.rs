@@ -160,3 +160,61 @@ async fn names_that_are_new_are_asked_for_as_if_nothing_was_known() {
     assert_eq!(request["resource_names"], json!(["r", "s"]));
     assert_eq!(request.get("version_info"), None);
 }
+
+#[tokio::test]
+async fn names_that_went_and_came_back_unnoticed_are_sent_again() {
+    let (port, answers, mut polls) = start().await;
+    let rest = source(&api(ApiKind::Rest));
+    let mut client = Client::new(port, None);
+    client.want(&rest, RouteConfiguration, &["r", "s"]);
+    soon(polls.recv()).await.unwrap();
+    let route = |name: &str| json!({"@type": RouteConfiguration.type_url(), "name": name});
+    let routes = [route("r"), route("s")];
+    let body = json!({"version_info": "1", "resources": routes, "type_url": RouteConfiguration.type_url()});
+    answers.send((StatusCode::OK, body.to_string())).unwrap();
+    client.accept().await;
+    let (_, request) = soon(polls.recv()).await.unwrap();
+    assert_eq!(request["version_info"], "1");
+    // While the server thinks, what was known of "s" is forgotten.
+    client.want(&rest, RouteConfiguration, &["r"]);
+    client.want(&rest, RouteConfiguration, &["r", "s"]);
+    answers.send((StatusCode::NOT_MODIFIED, String::new())).unwrap();
+    let (_, request) = soon(polls.recv()).await.unwrap();
+    assert_eq!(request["resource_names"], json!(["r", "s"]));
+    assert_eq!(request.get("version_info"), None);
+    answers.send((StatusCode::OK, body.to_string())).unwrap();
+    assert_eq!(client.accept().await.resources.len(), 2, "the same as before is news");
+
+    // Or while the answer is being looked at.
+    let (_, request) = soon(polls.recv()).await.unwrap();
+    assert_eq!(request["version_info"], "1");
+    let body = json!({"version_info": "2", "resources": routes, "type_url": RouteConfiguration.type_url()});
+    answers.send((StatusCode::OK, body.to_string())).unwrap();
+    let delivery = client.delivery().await;
+    client.want(&rest, RouteConfiguration, &["r"]);
+    client.want(&rest, RouteConfiguration, &["r", "s"]);
+    client.remote.answer(delivery.id, Ok(()));
+    let (_, request) = soon(polls.recv()).await.unwrap();
+    assert_eq!(request.get("version_info"), None);
+}
+
+#[tokio::test]
+async fn what_was_accepted_before_something_was_refused_is_news_again() {
+    let (port, answers, mut polls) = start().await;
+    let rest = source(&api(ApiKind::Rest));
+    let mut client = Client::new(port, None);
+    client.want_all(&rest, Listener);
+    soon(polls.recv()).await.unwrap();
+    answers.send(response("1", &[listener("a")])).unwrap();
+    client.accept().await;
+    soon(polls.recv()).await.unwrap();
+    answers.send(response("2", &[listener("b")])).unwrap();
+    let delivery = client.delivery().await;
+    client.remote.answer(delivery.id, Err("no".to_owned()));
+    let (_, request) = soon(polls.recv()).await.unwrap();
+    assert_eq!(request.get("version_info"), None);
+    answers.send(response("1", &[listener("a")])).unwrap();
+    assert_eq!(client.accept().await.version, "1");
+    let (_, request) = soon(polls.recv()).await.unwrap();
+    assert_eq!(request["version_info"], "1");
+}
