@@ -110,6 +110,8 @@ pub struct ConfigStream {
     started: bool,
     /// Files that were seen to change and have not been read again.
     changed: BTreeSet<PathBuf>,
+    /// Whether changes of files can still be seen.
+    watching: bool,
     /// Control planes, once there is a way to reach them.
     remote: Option<Remote>,
     /// When the first of what was not composed yet arrived.
@@ -134,6 +136,7 @@ impl ConfigStream {
             unknown,
             started: false,
             changed: BTreeSet::new(),
+            watching: true,
             remote: None,
             arrived: None,
         })
@@ -309,16 +312,16 @@ impl ConfigStream {
                 self.take(event);
                 self.take_more();
             }
-            seen = self.watcher.changed() => match seen {
+            seen = self.watcher.changed(), if self.watching => match seen {
                 Ok(paths) => {
                     self.arrived.get_or_insert_with(Instant::now);
                     self.changed.extend(paths);
                     self.settle().await;
                 }
                 Err(e) => {
-                    // It cannot be repaired from here; what serves goes on serving.
+                    // It cannot be repaired from here; what serves goes on serving, and control planes are followed.
                     log::error!("configuration files are not watched any more: {e}");
-                    std::future::pending::<()>().await;
+                    self.watching = false;
                 }
             },
             () = expired => self.view.lock().expire(Instant::now()),
@@ -458,3 +461,6 @@ pub struct DumpQuery {
 pub fn config_dump(view: &ConfigView, query: &DumpQuery) -> serde_json::Value {
     dump::config_dump(&view.lock(), query)
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,6 +74,12 @@ impl Watcher {
         self.refresh();
     }
 
+    /// As if inotify had failed.
+    #[cfg(test)]
+    pub(crate) fn lose(&mut self) {
+        self.inotify = Watching::Lost;
+    }
+
     /// Follows paths anew: links may lead elsewhere, and directories may have come or gone.
     pub(crate) fn refresh(&mut self) {
         for _ in 0..ROUNDS_MAX {
