@@ -230,7 +230,8 @@ fn eds(at: &At<'_>, message: &pb::Cluster) -> Option<Discovery> {
     let Some(config) = message.eds_cluster_config.as_ref() else { return at.error("value is required") };
     let source = core::config_source(&at.field("eds_config"), config.eds_config.as_ref())?;
     let service_name = if config.service_name.is_empty() { &message.name } else { &config.service_name };
-    Some(Discovery::Eds { service_name: service_name.clone(), source })
+    let service_name = core::resource_name(&at.field("service_name"), service_name)?;
+    Some(Discovery::Eds { service_name, source })
 }
 
 /// How HTTP is spoken to a cluster.

@@ -16,7 +16,7 @@ use envoy_types::pb::{
     google::protobuf,
 };
 
-use crate::at::At;
+use crate::{NoteKind, at::At};
 
 /// Longest duration that is told apart from "for ever": a century.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
@@ -138,9 +138,9 @@ pub(super) fn transport_version(at: &At<'_>, version: pb::ApiVersion) -> Option<
 /// A source of resources.
 pub(super) fn config_source(at: &At<'_>, source: Option<&pb::ConfigSource>) -> Option<ConfigSource> {
     let Some(source) = source else { return at.error("value is required") };
-    let version = source.resource_api_version();
-    if version == pb::ApiVersion::V2 {
-        return at.field("resource_api_version").unsupported("V2 is not supported; only V3 is");
+    if source.resource_api_version() == pb::ApiVersion::V2 {
+        // As Envoy, which refuses V2 as the version of the transport only.
+        at.field("resource_api_version").note(NoteKind::Warning, "V2 is gone: resources of V3 are asked for");
     }
     let initial = at.field("initial_fetch_timeout");
     let initial_fetch_timeout =
@@ -167,6 +167,15 @@ pub(super) fn config_source(at: &At<'_>, source: Option<&pb::ConfigSource>) -> O
         None => return at.error("value is required"),
     };
     Some(ConfigSource { specifier, initial_fetch_timeout: initial_fetch_timeout? })
+}
+
+/// The name of a resource that is asked for. Those of `xdstp` say themselves where the resource is, which nobody follows
+/// here.
+pub(super) fn resource_name(at: &At<'_>, name: &str) -> Option<String> {
+    if name.starts_with("xdstp:") {
+        return at.unsupported("names of xdstp are not supported");
+    }
+    Some(name.to_owned())
 }
 
 /// A control plane.

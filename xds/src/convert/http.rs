@@ -195,7 +195,8 @@ fn routes(at: &At<'_>, manager: &pb::HttpConnectionManager, clusters: &Clusters<
                 return at.field("route_config_name").error("value is required");
             }
             let source = core::config_source(&at.field("config_source"), rds.config_source.as_ref())?;
-            Some(RouteSource::Rds { source, name: rds.route_config_name.clone() })
+            let name = core::resource_name(&at.field("route_config_name"), &rds.route_config_name)?;
+            Some(RouteSource::Rds { source, name })
         }
         RouteSpecifier::ScopedRoutes(scoped) => {
             let scoped = super::scope::scoped_routes(&at.field("scoped_routes"), scoped, clusters)?;

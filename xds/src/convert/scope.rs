@@ -101,7 +101,7 @@ pub(crate) fn scoped_route(
             ScopeRoutes::Inline(Arc::new(routes))
         }
         (None, "") => return at.field("route_configuration_name").error("value is required"),
-        (None, name) => ScopeRoutes::Name(name.to_owned()),
+        (None, name) => ScopeRoutes::Name(core::resource_name(&at.field("route_configuration_name"), name)?),
     };
     let fragments = scope.key.iter().flat_map(|key| &key.fragments);
     let key = fragments.map(|fragment| match &fragment.r#type {

@@ -253,7 +253,7 @@ fn secret_ref(at: &At<'_>, config: &pb::SdsSecretConfig) -> Option<SecretRef> {
         Some(source) => Some(core::config_source(&at.field("sds_config"), Some(source))?),
         None => None,
     };
-    Some(SecretRef { name: config.name.clone(), source })
+    Some(SecretRef { name: core::resource_name(&at.field("name"), &config.name)?, source })
 }
 
 fn certificate(at: &At<'_>, message: &pb::TlsCertificate) -> Option<TlsCertificate> {

@@ -32,7 +32,7 @@ const SAMPLES: [&str; 9] =
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 
 /// Fields that have an effect no change of them can show.
-const EXEMPT: [(Place, &str); 23] = [
+const EXEMPT: [(Place, &str); 24] = [
     (("envoy.extensions.filters.http.basic_auth.v3.BasicAuth", "users"), USERS),
     (("envoy.extensions.filters.http.basic_auth.v3.BasicAuthPerRoute", "users"), USERS),
     (("envoy.config.route.v3.FilterConfig", "is_optional"), "without it what is not supported is refused"),
@@ -40,6 +40,7 @@ const EXEMPT: [(Place, &str); 23] = [
     (("envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue", "factory_key"), ONE_VALUE),
     (("envoy.config.bootstrap.v3.Bootstrap", "default_regex_engine"), ONE_VALUE),
     (("envoy.config.core.v3.ApiConfigSource", "transport_api_version"), ONE_VALUE),
+    (("envoy.config.core.v3.ConfigSource", "resource_api_version"), "any value means V3, as in Envoy"),
     (("envoy.config.core.v3.SocketOption", "state"), ONE_VALUE),
     (
         ("envoy.extensions.access_loggers.grpc.v3.CommonGrpcAccessLogConfig", "transport_api_version"),

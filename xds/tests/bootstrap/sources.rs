@@ -87,6 +87,28 @@ fn streams_and_polling() {
 }
 
 #[test]
+fn versions_of_the_protocol() {
+    let remarks = |source: &str| -> Vec<String> {
+        let loaded = good(&dynamic(&format!("cds_config: {{{source}}}")));
+        let notes = loaded.notes.iter().map(ToString::to_string);
+        notes.filter(|note| note.contains("_api_version")).collect()
+    };
+    // As Envoy: AUTO and nothing at all mean V3. V2 is refused for the transport, and for resources only frowned on.
+    let auto = format!(
+        "api_config_source: {{transport_api_version: AUTO, api_type: GRPC, {GRPC}}}, resource_api_version: AUTO"
+    );
+    assert_eq!(remarks(&auto), [""; 0]);
+    let nothing = format!("api_config_source: {{api_type: GRPC, {GRPC}}}");
+    assert_eq!(remarks(&nothing), [""; 0]);
+    let text = "bootstrap: dynamic_resources.cds_config.resource_api_version: warning: V2 is gone: resources of V3 \
+                are asked for";
+    assert_eq!(remarks(&format!("{nothing}, resource_api_version: V2")), [text]);
+    let text =
+        format!("cds_config: {{api_config_source: {{transport_api_version: V2, api_type: GRPC, {GRPC}}}}}");
+    assert_eq!(bad(&dynamic(&text)).len(), 1);
+}
+
+#[test]
 fn http2_options_of_clusters() {
     let loaded = good(&dynamic("{}").replace("dynamic_resources:\n  {}\n", ""));
     let http2 = loaded.bootstrap.config.clusters[0].http2.unwrap();
