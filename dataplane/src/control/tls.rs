@@ -5,6 +5,7 @@ mod expiry;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,8 +13,8 @@ use std::{
 };
 
 use culvert_model::{
-    CertificateSource, CommonTls, Config, Discovered, DownstreamTls, Secret, SecretData, SecretRef,
-    SessionTickets, TlsCertificate, UpstreamTls, ValidationContext, ValidationSource,
+    CertificateSource, Cluster, CommonTls, Config, Discovered, DownstreamTls, Listener, Secret, SecretData,
+    SecretRef, SessionTickets, TlsCertificate, UpstreamTls, ValidationContext, ValidationSource,
 };
 
 use expiry::Expiries;
@@ -42,7 +43,15 @@ pub(super) struct TlsControl {
     entries: HashMap<usize, Entry>,
     stats: HashMap<String, Arc<FactoryStats>>,
     expiries: Expiries,
-    config: Config,
+    applied: Applied,
+}
+
+/// The parts of a configuration that contexts are made of. The others are not kept in memory for their sake.
+#[derive(Default)]
+struct Applied {
+    listeners: Arc<Vec<Arc<Listener>>>,
+    clusters: Arc<Vec<Arc<Cluster>>>,
+    secrets: Discovered<Secret>,
 }
 
 /// A context that was compiled.
@@ -81,7 +90,6 @@ enum Missing {
 
 impl TlsControl {
     pub(super) fn new(contexts: Arc<Contexts>, registry: Registry) -> Self {
-        let config = Config::default();
         Self {
             contexts,
             registry,
@@ -89,18 +97,22 @@ impl TlsControl {
             entries: HashMap::new(),
             stats: HashMap::new(),
             expiries: Expiries::default(),
-            config,
+            applied: Applied::default(),
         }
     }
 
     /// Makes sure that every context of `config` is compiled. Call it before `config` is published.
     /// Whether anything had to be looked at.
     pub(super) fn apply(&mut self, config: &Config) -> bool {
-        let same = Arc::ptr_eq(&self.config.listeners, &config.listeners)
-            && Arc::ptr_eq(&self.config.clusters, &config.clusters)
-            && Arc::ptr_eq(&self.config.secrets, &config.secrets);
+        let same = Arc::ptr_eq(&self.applied.listeners, &config.listeners)
+            && Arc::ptr_eq(&self.applied.clusters, &config.clusters)
+            && Arc::ptr_eq(&self.applied.secrets, &config.secrets);
         if !same {
-            self.config = config.clone();
+            self.applied = Applied {
+                listeners: config.listeners.clone(),
+                clusters: config.clusters.clone(),
+                secrets: config.secrets.clone(),
+            };
             self.compile();
         }
         !same
@@ -129,13 +141,16 @@ impl TlsControl {
     }
 
     fn compile(&mut self) {
-        let users = users(&self.config);
-        let mut used = HashSet::new();
+        let users = users(&self.applied);
+        let used: HashSet<_> = users.iter().map(User::key).collect();
+        let mut leaving = Leaving::default();
+        for (key, entry) in self.entries.iter().filter(|(key, _)| !used.contains(key)) {
+            leaving.add(*key, &entry.user);
+        }
         self.files.begin();
         for user in users {
             let key = user.key();
-            used.insert(key);
-            let known = self.entries.remove(&key).or_else(|| self.take_equal(&user, &used));
+            let known = self.entries.remove(&key).or_else(|| self.take_equal(&user, &mut leaving));
             let mut entry = known.unwrap_or_else(|| Entry {
                 user: user.clone(),
                 inputs: None,
@@ -148,6 +163,8 @@ impl TlsControl {
         }
         self.files.end();
         self.entries.retain(|key, _| used.contains(key));
+        let scopes: HashSet<_> = self.entries.values().map(|entry| entry.user.stats()).collect();
+        self.stats.retain(|scope, _| scopes.contains(scope.as_str()));
         self.contexts.prune();
         self.show_expiries();
     }
@@ -169,12 +186,11 @@ impl TlsControl {
 
     /// The entry of an earlier version of the same configuration; the two share their place from now on. Connections of
     /// chains that stayed ask with the earlier one.
-    fn take_equal(&mut self, user: &User, used: &HashSet<usize>) -> Option<Entry> {
-        let equal = |entry: &Entry| entry.user.equals(user);
-        let mut keys = self.entries.iter().filter(|(key, entry)| !used.contains(key) && equal(entry));
-        let same_title = |entry: &Entry| entry.user.title() == user.title();
-        let key =
-            keys.clone().find(|(_, entry)| same_title(entry)).or_else(|| keys.next()).map(|(key, _)| *key)?;
+    fn take_equal(&mut self, user: &User, leaving: &mut Leaving) -> Option<Entry> {
+        let key = leaving.take(user, |key| {
+            // Not one that was taken before.
+            self.entries.get(&key).is_some_and(|entry| entry.user.equals(user))
+        })?;
         let entry = self.entries.remove(&key)?;
         match (&entry.user, user) {
             (User::Chain { tls: old, .. }, User::Chain { tls: new, .. }) => {
@@ -190,7 +206,7 @@ impl TlsControl {
 
     fn compile_one(&mut self, entry: &mut Entry) {
         let (common, tickets) = entry.user.parts();
-        let inputs = match gather(common, tickets, &self.config.secrets, &mut self.files) {
+        let inputs = match gather(common, tickets, &self.applied.secrets, &mut self.files) {
             Ok(inputs) => inputs,
             Err(missing) => {
                 let text = match &missing {
@@ -254,6 +270,26 @@ impl TlsControl {
     }
 }
 
+/// Contexts that nobody uses any more, by what they say.
+#[derive(Default)]
+struct Leaving(HashMap<u64, Vec<usize>>);
+
+impl Leaving {
+    fn add(&mut self, key: usize, user: &User) {
+        for hash in user.hashes() {
+            self.0.entry(hash).or_default().push(key);
+        }
+    }
+
+    /// One that says the same as that of `user`: best the one that was in its place.
+    fn take(&mut self, user: &User, is_right: impl Fn(usize) -> bool) -> Option<usize> {
+        user.hashes().into_iter().find_map(|hash| {
+            let keys = self.0.get_mut(&hash)?;
+            std::iter::from_fn(|| keys.pop()).find(|key| is_right(*key))
+        })
+    }
+}
+
 impl Entry {
     fn fail(&mut self, text: String) {
         if self.error.as_deref() == Some(text.as_str()) {
@@ -283,6 +319,19 @@ impl User {
             }
     }
 
+    /// With and without its title; the same for two that are equal.
+    fn hashes(&self) -> [u64; 2] {
+        let mut hasher = DefaultHasher::new();
+        self.stats().hash(&mut hasher);
+        match self {
+            Self::Chain { tls, .. } => tls.hash(&mut hasher),
+            Self::Cluster { tls, .. } => tls.hash(&mut hasher),
+        }
+        let mut titled = hasher.clone();
+        self.title().hash(&mut titled);
+        [titled.finish(), hasher.finish()]
+    }
+
     fn title(&self) -> &str {
         match self {
             Self::Chain { title, .. } | Self::Cluster { title, .. } => title,
@@ -310,7 +359,7 @@ impl User {
     }
 }
 
-fn users(config: &Config) -> Vec<User> {
+fn users(config: &Applied) -> Vec<User> {
     let mut users = Vec::new();
     for listener in config.listeners.iter() {
         let scope = match listener.stat_prefix.as_str() {
@@ -621,6 +670,70 @@ mod tests {
         control.apply(&third);
         assert!(!Arc::ptr_eq(&slot, &contexts.server(&tls_of(&third))));
         assert!(Arc::ptr_eq(&context, &contexts.server(&old).get().unwrap()));
+    }
+
+    #[test]
+    fn contexts_that_moved_keep_their_places() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        // Chains that are told apart by their ciphers, the first ones of which are alike.
+        let with = |config: &Config, curves: &[&str]| {
+            let mut listener = Listener::clone(&config.listeners[0]);
+            let chain = listener.filter_chains[0].clone();
+            listener.filter_chains = curves
+                .iter()
+                .map(|curve| {
+                    let mut chain = culvert_model::FilterChain::clone(&chain);
+                    let mut tls = DownstreamTls::clone(chain.tls.as_ref().unwrap());
+                    tls.common.curves = vec![(*curve).to_owned()];
+                    chain.tls = Some(Arc::new(tls));
+                    Arc::new(chain)
+                })
+                .collect();
+            Config { listeners: Arc::new(vec![Arc::new(listener)]), ..config.clone() }
+        };
+        let contexts = Arc::new(Contexts::default());
+        let slots = |config: &Config| -> Vec<_> {
+            let chains = config.listeners[0].filter_chains.iter();
+            chains.map(|chain| contexts.server(chain.tls.as_ref().unwrap())).collect()
+        };
+        let base = config(&pem, &key.serialize_pem(), "");
+        let registry = Registry::new();
+        let mut control = TlsControl::new(contexts.clone(), registry.clone());
+        let first = with(&base, &["X25519", "X25519", "P-256"]);
+        control.apply(&first);
+        let before = slots(&first);
+        // The same in place, and then in other places.
+        let second = with(&base, &["X25519", "X25519", "P-256"]);
+        control.apply(&second);
+        let after = slots(&second);
+        assert!(before.iter().zip(&after).all(|(a, b)| Arc::ptr_eq(a, b)));
+        let third = with(&base, &["P-384", "P-256", "X25519", "X25519"]);
+        control.apply(&third);
+        let after = slots(&third);
+        assert!(Arc::ptr_eq(&before[2], &after[1]));
+        assert!(!Arc::ptr_eq(&after[2], &after[3]));
+        for slot in &after[2..] {
+            assert!(before[..2].iter().any(|old| Arc::ptr_eq(old, slot)));
+        }
+        assert!(before.iter().all(|old| !Arc::ptr_eq(old, &after[0])));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_what_is_gone() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+        let config = config(&params.self_signed(&key).unwrap().pem(), &key.serialize_pem(), "");
+        let registry = Registry::new();
+        let mut control = TlsControl::new(Arc::new(Contexts::default()), registry.clone());
+        let users = Arc::strong_count(&config.routes);
+        control.apply(&config);
+        assert_eq!(Arc::strong_count(&config.routes), users, "routes are none of its business");
+        let shown = || registry.snapshot().stats.iter().any(|stat| stat.name.contains("ssl_socket_factory"));
+        assert!(shown());
+        control.apply(&Config::default());
+        assert!(!shown());
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! String and value matchers (`type.matcher.v3`).
 
+use std::hash::{Hash, Hasher};
+
 /// `type.matcher.v3.StringMatcher`. Regular expressions match the whole value, as RE2 `FullMatch` does.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum StringMatcher {
     /// `exact`
     Exact {
@@ -49,6 +51,12 @@ impl PartialEq for FullRegex {
 }
 
 impl Eq for FullRegex {}
+
+impl Hash for FullRegex {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.source.hash(state);
+    }
+}
 
 impl FullRegex {
     /// Compiles `source`.

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// `config.core.v3.ConfigSource`.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ConfigSource {
     /// `config_source_specifier`
     pub specifier: SourceSpecifier,
@@ -119,7 +119,7 @@ impl ResourceKey {
 }
 
 /// `transport_sockets.tls.v3.SdsSecretConfig`: a secret by its name.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SecretRef {
     /// `name`
     pub name: String,

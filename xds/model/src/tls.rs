@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use crate::{SecretRef, StringMatcher};
 
 /// `DownstreamTlsContext`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct DownstreamTls {
     /// `common_tls_context`
     pub common: CommonTls,
@@ -20,7 +20,7 @@ pub struct DownstreamTls {
 }
 
 /// How sessions are resumed without state on the server.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum SessionTickets {
     /// `disable_stateless_session_resumption`
     Disabled,
@@ -33,7 +33,7 @@ pub enum SessionTickets {
 }
 
 /// `UpstreamTlsContext`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct UpstreamTls {
     /// `common_tls_context`
     pub common: CommonTls,
@@ -48,7 +48,7 @@ pub struct UpstreamTls {
 }
 
 /// `CommonTlsContext`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct CommonTls {
     /// `tls_params.tls_minimum_protocol_version`: 1.2.
     pub version_min: TlsVersion,
@@ -67,7 +67,7 @@ pub struct CommonTls {
 }
 
 /// `TlsParameters.TlsProtocol`. Older ones are refused.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum TlsVersion {
     /// `TLSv1_2`
     V1_2,
@@ -76,7 +76,7 @@ pub enum TlsVersion {
 }
 
 /// Where a certificate comes from.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum CertificateSource {
     /// Part of the context.
     Inline(Arc<TlsCertificate>),
@@ -85,7 +85,7 @@ pub enum CertificateSource {
 }
 
 /// Where it comes from what a peer's certificate is checked against.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum ValidationSource {
     /// `combined_validation_context`: the secret merged over the default.
     Combined {
@@ -103,7 +103,7 @@ pub enum ValidationSource {
 }
 
 /// `core.v3.DataSource` that is read again when it changes.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum SecretData {
     /// `filename`
     File(PathBuf),
@@ -112,7 +112,7 @@ pub enum SecretData {
 }
 
 /// `TlsCertificate`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct TlsCertificate {
     /// `certificate_chain`, PEM.
     pub chain: SecretData,
@@ -125,7 +125,7 @@ pub struct TlsCertificate {
 }
 
 /// `CertificateValidationContext`.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct ValidationContext {
     /// `trusted_ca`, PEM.
     pub trusted_ca: Option<SecretData>,
@@ -154,7 +154,7 @@ pub struct ValidationContext {
 }
 
 /// `SPIFFECertValidatorConfig.TrustDomain`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct SpiffeBundle {
     /// `name`
     pub trust_domain: String,
@@ -163,7 +163,7 @@ pub struct SpiffeBundle {
 }
 
 /// `SubjectAltNameMatcher`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct SanMatcher {
     /// `san_type`; `None` for any.
     pub kind: Option<SanKind>,
@@ -172,7 +172,7 @@ pub struct SanMatcher {
 }
 
 /// `SubjectAltNameMatcher.SanType`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum SanKind {
     /// `DNS`
     Dns,
@@ -185,7 +185,7 @@ pub enum SanKind {
 }
 
 /// `Secret`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Secret {
     /// `tls_certificate`
     Certificate(Arc<TlsCertificate>),
