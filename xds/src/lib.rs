@@ -11,6 +11,7 @@
 //! - [`ConfigView`] is what the admin server reads: counters of the sources and `/config_dump`.
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod at;
 mod check;
 mod clock;

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use culvert_model::{Address, ApiSource, Bootstrap, Config, Discovery, Listener, SourceSpecifier};
+use culvert_model::{ApiSource, Bootstrap, Config, Discovery, Listener, SourceSpecifier};
 use envoy_types::pb::envoy::config::{
     bootstrap::v3 as pb, cluster::v3 as cluster_pb, listener::v3 as listener_pb,
 };
@@ -16,6 +16,7 @@ use prost_reflect::{DynamicMessage, Value};
 
 use crate::{
     Error, Errors, Note,
+    addresses::{self, Addresses},
     at::Sink,
     convert::{self, Clusters},
     decode::{self, Syntax, UnknownFields},
@@ -328,6 +329,7 @@ impl Reading {
     fn listeners(&mut self, unread: Vec<Unread<'_>>, names: &HashSet<String>) -> Resources<Listener> {
         let clusters = Clusters { exists: &|name| names.contains(name), validate: true };
         let mut read = Resources::default();
+        let mut addresses = Addresses::default();
         for unread in unread {
             let Some((resource, message)) = self.read(unread, &mut read.names) else { continue };
             let converted = resource
@@ -336,7 +338,12 @@ impl Reading {
                 });
             match converted {
                 Ok((listener, notes)) => {
-                    self.errors.extend(same_address(&listener, read.models.iter().map(AsRef::as_ref)));
+                    let index = read.models.len();
+                    if let Some((address, other)) = addresses.taken(index, &listener) {
+                        let other: &Arc<Listener> = &read.models[other];
+                        self.errors.push(addresses::duplicate(&listener, address, &other.name));
+                    }
+                    addresses.add(index, &listener);
                     read.models.push(Arc::new(listener));
                     self.notes.extend(notes);
                 }
@@ -437,22 +444,6 @@ fn unfit_control_planes(
 fn duplicate(resource: &Resource) -> Error {
     let reason = format!("duplicate {}", resource.kind);
     Error::invalid(resource.kind.title(&resource.name), "name", reason)
-}
-
-/// The error of a listener that wants an address which another one has.
-pub(crate) fn same_address<'a>(
-    listener: &Listener,
-    mut others: impl Iterator<Item = &'a Listener>,
-) -> Option<Error> {
-    let any = |address: &Address| matches!(address, Address::Ip(ip) if ip.port() == 0);
-    let (address, other) = others.find_map(|other| {
-        let theirs = || std::iter::once(&other.address).chain(&other.additional_addresses);
-        let mut ours = std::iter::once(&listener.address).chain(&listener.additional_addresses);
-        ours.find(|address| !any(address) && theirs().any(|their| their == *address))
-            .map(|address| (address, other))
-    })?;
-    let reason = format!("duplicate address {address}, which listener {:?} has", other.name);
-    Some(Error::invalid(Kind::Listener.title(&listener.name), "address", reason))
 }
 
 fn node_field(message: &DynamicMessage, field: &str) -> String {

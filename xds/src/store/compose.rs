@@ -1,7 +1,7 @@
 //! One configuration from all resources that serve.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -254,6 +254,7 @@ impl Store {
 
 /// Names of what is gone and did not come back.
 fn really_gone(gone: &[&Arc<ResourceKey>], there: &[&Entry]) -> BTreeSet<String> {
-    let gone = gone.iter().filter(|key| there.iter().all(|entry| entry.key.name != key.name));
+    let there: HashSet<&str> = there.iter().map(|entry| entry.name()).collect();
+    let gone = gone.iter().filter(|key| !there.contains(key.name.as_str()));
     gone.map(|key| key.name.clone()).collect()
 }

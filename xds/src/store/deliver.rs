@@ -6,17 +6,19 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use culvert_model::{ConfigSource, HttpFilter, RouteSource, ScopeSource, SourceSpecifier, TerminalFilter};
+use culvert_model::{
+    ConfigSource, HttpFilter, Listener, RouteSource, ScopeSource, SourceSpecifier, TerminalFilter,
+};
 use prost::bytes::Bytes;
 use prost_reflect::DynamicMessage;
 
 use super::{Entry, EntryId, Failure, FeedId, Held, Store, Value};
 use crate::{
     Error, Note, NoteKind,
+    addresses::{self, Addresses},
     at::Sink,
     convert::Clusters,
     decode::{self, UnknownFields},
-    load::same_address,
     remote,
     resource::{Kind, Resource, first_string},
 };
@@ -192,6 +194,7 @@ impl Store {
         let mut order = if full { Vec::with_capacity(named.len()) } else { stayed.clone() };
         let mut seen: HashSet<EntryId> = order.iter().copied().collect();
         let mut clusters_came = false;
+        let mut addresses = self.addresses(kind, &order);
         for named in named {
             if named.is_garbage() {
                 errors.push(named.garbage(kind));
@@ -203,13 +206,19 @@ impl Store {
             }
             let id = known.unwrap_or_else(|| self.insert(feed, &named.name));
             let was_there = self.entry(id).is_there();
-            match self.take(id, named.incoming, version, &order, now, time) {
+            let listener = self.listener(id);
+            match self.take(id, named.incoming, version, &addresses, now, time) {
                 Ok(news) => changed |= news,
                 Err(more) => errors.extend(more),
             }
             clusters_came |= kind == Kind::Cluster && !was_there && self.entry(id).is_there();
             if seen.insert(id) {
                 order.push(id);
+            } else if let Some(listener) = listener {
+                addresses.remove(id, &listener);
+            }
+            if let Some(listener) = self.listener(id) {
+                addresses.add(id, &listener);
             }
         }
         order.extend(stayed.iter().filter(|id| seen.insert(**id)));
@@ -274,7 +283,7 @@ impl Store {
         now: Instant,
         time: SystemTime,
     ) -> Result<(), Vec<Error>> {
-        match self.take(id, incoming, version, &[], now, time) {
+        match self.take(id, incoming, version, &Addresses::default(), now, time) {
             Ok(changed) => {
                 if let Some(subscription) = &mut self.entry_mut(id).subscription {
                     let own = (!incoming.version.is_empty()).then(|| incoming.version.as_str().into());
@@ -308,14 +317,14 @@ impl Store {
         }
     }
 
-    /// Takes a version of a resource, which serves as soon as it has what it needs. `others` are listeners that were
-    /// there before it. Returns whether it is news.
+    /// Takes a version of a resource, which serves as soon as it has what it needs. `addresses` are those of listeners
+    /// that were there before it. Returns whether it is news.
     fn take(
         &mut self,
         id: EntryId,
         incoming: &Incoming,
         version: &Arc<str>,
-        others: &[EntryId],
+        addresses: &Addresses<EntryId>,
         now: Instant,
         time: SystemTime,
     ) -> Result<bool, Vec<Error>> {
@@ -335,7 +344,9 @@ impl Store {
                 let (resource, message) = match decode(kind, &name, type_url, value) {
                     Ok(decoded) => decoded,
                     Err(errors) => {
-                        let resource = Resource { kind, name, bytes: value.clone() };
+                        // Not a part of the response, which it would keep in memory.
+                        let bytes = Bytes::copy_from_slice(value);
+                        let resource = Resource { kind, name, bytes };
                         self.fail(id, resource, version.clone(), &errors, time);
                         return Err(errors);
                     }
@@ -360,7 +371,7 @@ impl Store {
         }
         let version =
             if incoming.version.is_empty() { version.clone() } else { incoming.version.as_str().into() };
-        match self.accept(id, &resource, message.as_ref(), others) {
+        match self.accept(id, &resource, message.as_ref(), addresses) {
             Ok(value) => {
                 self.warm(
                     id,
@@ -424,7 +435,7 @@ impl Store {
         id: EntryId,
         resource: &Resource,
         message: Option<&DynamicMessage>,
-        others: &[EntryId],
+        addresses: &Addresses<EntryId>,
     ) -> Result<Value, Vec<Error>> {
         let fixed = self.by_source.get(&(None, resource.kind));
         if fixed.is_some_and(|feed| self.feeds[feed.0 as usize].names.contains_key(&resource.name)) {
@@ -435,16 +446,10 @@ impl Store {
         if let Value::Scope(_, source) = &mut value {
             *source = self.routes_of_scopes(self.entry(id).feed);
         }
-        if let Value::Listener(listener) = &value {
-            let fixed = fixed.map(|feed| self.feeds[feed.0 as usize].order.as_slice()).unwrap_or_default();
-            let of = |id: &EntryId| match self.entry(*id).latest().map(|held| &held.value) {
-                Some(Value::Listener(listener)) => Some(&**listener),
-                _ => None,
-            };
-            let others = fixed.iter().chain(others).filter(|other| **other != id).filter_map(of);
-            if let Some(error) = same_address(listener, others) {
-                return Err(vec![error]);
-            }
+        if let Value::Listener(listener) = &value
+            && let Some((address, other)) = addresses.taken(id, listener)
+        {
+            return Err(vec![addresses::duplicate(listener, address, self.entry(other).name())]);
         }
         if let Value::Extension(extension) = &value
             && let Some(types) = self.types_of(id)
@@ -457,31 +462,52 @@ impl Store {
         Ok(value)
     }
 
-    /// What an extension configuration may be: the filters that use it say so.
+    /// What an extension configuration may be: all filters that use it have to agree. `None` when there are none.
     fn types_of(&self, id: EntryId) -> Option<Vec<String>> {
         let entry = self.entry(id);
         let users = entry.users.iter().filter_map(|(user, _)| self.get(*user));
-        let mut held = users.flat_map(|user| user.warming.iter().chain(&user.active));
-        held.find_map(|held| match &held.value {
-            Value::Listener(listener) => {
-                let mut filters = listener.chains().filter_map(|chain| match &chain.terminal {
-                    Some(TerminalFilter::Http(manager)) => Some(&manager.filters),
-                    _ => None,
-                });
-                filters.find_map(|filters| {
-                    filters.iter().find_map(|filter| match &filter.filter {
-                        HttpFilter::Discovered(filter)
-                            if filter.name == entry.key.name
-                                && entry.key.source.as_ref() == Some(&filter.source.specifier) =>
-                        {
-                            Some(filter.types.clone())
-                        }
-                        _ => None,
-                    })
-                })
-            }
+        let held = users.flat_map(|user| user.warming.iter().chain(&user.active));
+        let listeners = held.filter_map(|held| match &held.value {
+            Value::Listener(listener) => Some(listener),
             _ => None,
-        })
+        });
+        let managers = listeners.flat_map(|listener| listener.chains()).filter_map(|chain| {
+            let Some(TerminalFilter::Http(manager)) = &chain.terminal else { return None };
+            Some(manager)
+        });
+        let mut common: Option<Vec<String>> = None;
+        for filter in managers.flat_map(|manager| &manager.filters) {
+            let HttpFilter::Discovered(filter) = &filter.filter else { continue };
+            if filter.name != entry.key.name || entry.key.source.as_ref() != Some(&filter.source.specifier) {
+                continue;
+            }
+            match &mut common {
+                Some(common) => common.retain(|of| filter.types.contains(of)),
+                None => common = Some(filter.types.clone()),
+            }
+        }
+        common
+    }
+
+    /// Of the listeners of the bootstrap and those in `order`; none for resources that have no address.
+    fn addresses(&self, kind: Kind, order: &[EntryId]) -> Addresses<EntryId> {
+        let mut addresses = Addresses::default();
+        if kind == Kind::Listener {
+            let fixed = self.by_source.get(&(None, kind));
+            let fixed = fixed.map(|feed| self.feeds[feed.0 as usize].order.as_slice()).unwrap_or_default();
+            for id in fixed.iter().chain(order) {
+                self.listener(*id).iter().for_each(|listener| addresses.add(*id, listener));
+            }
+        }
+        addresses
+    }
+
+    /// The version of a listener that was accepted last.
+    fn listener(&self, id: EntryId) -> Option<Arc<Listener>> {
+        match &self.entry(id).latest()?.value {
+            Value::Listener(listener) => Some(listener.clone()),
+            _ => None,
+        }
     }
 
     /// Where the routes of a feed's scopes come from: the connection managers that use the scopes say so.
@@ -532,12 +558,21 @@ impl Store {
 
     /// Tries listeners again that were refused for a cluster they did not find.
     fn retry_listeners(&mut self, now: Instant, time: SystemTime) {
-        for id in std::mem::take(&mut self.refused_listeners) {
+        let refused = std::mem::take(&mut self.refused_listeners);
+        if refused.is_empty() {
+            return;
+        }
+        let feeds = self.feeds.iter().filter(|feed| feed.kind == Kind::Listener && feed.source.is_some());
+        let order: Vec<_> = feeds.flat_map(|feed| feed.order.iter().copied()).collect();
+        let mut addresses = self.addresses(Kind::Listener, &order);
+        for id in refused {
             let Some(failure) = self.entry(id).failure.clone() else { continue };
-            let feed = self.entry(id).feed.0 as usize;
-            let others = self.feeds[feed].order.clone();
-            match self.accept(id, &failure.resource, None, &others) {
+            match self.accept(id, &failure.resource, None, &addresses) {
                 Ok(value) => {
+                    self.listener(id).iter().for_each(|listener| addresses.remove(id, listener));
+                    if let Value::Listener(listener) = &value {
+                        addresses.add(id, listener);
+                    }
                     let Failure { resource, version, .. } = *failure;
                     self.warm(
                         id,
@@ -562,16 +597,26 @@ impl Store {
         self.expiries.extend(expiry.map(|expiry| (expiry, id)));
     }
 
-    /// A resource was removed by its control plane, or its time to live is over. Of those that were asked for by name,
-    /// most stay as they were, as in Envoy: what refers to them is the authority, and goes first.
-    pub(super) fn remove_resource(&mut self, id: EntryId) {
-        let entry = self.entry(id);
-        let (feed, kind) = (entry.feed, self.kind_of(entry));
-        match kind {
-            Kind::Cluster | Kind::Listener | Kind::ScopedRoute | Kind::VirtualHost => {
-                self.feeds[feed.0 as usize].order.retain(|other| *other != id);
-                self.drop_entry(id);
+    /// The time to live of resources is over.
+    pub(super) fn remove_expired(&mut self, ids: &[EntryId]) {
+        let feeds: BTreeSet<_> = ids.iter().map(|id| self.entry(*id).feed).collect();
+        let gone: HashSet<_> = ids.iter().copied().collect();
+        for feed in feeds {
+            let feed = &mut self.feeds[feed.0 as usize];
+            if feed.collection.is_some() {
+                feed.order.retain(|id| !gone.contains(id));
             }
+        }
+        ids.iter().for_each(|id| self.remove_resource(*id));
+    }
+
+    /// A resource was removed by its control plane, or its time to live is over. Of those that were asked for by name,
+    /// most stay as they were, as in Envoy: what refers to them is the authority, and goes first. One of a collection
+    /// is not in its order any more.
+    fn remove_resource(&mut self, id: EntryId) {
+        let kind = self.kind_of(self.entry(id));
+        match kind {
+            Kind::Cluster | Kind::Listener | Kind::ScopedRoute | Kind::VirtualHost => self.drop_entry(id),
             Kind::LoadAssignment => self.answered(id),
             Kind::ExtensionConfig | Kind::Runtime => {
                 let entry: &mut Entry = self.entry_mut(id);

@@ -56,7 +56,15 @@ pub(crate) struct Held {
     pub(crate) version: Arc<str>,
     pub(crate) updated: SystemTime,
     /// What it needs.
-    pub(super) needs: Box<[EntryId]>,
+    pub(super) needs: Box<[Needed]>,
+}
+
+/// An entry that a version of another one needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needed {
+    pub(super) id: EntryId,
+    /// It is subscribed to, but not waited for.
+    pub(super) eager: bool,
 }
 
 /// A version of a resource that was refused.
@@ -101,7 +109,7 @@ impl Entry {
 
     /// Whether nobody has to wait for it any more.
     pub(super) fn is_ready(&self) -> bool {
-        self.subscription.as_deref().is_none_or(|subscription| subscription.eager || subscription.is_done())
+        self.subscription.as_deref().is_none_or(Subscription::is_done)
     }
 
     pub(super) fn add_user(&mut self, user: EntryId) {

@@ -23,7 +23,7 @@ impl Store {
 
     /// Files of subscriptions that were started and have not been given what is in them.
     pub(crate) fn unread(&self) -> BTreeSet<PathBuf> {
-        let unread = self.pending.iter().filter_map(|id| self.entry(*id).subscription.as_deref());
+        let unread = self.pending_files.iter().filter_map(|id| self.entry(*id).subscription.as_deref());
         let unread = unread.filter(|subscription| subscription.is_unread());
         unread.filter_map(|subscription| subscription.config.file().map(Path::to_owned)).collect()
     }

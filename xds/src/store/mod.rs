@@ -75,6 +75,8 @@ pub(crate) struct Store {
     layers: Vec<RuntimeLayer>,
     /// Subscriptions that are not done.
     pending: BTreeSet<EntryId>,
+    /// Those of them that come from files.
+    pending_files: BTreeSet<EntryId>,
     /// Fetch timeouts.
     deadlines: BTreeSet<(Instant, EntryId)>,
     /// Times to live.
@@ -127,6 +129,7 @@ impl Store {
             cluster_feeds: Vec::new(),
             layers: bootstrap.runtime.clone(),
             pending: BTreeSet::new(),
+            pending_files: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             expiries: BTreeSet::new(),
             touched: Vec::new(),
@@ -188,7 +191,7 @@ impl Store {
             if let RuntimeLayerKind::Rtds { name, source } = &layer.kind {
                 let prefix = format!("runtime.{name}");
                 let id = self.subscribe(Kind::Runtime, source, name, prefix);
-                self.entry_mut(id).add_user(BOOTSTRAP);
+                self.wait_for(id);
             }
             self.layers.push(layer);
         }
@@ -197,8 +200,15 @@ impl Store {
     /// The subscription to all resources of a type.
     fn subscribe_all(&mut self, kind: Kind, source: &ConfigSource, prefix: String) -> EntryId {
         let id = self.collection(kind, source, prefix);
-        self.entry_mut(id).add_user(BOOTSTRAP);
+        self.wait_for(id);
         id
+    }
+
+    /// The bootstrap needs `id`.
+    fn wait_for(&mut self, id: EntryId) {
+        let entry = self.entry_mut(id);
+        entry.add_user(BOOTSTRAP);
+        entry.subscription.iter_mut().for_each(|subscription| subscription.waiters += 1);
     }
 
     /// As [`Store::subscribe_all`], for a user that is told later.
@@ -233,6 +243,7 @@ impl Store {
         subscription.add_prefix(prefix);
         if is_new {
             self.pending.insert(id);
+            self.pending_files.extend(matches!(source.specifier, SourceSpecifier::File { .. }).then_some(id));
             self.touched.push(id);
         }
         if !is_shown {
@@ -351,7 +362,7 @@ impl Store {
             let users = entry.users.iter().filter_map(|(user, _)| self.get(*user));
             (name, users.map(|user| self.kind_of(user).title(user.name())).collect())
         };
-        self.pending.iter().map(name).collect()
+        self.pending.iter().filter(|id| self.is_waited_for(**id)).map(name).collect()
     }
 
     /// When something has to be done next without anything having come.
@@ -362,7 +373,11 @@ impl Store {
 
     /// Whether every source was read, or given up waiting for.
     pub(crate) fn is_initialised(&self) -> bool {
-        self.pending.is_empty()
+        !self.pending.iter().any(|id| self.is_waited_for(*id))
+    }
+
+    fn is_waited_for(&self, id: EntryId) -> bool {
+        self.entry(id).subscription.as_deref().is_some_and(|subscription| subscription.waiters > 0)
     }
 
     /// Remarks about resources that were accepted since the last call.

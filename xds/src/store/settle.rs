@@ -2,18 +2,18 @@
 
 use std::time::Instant;
 
-use super::{BOOTSTRAP, Entry, EntryId, Store, Value, value::Need};
+use super::{BOOTSTRAP, Entry, EntryId, Store, Value, entry::Needed, value::Need};
 use crate::resource::Kind;
 
 impl Store {
     /// Subscribes to what `value` of `user` needs.
-    pub(super) fn attach(&mut self, user: EntryId, value: &Value) -> Box<[EntryId]> {
+    pub(super) fn attach(&mut self, user: EntryId, value: &Value) -> Box<[Needed]> {
         let mut needs = Vec::new();
         value.needs(|need| needs.push(self.attach_one(user, need)));
         needs.into()
     }
 
-    fn attach_one(&mut self, user: EntryId, need: Need<'_>) -> EntryId {
+    fn attach_one(&mut self, user: EntryId, need: Need<'_>) -> Needed {
         let id = match need.name {
             Some(name) => self.subscribe(need.kind, need.source, name, need.prefix),
             None => self.collection(need.kind, need.source, need.prefix),
@@ -21,20 +21,21 @@ impl Store {
         let entry = self.entry_mut(id);
         entry.add_user(user);
         if let Some(subscription) = &mut entry.subscription {
-            subscription.eager |= need.eager;
+            subscription.waiters += u32::from(!need.eager);
         }
-        id
+        Needed { id, eager: need.eager }
     }
 
     /// Gives up what a version of `user` needed.
-    pub(super) fn detach(&mut self, user: EntryId, value: &Value, needs: &[EntryId]) {
-        let mut ids = needs.iter();
+    pub(super) fn detach(&mut self, user: EntryId, value: &Value, needs: &[Needed]) {
+        let mut needed = needs.iter();
         let mut given_up = Vec::new();
-        value.needs(|need| given_up.extend(ids.next().map(|id| (*id, need.prefix))));
-        for (id, prefix) in given_up {
+        value.needs(|need| given_up.extend(needed.next().map(|needed| (*needed, need.prefix))));
+        for (Needed { id, eager }, prefix) in given_up {
             let entry = self.entry_mut(id);
             entry.remove_user(user);
             if let Some(subscription) = &mut entry.subscription {
+                subscription.waiters -= u32::from(!eager);
                 subscription.remove_prefix(&prefix);
                 self.subscriptions_changed += u64::from(!subscription.prefixes.contains_key(&prefix));
             }
@@ -46,8 +47,8 @@ impl Store {
 
     /// Asks for the endpoints of a new or changed cluster again, although there are some: they may be those of the old
     /// version. A file is what it was read to be.
-    pub(super) fn renew(&mut self, needs: &[EntryId], now: Instant) {
-        for id in needs {
+    pub(super) fn renew(&mut self, needs: &[Needed], now: Instant) {
+        for Needed { id, .. } in needs {
             let feed = self.entry(*id).feed;
             let kind = self.feeds[feed.0 as usize].kind;
             let Some(subscription) = &mut self.entry_mut(*id).subscription else { continue };
@@ -146,7 +147,7 @@ impl Store {
         let entry = self.entry(id);
         let kind = self.kind_of(entry);
         let Some(warm) = &entry.warming else { return };
-        if !warm.needs.iter().all(|need| self.entry(*need).is_ready()) {
+        if !warm.needs.iter().all(|need| need.eager || self.entry(need.id).is_ready()) {
             return;
         }
         let entry = self.entry_mut(id);
@@ -162,6 +163,7 @@ impl Store {
     /// Nobody has to wait for `id` any more.
     pub(super) fn done(&mut self, id: EntryId) {
         if self.pending.remove(&id) {
+            self.pending_files.remove(&id);
             if let Some(deadline) = self.entry_mut(id).deadline.take() {
                 self.deadlines.remove(&(deadline, id));
             }
@@ -187,6 +189,7 @@ impl Store {
             }
         };
         self.pending.remove(&id);
+        self.pending_files.remove(&id);
         if entry.subscription.is_some() {
             self.subscriptions_changed += 1;
             self.ask(entry.feed);
@@ -219,13 +222,15 @@ impl Store {
             log::warn!("{} {:?}: nothing came in time", self.kind_of(self.entry(id)).service(), key.name);
             self.done(id);
         }
+        let mut over = Vec::new();
         while let Some((expiry, id)) = self.expiries.first().copied().filter(|(at, _)| *at <= now) {
             self.expiries.remove(&(expiry, id));
             self.entry_mut(id).expiry = None;
             let name = self.entry(id).key.name.clone();
             log::warn!("{}: its time to live is over", self.kind_of(self.entry(id)).title(&name));
-            self.remove_resource(id);
+            over.push(id);
         }
+        self.remove_expired(&over);
         self.settle(now);
     }
 

@@ -23,8 +23,8 @@ pub(crate) struct Subscription {
     pub(crate) prefixes: BTreeMap<String, u32>,
     /// `version_info` of what was accepted last.
     pub(crate) version: Arc<str>,
-    /// Nobody waits for it: there is something that serves until it comes.
-    pub(super) eager: bool,
+    /// How many wait for it; the others have something that serves until it comes.
+    pub(super) waiters: u32,
     state: State,
 }
 
@@ -45,7 +45,7 @@ impl Subscription {
             counters: Arc::default(),
             prefixes: BTreeMap::new(),
             version: Arc::default(),
-            eager: false,
+            waiters: 0,
             state: State::Idle,
         }
     }

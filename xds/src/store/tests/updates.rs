@@ -224,6 +224,129 @@ fn a_time_to_live_ends_unless_it_is_renewed() {
 }
 
 #[test]
+fn many_times_to_live_end_at_once() {
+    let mut f = mesh();
+    let mortal = |name: &str| Incoming {
+        ttl: Some(Duration::from_secs(10)),
+        ..resource(
+            Kind::Listener,
+            &json!({"name": name, "address": {"pipe": {"path": format!("/{name}")}},
+            "filter_chains": [{"filters": [{"name": "tcp", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                "stat_prefix": "t", "cluster": "a"}}]}]}),
+        )
+    };
+    let names = ["m", "n", "o"];
+    let resources = names.iter().map(|name| mortal(name)).collect();
+    f.deliver_to(SourceSpecifier::Ads, Kind::Listener, "2", resources, Some(&[])).unwrap();
+    assert_eq!(f.changed()[0], names);
+    f.after(Duration::from_secs(10));
+    assert_eq!(f.changed()[0], names);
+    // What is left is what a delta response changes.
+    f.delta(Kind::Listener, "3", &[listener("l", 2, "r")], &[]).unwrap();
+    assert_eq!(f.changed()[0], ["l"]);
+    assert_eq!(f.store.config().listeners.len(), 1);
+}
+
+#[test]
+fn addresses_are_free_again_when_their_listener_has_another() {
+    let mut f = mesh();
+    let refused = |outcome| reasons(outcome)[0].contains("duplicate address");
+    // One after the other, in one response and in two.
+    f.delta(Kind::Listener, "2", &[listener("l", 2, "r"), listener("m", 1, "r")], &[]).unwrap();
+    assert!(refused(f.delta(Kind::Listener, "3", &[listener("n", 1, "r")], &[])));
+    assert!(refused(f.delta(Kind::Listener, "4", &[listener("n", 2, "r")], &[])));
+    f.delta(Kind::Listener, "5", &[listener("n", 1, "r")], &["m"]).unwrap();
+    assert!(refused(f.delta(Kind::Listener, "6", &[listener("o", 3, "r"), listener("p", 3, "r")], &[])));
+    assert_eq!(f.store.config().listeners.len(), 1);
+    f.store.compose();
+    let names: Vec<_> = f.store.config().listeners.iter().map(|it| it.name.clone()).collect();
+    assert_eq!(names, ["l", "n", "o"]);
+}
+
+#[test]
+fn garbage_does_not_keep_its_response() {
+    let mut f = mesh();
+    let cluster = resource(Kind::Cluster, &cluster("g", 1_000));
+    let Body::Wire { type_url, value } = cluster.body else { panic!() };
+    let bad: prost::bytes::Bytes = [&value[..], &[0x22, 0x05, 0xFF]].concat().into();
+    let body = Body::Wire { type_url, value: bad.clone() };
+    let garbage = Incoming { name: "g".to_owned(), version: String::new(), ttl: None, body };
+    let outcome = f.deliver_to(SourceSpecifier::Ads, Kind::Cluster, "2", vec![garbage], Some(&[]));
+    assert!(outcome.is_err());
+    drop(outcome);
+    let failures = f.store.entries.iter().flatten().filter_map(|entry| entry.failure.as_ref());
+    let kept: Vec<_> = failures.map(|failure| failure.resource.bytes.clone()).collect();
+    assert_eq!(kept, [bad.clone()]);
+    assert_ne!(kept[0].as_ptr(), bad.as_ptr(), "a part of the response");
+}
+
+/// A listener with a discovered filter that may be one of `types`, with a default where it is not waited for.
+fn discovering(name: &str, port: u16, types: &[&str], eager: bool) -> Json {
+    let url = |of: &&str| format!("type.googleapis.com/envoy.extensions.filters.http.{of}");
+    let mut discovery =
+        json!({"config_source": ads(), "type_urls": types.iter().map(url).collect::<Vec<_>>()});
+    if eager {
+        discovery["default_config"] = json!({"@type": url(&types[0])});
+        discovery["apply_default_config_without_warming"] = json!(true);
+    }
+    let mut listener = listener(name, port, "r");
+    let filters = &mut listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"];
+    let filter = json!({"name": "f", "config_discovery": discovery});
+    filters.as_array_mut().unwrap().insert(0, filter);
+    listener
+}
+
+fn extension(of: &str) -> Json {
+    let url = format!("type.googleapis.com/envoy.extensions.filters.http.{of}");
+    json!({"name": "f", "typed_config": {"@type": url}})
+}
+
+const RBAC: &str = "rbac.v3.RBAC";
+const CORS: &str = "cors.v3.Cors";
+
+#[test]
+fn who_has_no_default_waits_although_another_one_has() {
+    let mut f = mesh();
+    f.sotw(Kind::Listener, "2", &[listener("l", 1, "r"), discovering("eager", 2, &[CORS], true)]).unwrap();
+    assert_eq!(f.changed()[0], ["eager"]);
+    assert!(f.store.is_initialised(), "nobody waits for it");
+    assert_eq!(f.unready(), [""; 0]);
+    let both = [discovering("eager", 2, &[CORS], true), discovering("waits", 3, &[CORS], false)];
+    f.delta(Kind::Listener, "3", &both[1..], &[]).unwrap();
+    assert_eq!(f.changed()[0], [""; 0]);
+    assert_eq!(f.unready(), ["ECDS f"]);
+    f.sotw(Kind::ExtensionConfig, "1", &[extension(CORS)]).unwrap();
+    assert_eq!(f.changed()[0], ["waits"]);
+}
+
+#[test]
+fn an_extension_is_what_all_who_use_it_take() {
+    let mut f = mesh();
+    let both = [discovering("m", 2, &[CORS, RBAC], true), discovering("n", 3, &[RBAC], false)];
+    f.delta(Kind::Listener, "2", &both, &[]).unwrap();
+    let outcome = f.sotw(Kind::ExtensionConfig, "1", &[extension(CORS)]);
+    assert!(reasons(outcome)[0].contains("not what is asked for"));
+    f.sotw(Kind::ExtensionConfig, "2", &[extension(RBAC)]).unwrap();
+    f.delta(Kind::Listener, "3", &[], &["n"]).unwrap();
+    f.sotw(Kind::ExtensionConfig, "3", &[extension(CORS)]).unwrap();
+}
+
+#[test]
+fn names_that_say_where_they_are_to_be_found_are_refused() {
+    let mut f = mesh();
+    let name = "xdstp://plane.test/some.Type/x";
+    let mut eds = cluster("b", 1_000);
+    eds["eds_cluster_config"]["service_name"] = json!(name);
+    let why = "names of xdstp are not supported";
+    let text = reasons(f.delta(Kind::Cluster, "2", &[eds], &[]));
+    assert_eq!(text, [format!("cluster \"b\": eds_cluster_config.service_name: {why}")]);
+    let text = reasons(f.delta(Kind::Listener, "2", &[listener("m", 2, name)], &[]));
+    assert!(text[0].ends_with(&format!("rds.route_config_name: {why}")), "{text:?}");
+    assert_eq!(f.wanted(Kind::RouteConfiguration), ["r"]);
+}
+
+#[test]
 fn unknown_fields_are_counted_or_refused() {
     let field = [0xFA, 0xFF, 0x7F, 0x01, b'x'];
     let with_unknown = || {
