@@ -15,8 +15,9 @@ use std::{
 
 use culvert_model::{
     AssignmentPolicy, BasicAuth, Cluster, Compressor, ConnectionLimit, ConnectionRateLimit, CsrfPolicy,
-    Endpoint, ExtAuthz, FilterChain, FilterStateValue, GlobalRateLimit, HeaderChanges, HeaderMatcher, Health,
-    HttpConnectionManager, HttpFault, HttpRbac, JwtAuthentication, Listener, NetworkRbac, TcpProxy,
+    DiscoveredFilter, Endpoint, ExtAuthz, FilterChain, FilterStateValue, GlobalRateLimit, HeaderChanges,
+    HeaderMatcher, Health, HttpConnectionManager, HttpFault, HttpRbac, JwtAuthentication, Listener,
+    NetworkRbac, TcpProxy,
 };
 use culvert_proto::{
     balance::{HostSet, LocalZones, Rules, SubsetIndex},
@@ -46,7 +47,7 @@ pub struct Snapshot {
     /// Scopes of connection managers with scoped routes, by [`RouteSpec::Scoped`].
     pub scopes: Arc<HashMap<Arc<str>, Arc<Scopes<RouteSpec>>>>,
     /// HTTP filters from ECDS, by where they come from and their name.
-    pub extensions: Arc<HashMap<Arc<str>, Arc<HttpFilterKind>>>,
+    pub extensions: Arc<HashMap<Arc<str>, Extension>>,
     /// By cluster name.
     pub clusters: Arc<HashMap<Arc<str>, Arc<ClusterSpec>>>,
     /// Clusters that were added, changed or removed since the generation before.
@@ -173,6 +174,8 @@ pub enum HttpFilterKind {
         id: Arc<str>,
         /// What it is until then.
         default: Option<Arc<Self>>,
+        /// As configured.
+        config: Arc<DiscoveredFilter>,
     },
     /// `ext_authz`
     ExtAuthz(Arc<ExtAuthz>),
@@ -197,6 +200,23 @@ pub enum HttpFilterKind {
     Rbac(Arc<HttpRbacSpec>),
     /// One that there is not; it refuses what would go through it.
     Unsupported,
+}
+
+/// What ECDS says of a filter that is asked for. It is not there as long as nothing was said, and once nobody asks.
+#[derive(Clone)]
+pub enum Extension {
+    /// What came last.
+    Came(Arc<DiscoveredSpec>),
+    /// It came, and was removed.
+    Gone,
+}
+
+/// A filter from ECDS.
+pub struct DiscoveredSpec {
+    /// Full name of the message in its `typed_config`.
+    pub type_name: String,
+    /// What it is.
+    pub kind: HttpFilterKind,
 }
 
 /// Faults on purpose.

@@ -116,7 +116,9 @@ impl Builder {
         if !(changed.listeners.is_empty() && changed.scopes.is_empty() && changed.virtual_hosts.is_empty()) {
             self.update_scopes(config);
         }
-        if !changed.extensions.is_empty() {
+        let forgotten =
+            !changed.listeners.is_empty() && self.last.extensions.values().any(http_filter::is_gone);
+        if !changed.extensions.is_empty() || forgotten {
             let extensions = http_filter::extensions(config, &changed.extensions, &self.last.extensions);
             self.last.extensions = Arc::new(extensions);
         }

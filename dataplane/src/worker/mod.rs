@@ -43,7 +43,7 @@ use crate::{
         stats::{CaptureStats, ConfigStats, HeapStats, Http2Stats, Registry},
         trace::pipe::SpanPipes,
     },
-    snapshot::{HttpFilterKind, RouteSpec, Snapshot},
+    snapshot::{Extension, RouteSpec, Snapshot},
     tls::Contexts,
     upstream::{Cluster, IdleSet},
 };
@@ -296,8 +296,8 @@ impl Worker {
         self.scopes.borrow().get(name).cloned()
     }
 
-    /// The HTTP filter from ECDS of that name.
-    pub fn extension(&self, name: &str) -> Option<Arc<HttpFilterKind>> {
+    /// What is known of the HTTP filter from ECDS of that name.
+    pub fn extension(&self, name: &str) -> Option<Extension> {
         self.snapshot.borrow().extensions.get(name).cloned()
     }
 

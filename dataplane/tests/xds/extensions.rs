@@ -1,9 +1,11 @@
 //! HTTP filters whose configuration is discovered (ECDS).
 
+use std::cell::RefCell;
+
 use crate::{
     control_plane::{Kind, Resource},
-    scene::{MODES, Mode, ROUTER, Scene, listener_with, rds},
-    support::{DRIVERS, client::Client},
+    scene::{MODES, Mode, ROUTER, Scene, answer, listener_with, rds},
+    support::{DRIVERS, client::Client, culvert::free_port},
 };
 
 const MUTATION: &str = "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
@@ -116,6 +118,66 @@ fn without_a_filter_nothing_goes_through() {
         says(&scene, 500, "");
         scene.plane.put([extension(&tagging("late"))]);
         says(&scene, 200, "late");
+    }
+}
+
+#[test]
+fn what_was_removed_lets_nothing_through() {
+    for (mode, driver) in [Mode::AdsDelta, Mode::Delta].into_iter().zip(DRIVERS) {
+        let scene = Scene::start(mode, driver);
+        scene.plane.put([extension(&tagging("one"))]);
+        scene.plane.put([listener(mode, scene.port, "600s", "")]);
+        says(&scene, 200, "one");
+        let client = RefCell::new(Client::connect(scene.port));
+        let again = || ask(&mut client.borrow_mut());
+        assert_eq!(again(), (200, "one".to_owned()), "{mode:?}");
+        scene.plane.publish(|world| world.remove(Kind::Extension, "tag"));
+        // Also where it has been at work.
+        scene.culvert.wait_until("it is gone", |_| again().0 == 500);
+        assert_eq!(ask(&mut Client::connect(scene.port)).0, 500, "{mode:?}");
+        scene.plane.put([extension(&tagging("two"))]);
+        scene.culvert.wait_until("it is back", |_| again() == (200, "two".to_owned()));
+        // What drains has it until its end, whatever becomes of it.
+        scene.plane.publish(|world| {
+            world.remove(Kind::Listener, "ingress");
+            world.remove(Kind::Extension, "tag");
+        });
+        scene
+            .culvert
+            .wait_until("it drains", |culvert| culvert.stat("listener_manager.listener_removed") == 1);
+        assert_eq!(again(), (200, "two".to_owned()), "{mode:?}");
+    }
+}
+
+#[test]
+fn each_listener_takes_what_it_asked_for() {
+    for (mode, driver) in [Mode::AdsWorld, Mode::Delta].into_iter().zip(DRIVERS) {
+        let scene = Scene::start(mode, driver);
+        let port = free_port();
+        let of = |name: &str, port: u16, types: &str| {
+            let source = mode.source("600s");
+            let filter =
+                format!("{{name: tag, config_discovery: {{config_source: {source}, type_urls: [{types}]}}}}");
+            listener_with(name, port, &rds(mode, "local", "15s"), &format!("{filter}, {ROUTER}"))
+        };
+        scene.plane.put([extension(&tagging("one"))]);
+        scene.plane.put([of("ingress", scene.port, &format!("{MUTATION}, {ACCESS}"))]);
+        says(&scene, 200, "one");
+        // It may have been anything that keeps others out.
+        scene.plane.put([of("other", port, ACCESS)]);
+        scene.culvert.wait_until("the other one answers", |_| answer(port).is_some_and(|it| it.0 == 500));
+        assert_eq!(ask(&mut Client::connect(scene.port)), (200, "one".to_owned()), "{mode:?}");
+        // From now on it has to be right for both.
+        let from = scene.plane.count();
+        scene.plane.put([extension(&tagging("two"))]);
+        let nack = scene.plane.wait_for_nack(Kind::Extension, from);
+        assert!(nack.error.expect("why").contains("not what is asked for"), "{mode:?}");
+        assert_eq!(ask(&mut Client::connect(scene.port)), (200, "one".to_owned()), "{mode:?}");
+        scene.plane.put([extension(&format!("{{\"@type\": {ACCESS}, rules: {{action: DENY}}}}"))]);
+        for port in [scene.port, port] {
+            scene.culvert.wait_until("both have it", |_| ask(&mut Client::connect(port)).0 == 200);
+        }
+        assert_eq!(ask(&mut Client::connect(scene.port)), (200, String::new()), "{mode:?}");
     }
 }
 

@@ -1,14 +1,14 @@
 //! HTTP filters before the router.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::AtomicU64},
 };
 
-use culvert_model::{Config, HttpFilter, NamedFilter, ResourceKey};
+use culvert_model::{Config, HttpFilter, Listener, NamedFilter, ResourceKey};
 use culvert_proto::filter::{AccessControl, RateLimit};
 
-use crate::snapshot::{FaultSpec, HttpFilterKind, HttpFilterSpec, HttpRbacSpec};
+use crate::snapshot::{DiscoveredSpec, Extension, FaultSpec, HttpFilterKind, HttpFilterSpec, HttpRbacSpec};
 
 /// What all workers share of these filters.
 pub(super) fn compile(filters: &[NamedFilter]) -> Vec<HttpFilterSpec> {
@@ -23,17 +23,37 @@ pub(super) fn compile(filters: &[NamedFilter]) -> Vec<HttpFilterSpec> {
 pub(super) fn extensions(
     config: &Config,
     changed: &[Arc<ResourceKey>],
-    before: &HashMap<Arc<str>, Arc<HttpFilterKind>>,
-) -> HashMap<Arc<str>, Arc<HttpFilterKind>> {
+    before: &HashMap<Arc<str>, Extension>,
+) -> HashMap<Arc<str>, Extension> {
     let mut extensions = before.clone();
     for key in changed {
-        let id = extension_id(key);
-        match config.extensions.get(key).and_then(|extension| kind(&extension.filter)) {
-            Some(kind) => extensions.insert(id, Arc::new(kind)),
-            None => extensions.remove(&id),
-        };
+        let extension = config.extensions.get(key);
+        let spec = extension.and_then(|extension| {
+            let type_name = extension.type_name.clone();
+            Some(Arc::new(DiscoveredSpec { type_name, kind: kind(&extension.filter)? }))
+        });
+        extensions.insert(extension_id(key), spec.map_or(Extension::Gone, Extension::Came));
+    }
+    if extensions.values().any(is_gone) {
+        let asked_for: HashSet<_> =
+            config.listeners.iter().flat_map(|listener| discovered(listener)).collect();
+        extensions.retain(|id, found| !is_gone(found) || asked_for.contains(id));
     }
     extensions
+}
+
+/// Whether it was removed.
+pub(super) fn is_gone(found: &Extension) -> bool {
+    matches!(found, Extension::Gone)
+}
+
+/// Filters that a listener asks ECDS for.
+fn discovered(listener: &Listener) -> impl Iterator<Item = Arc<str>> {
+    let filters = super::route::managers(listener).flat_map(|manager| &manager.filters);
+    filters.filter_map(|named| match &named.filter {
+        HttpFilter::Discovered(filter) => Some(extension_id(&ResourceKey::new(&filter.source, &filter.name))),
+        _ => None,
+    })
 }
 
 /// How a filter from ECDS is found in a snapshot.
@@ -69,6 +89,7 @@ fn kind(filter: &HttpFilter) -> Option<HttpFilterKind> {
         HttpFilter::Discovered(filter) => HttpFilterKind::Discovered {
             id: extension_id(&ResourceKey::new(&filter.source, &filter.name)),
             default: filter.default.as_ref().and_then(kind).map(Arc::new),
+            config: filter.clone(),
         },
         HttpFilter::Router => return None,
     })

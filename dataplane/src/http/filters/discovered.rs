@@ -5,24 +5,56 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
+use culvert_model::DiscoveredFilter;
+
 use super::{Filter, Response, Scope, State, Verdict};
 use crate::{
     http::{exchange::Exchange, log::Flags, reply::Reply},
-    snapshot::HttpFilterKind,
+    snapshot::{DiscoveredSpec, Extension, HttpFilterKind},
     worker::Worker,
 };
 
 pub(super) struct Discovered {
     id: Arc<str>,
     default: Option<Arc<HttpFilterKind>>,
+    config: Arc<DiscoveredFilter>,
     stat_prefix: String,
     /// What it was last, and from what that was made.
-    last: RefCell<Option<(Arc<HttpFilterKind>, Rc<Filter>)>>,
+    last: RefCell<Option<(Origin, Rc<Filter>)>>,
+}
+
+/// What a filter was made from.
+#[derive(Clone)]
+enum Origin {
+    Default(Arc<HttpFilterKind>),
+    Found(Arc<DiscoveredSpec>),
+}
+
+impl Origin {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Default(a), Self::Default(b)) => Arc::ptr_eq(a, b),
+            (Self::Found(a), Self::Found(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
+    fn kind(&self) -> &HttpFilterKind {
+        match self {
+            Self::Default(kind) => kind,
+            Self::Found(spec) => &spec.kind,
+        }
+    }
 }
 
 impl Discovered {
-    pub(super) fn new(id: Arc<str>, default: Option<Arc<HttpFilterKind>>, stat_prefix: &str) -> Self {
-        Self { id, default, stat_prefix: stat_prefix.to_owned(), last: RefCell::default() }
+    pub(super) fn new(
+        id: Arc<str>,
+        default: Option<Arc<HttpFilterKind>>,
+        config: Arc<DiscoveredFilter>,
+        stat_prefix: &str,
+    ) -> Self {
+        Self { id, default, config, stat_prefix: stat_prefix.to_owned(), last: RefCell::default() }
     }
 
     pub(super) async fn decode(
@@ -41,21 +73,29 @@ impl Discovered {
         verdict
     }
 
-    /// The filter that there is now. One that was there and is gone, with nothing to take its place, serves on: what drains
-    /// with a listener that was removed has its filters until its end.
+    /// The filter that there is now: what came last, unless another listener asked for it, which takes what this one
+    /// does not; else the default. Once nobody asks for it any more, what there was serves on: what drains with a listener
+    /// that was removed has its filters until its end.
     fn current(&self, worker: &Worker) -> Option<Rc<Filter>> {
-        let found = worker.extension(&self.id);
         let mut last = self.last.borrow_mut();
-        let Some(kind) = found.or_else(|| self.default.clone()) else {
-            return last.as_ref().map(|(_, filter)| filter.clone());
+        let origin = match worker.extension(&self.id) {
+            Some(Extension::Came(spec)) if self.config.types.contains(&spec.type_name) => {
+                Some(Origin::Found(spec))
+            }
+            None if last.is_some() => return last.as_ref().map(|(_, filter)| filter.clone()),
+            _ => self.default.clone().map(Origin::Default),
+        };
+        let Some(origin) = origin else {
+            *last = None;
+            return None;
         };
         if let Some((made_from, filter)) = &*last
-            && Arc::ptr_eq(made_from, &kind)
+            && made_from.is(&origin)
         {
             return Some(filter.clone());
         }
-        let filter = Rc::new(Filter::new(&kind, &self.stat_prefix, worker));
-        *last = Some((kind, filter.clone()));
+        let filter = Rc::new(Filter::new(origin.kind(), &self.stat_prefix, worker));
+        *last = Some((origin, filter.clone()));
         Some(filter)
     }
 }

@@ -122,8 +122,9 @@ impl Filter {
                 Self::Csrf(csrf::Csrf::new(policy.clone(), stat_prefix, registry))
             }
             HttpFilterKind::Cors => Self::Cors(cors::Cors::new(stat_prefix, registry)),
-            HttpFilterKind::Discovered { id, default } => {
-                Self::Discovered(discovered::Discovered::new(id.clone(), default.clone(), stat_prefix))
+            HttpFilterKind::Discovered { id, default, config } => {
+                let (id, default, config) = (id.clone(), default.clone(), config.clone());
+                Self::Discovered(discovered::Discovered::new(id, default, config, stat_prefix))
             }
             HttpFilterKind::ExtAuthz(config) => {
                 Self::ExtAuthz(ext_authz::Authorizer::new(config.clone(), stat_prefix, registry))
