@@ -24,7 +24,7 @@ fn a_value_meets_one_endpoint_from_every_worker() {
     on_each(&routes, &cluster("ring", RING, &[locality(&upstreams)]), |_, port| {
         let mut homes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for _ in 0..4 {
-            for user in 0..20 {
+            for user in 0..100 {
                 let user = user.to_string();
                 let fields = [("x-user", &*user)];
                 let home = homes.entry(user.clone()).or_default();
@@ -38,7 +38,7 @@ fn a_value_meets_one_endpoint_from_every_worker() {
         let all: BTreeSet<_> = homes.values().flatten().collect();
         assert_eq!(all.len(), 4, "all endpoints have somebody");
         let from = |address: &str| ask(port, "/source", &[("x-forwarded-for", address)]).text();
-        let sources: BTreeSet<_> = (0..20).map(|client| from(&format!("10.0.0.{client}"))).collect();
+        let sources: BTreeSet<_> = (0..100).map(|client| from(&format!("10.0.0.{client}"))).collect();
         assert_eq!(sources.len(), 4);
         assert_eq!(from("10.0.0.7, 10.0.0.1"), from("10.0.0.1"));
         let nobody: BTreeSet<_> = (0..60).map(|_| ask(port, "/header", &[]).text()).collect();
@@ -55,7 +55,7 @@ fn a_client_without_the_cookie_is_given_one() {
     ) + &route("/asked", "{cookie: {name: user}}");
     on_each(&routes, &cluster("ring", RING, &[locality(&upstreams)]), |_, port| {
         let mut homes = BTreeSet::new();
-        for _ in 0..30 {
+        for _ in 0..100 {
             let first = ask(port, "/given", &[]);
             let cookie = first.header("set-cookie").expect("a cookie").to_owned();
             let (pair, rest) = cookie.split_once("; ").expect("attributes");
@@ -90,7 +90,7 @@ fn the_policies_of_a_cluster_take_the_place_of_its_routes() {
             };
             let same: BTreeSet<_> = (0..20).map(|user| of(user, "a")).collect();
             assert_eq!(same.len(), 1);
-            let others: BTreeSet<_> = (0..30).map(|own| of(1, &own.to_string())).collect();
+            let others: BTreeSet<_> = (0..100).map(|own| of(1, &own.to_string())).collect();
             assert_eq!(others.len(), 4);
         });
     }
