@@ -31,7 +31,7 @@ impl Exchange<'_> {
         let due = config.request_timeout.map(|max| self.record.started + max);
         let mut timer = time::Timer::new();
         loop {
-            if self.framing.is_empty() {
+            if self.framing.is_empty() || self.upgrading {
                 return Collected::Whole;
             }
             // Whoever read it before may have been allowed more.
@@ -78,7 +78,7 @@ impl Exchange<'_> {
     /// What `work` brings, unless the client goes before, or it takes longer than a request may stand still: whoever is
     /// asked may have no limit of its own.
     pub(super) async fn attended<T>(&self, work: impl Future<Output = T>) -> Result<T, Verdict> {
-        let complete = self.framing.is_empty() || self.stream.has_kept_all();
+        let complete = self.framing.is_empty() || self.upgrading || self.stream.has_kept_all();
         let mut work = pin!(work);
         let config = &self.conn.manager.spec.config;
         let mut timer = time::Timer::new();
@@ -103,7 +103,7 @@ impl Exchange<'_> {
     fn stands_still(&self) -> Reply {
         self.conn.manager.stats.downstream_rq_idle_timeout.inc();
         // The client has sent what it has to: it has not been too slow.
-        let complete = self.framing.is_empty() || self.stream.has_kept_all();
+        let complete = self.framing.is_empty() || self.upgrading || self.stream.has_kept_all();
         Reply::new(if complete { 504 } else { 408 }, "stream timeout")
             .flag(Flags::STREAM_IDLE_TIMEOUT)
             .details("stream_idle_timeout")

@@ -29,7 +29,6 @@ use crate::{
         shared::{Shared, Speaks},
     },
     listener::Downstream,
-    tcp,
     tls::Transport,
     worker::Worker,
 };
@@ -126,10 +125,9 @@ impl Connection {
                 After::Abort => return self.codec.abort(),
                 After::Close => return Box::pin(self.close(timers.wait)).await,
                 After::KeepAlive => {}
-                After::Tunnel(upstream) => {
-                    let idle = self.shared.manager.spec.config.stream_idle_timeout;
-                    let (downstream, _open) = (self.codec.into_tunnel(), self.shared.into_open());
-                    return Box::pin(tcp::tunnel(downstream, *upstream, idle)).await;
+                After::Finished => {
+                    Box::pin(self.flush(&mut timers.wait)).await;
+                    return;
                 }
             }
         }

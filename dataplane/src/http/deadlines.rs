@@ -58,10 +58,12 @@ impl Deadlines {
         }
     }
 
-    /// Starts the timers.
-    pub(super) fn start(&self, request_complete: bool, timers: &mut Timers) {
+    /// Starts the timers. `tunnel`: there is no end of a request to be awaited.
+    pub(super) fn start(&self, request_complete: bool, tunnel: bool, timers: &mut Timers) {
         arm(&mut timers.wait, self.idle.map(|idle| time::now() + idle));
-        if request_complete {
+        if tunnel {
+            self.arm_due(None, timers);
+        } else if request_complete {
             self.request_completed(timers);
         } else {
             self.arm_due(self.request, timers);

@@ -30,7 +30,7 @@ use crate::{
         trace::Trace,
     },
     observe::access::{LogType, Times},
-    upstream::{Cluster, Host, TunnelConn},
+    upstream::{Cluster, Host},
 };
 
 /// What happens to the connection after an exchange.
@@ -41,8 +41,8 @@ pub(super) enum After {
     Close,
     /// Wait for the next request.
     KeepAlive,
-    /// It belongs to another protocol now.
-    Tunnel(Box<TunnelConn>),
+    /// The client has ended it; what was written still leaves.
+    Finished,
 }
 
 /// A request being answered.
@@ -56,6 +56,8 @@ pub(super) struct Exchange<'c> {
     pub(super) downstream_version: Version,
     /// Whether client, limits and drain state let the connection stay open.
     keep_alive: bool,
+    /// It asks for a tunnel: what follows its head is no body, and has no end of its own.
+    pub(super) upgrading: bool,
     /// What filters know of it.
     pub(super) filters: filters::Run,
     /// Whether responses tell how often it was tried.
@@ -151,6 +153,7 @@ impl<'c> Exchange<'c> {
             framing,
             record,
             keep_alive,
+            upgrading: false,
             filters: filters::Run::default(),
             tells_attempts: Cell::default(),
             redirects: RefCell::default(),
@@ -208,7 +211,8 @@ impl<'c> Exchange<'c> {
     }
 
     async fn answer(&mut self, timers: &mut Timers) -> After {
-        if self.framing.is_empty() {
+        self.upgrading = self.asks_for_tunnel();
+        if self.framing.is_empty() && !self.upgrading {
             self.record.times.borrow_mut().rx_end = Some(time::now());
         }
         if self.conn.manager.spec.config.log_on_new_request {
@@ -222,6 +226,14 @@ impl<'c> Exchange<'c> {
                 return after;
             }
         }
+    }
+
+    /// Whether it asks for an upgrade, or is CONNECT. One of HTTP/1 that has a body is taken for what it is without that.
+    fn asks_for_tunnel(&self) -> bool {
+        let wants = self.head.method == Method::Connect || h1::upgrade(&self.head.headers).is_some();
+        wants
+            && self.downstream_version != Version::Http10
+            && (self.framing.is_empty() || self.stream.is_multiplexed())
     }
 
     /// Does what its route says; `None` when a redirect made it another request.
@@ -343,9 +355,10 @@ impl<'c> Exchange<'c> {
 
     fn reply_with(&self, reply: Reply, matched: Option<(&Table, &Match<'_>)>) -> After {
         // The rest of the request would have to be read before the next one; nobody wants it.
-        let complete = self.framing.is_empty()
-            || self.stream.has_kept_all()
-            || self.record.times.borrow().rx_end.is_some();
+        let complete = !self.upgrading
+            && (self.framing.is_empty()
+                || self.stream.has_kept_all()
+                || self.record.times.borrow().rx_end.is_some());
         let keep_alive = self.keeps_alive() && complete && !reply.closes;
         self.record.status.set(reply.status);
         self.record.flags.set(self.record.flags.get() | reply.flags);

@@ -243,8 +243,10 @@ async fn answer(active: Active, request: Box<Request>) {
         }
     };
     match after {
-        After::Abort | After::Close | After::KeepAlive if stream.is_complete() => active.flush(stream),
-        After::Abort | After::Close | After::KeepAlive | After::Tunnel(_) => {
+        After::Abort | After::Close | After::Finished | After::KeepAlive if stream.is_complete() => {
+            active.flush(stream)
+        }
+        After::Abort | After::Close | After::Finished | After::KeepAlive => {
             if time::now() - started < PREMATURE && stream.was_reset() {
                 active.premature.set(true);
             }

@@ -65,11 +65,6 @@ impl Shared {
     pub(super) fn should_close(&self) -> bool {
         self.expires().is_some_and(|at| time::now() >= at) || self.downstream.should_end(&self.worker)
     }
-
-    /// What counts the connection, when it goes on without HTTP.
-    pub(super) fn into_open(self) -> impl Sized {
-        (self.open, self.downstream)
-    }
 }
 
 /// Counts a connection in, and out when dropped.

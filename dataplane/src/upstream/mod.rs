@@ -25,7 +25,7 @@ pub(crate) use connect::{keepalive, socket_for};
 pub use host::{ActiveRequest, Host, PoolKey};
 pub use limit::{Credit, Limit};
 pub use outlier::{LocalFailure, Monitor, Tripped};
-pub use pool::{AcquireError, IdleSet, Lent, TcpConn, TunnelConn, discard_outdated, discard_where, janitor};
+pub use pool::{AcquireError, IdleSet, Lent, TcpConn, discard_outdated, discard_where, janitor};
 
 use crate::{
     capture::PodHandle,

@@ -1,7 +1,6 @@
 //! Connections to upstream hosts: opened when needed, parked when idle, never shared between pods.
 
 use std::{
-    any::Any,
     cell::{Cell, RefCell},
     future::poll_fn,
     rc::{Rc, Weak},
@@ -57,26 +56,6 @@ pub struct Lent {
     pub(super) guard: Hold,
     /// The place of its request among `max_requests`.
     pub(super) request: Option<Credit>,
-}
-
-/// An upstream connection that became a tunnel.
-pub struct TunnelConn {
-    conn: ClientStream,
-    guard: Hold,
-    request: Option<Credit>,
-    kept: Option<Box<dyn Any>>,
-}
-
-impl TunnelConn {
-    /// The connection, and what keeps it counted until it is dropped.
-    pub fn into_parts(self) -> (ClientStream, impl Sized) {
-        (self.conn, (self.guard, self.request, self.kept))
-    }
-
-    /// Holds `what` until the tunnel ends.
-    pub fn keep(&mut self, what: impl Any) {
-        self.kept = Some(Box::new(what));
-    }
 }
 
 /// An upstream connection for opaque bytes.
@@ -378,6 +357,26 @@ impl Cluster {
         Ok(TcpConn { stream, _guard: guard })
     }
 
+    /// The same for the end of a tunnel, whose request has it like any other.
+    ///
+    /// # Errors
+    /// See [`AcquireError`]; the counters are already advanced.
+    pub async fn open_tunnel(self: &Rc<Self>, host: &Rc<Host>, via: &Via) -> Result<Lent, AcquireError> {
+        let key = PoolKey::new(host, via);
+        let Some(credit) = Credits::take(self, host, via.priority) else {
+            self.stats.upstream_cx_overflow.inc();
+            return Err(AcquireError::Overflow);
+        };
+        let Some(request) = Credit::take_request(self, via.priority) else {
+            self.stats.upstream_rq_active_overflow.inc();
+            return Err(AcquireError::Overflow);
+        };
+        let guard = Guard::new(self.clone(), host.clone(), credit);
+        let stream = self.connect_counted(host, via, &[]).await?;
+        let conn = ClientStream::H1(ClientConn::tunnel(stream, self.clone()));
+        Ok(Lent { request: Some(request), ..Lent::own(conn, host.clone(), key, guard) })
+    }
+
     /// `offer`: protocols to agree on in a handshake, where the configuration names none.
     pub(super) async fn connect_counted(
         &self,
@@ -530,11 +529,6 @@ impl Lent {
     pub fn is_unread(&self) -> bool {
         // The connection's first segment (SYN) counts as one byte.
         self.conn.bytes_acknowledged().is_some_and(|bytes| bytes <= self.sent_before + 1)
-    }
-
-    /// The connection as a tunnel; its accounting lasts as long as the tunnel.
-    pub fn into_tunnel(self) -> TunnelConn {
-        TunnelConn { conn: self.conn, guard: self.guard, request: self.request, kept: None }
     }
 
     /// Gives the connection back after a complete exchange, or before one, to be used again. Drop it instead to close it.

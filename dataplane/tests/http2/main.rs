@@ -8,6 +8,7 @@ mod mixes;
 mod peer;
 #[path = "../support/mod.rs"]
 mod support;
+mod tunnels;
 mod upstream;
 
 use std::net::SocketAddr;

@@ -10,6 +10,7 @@ mod redirects;
 #[path = "../support/mod.rs"]
 mod support;
 mod times;
+mod tunnels;
 
 use std::{
     collections::HashMap,

@@ -24,6 +24,8 @@ pub struct Http2Options {
     /// `override_stream_error_on_invalid_http_message`, or `stream_error_on_invalid_http_messaging`: false. Whether an
     /// invalid message ends its stream only, not the connection.
     pub stream_error_on_invalid: bool,
+    /// `allow_connect`: false. Whether clients may ask for other protocols than HTTP on a stream (RFC 8441).
+    pub allow_connect: bool,
     /// `connection_keepalive.interval`: off.
     pub keepalive_interval: Option<Duration>,
     /// `connection_keepalive.timeout`: how long an answer may take.
@@ -51,6 +53,7 @@ impl Default for Http2Options {
             max_priority_frames_per_stream: 100,
             max_window_updates_per_data_frame: 10,
             stream_error_on_invalid: false,
+            allow_connect: false,
             keepalive_interval: None,
             keepalive_timeout: None,
             keepalive_jitter: 150_000,

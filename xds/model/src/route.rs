@@ -235,6 +235,8 @@ pub struct RouteAction {
     pub internal_redirects: Option<Box<InternalRedirects>>,
     /// `upgrade_configs`: lower-case upgrade type and whether it is enabled.
     pub upgrades: Vec<(String, bool)>,
+    /// `connect_config` of the upgrade `CONNECT`: tunnels end here, what comes through them goes to the cluster as it is.
+    pub ends_connect: bool,
     /// `priority`: whose circuit breakers count, and whose connections it shares.
     pub priority: RoutePriority,
     /// `metadata_match`: the labels that an endpoint has to have, in clusters with subsets.

@@ -40,6 +40,7 @@ pub(super) fn options(at: &At<'_>, options: &Http2ProtocolOptions) -> Option<Htt
             default.max_window_updates_per_data_frame,
         ),
         stream_error_on_invalid: successor.map_or(stream_error, |given| given.value),
+        allow_connect: options.allow_connect,
         keepalive_interval: core::timeout(&at.field("interval"), interval, None)?,
         keepalive_timeout: core::timeout(&at.field("timeout"), timeout, None)?,
         keepalive_jitter: jitter

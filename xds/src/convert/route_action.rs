@@ -150,6 +150,7 @@ fn forward(at: &At<'_>, action: &pb::RouteAction, scope: &Scope<'_>) -> Option<R
         mirrors: mirrors?,
         internal_redirects: internal_redirects?,
         upgrades: upgrades?,
+        ends_connect: action.upgrade_configs.iter().any(|config| config.connect_config.is_some()),
         priority: match action.priority() {
             RoutingPriority::Default => RoutePriority::Default,
             RoutingPriority::High => RoutePriority::High,
@@ -297,6 +298,12 @@ fn upgrades(at: &At<'_>, configs: &[pb::route_action::UpgradeConfig]) -> Option<
         let name = config.upgrade_type.to_ascii_lowercase();
         if upgrades.iter().any(|(known, _)| *known == name) {
             return at.index(index).error(format!("duplicate upgrade {name:?}"));
+        }
+        if config.connect_config.is_some() && name != "connect" {
+            let at = at.index(index);
+            return at
+                .field("connect_config")
+                .error(format!("non-CONNECT upgrade type {name:?} has ConnectConfig"));
         }
         upgrades.push((name, config.enabled.as_ref().is_none_or(|enabled| enabled.value)));
     }

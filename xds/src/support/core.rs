@@ -76,6 +76,7 @@ pub(super) const TABLES: &[Table] = &[
             "stream_error_on_invalid_http_messaging",
             "override_stream_error_on_invalid_http_message",
             "connection_keepalive",
+            "allow_connect",
         ],
         no_effect: &[
             ("max_outbound_frames", "a peer that takes nothing is not read from"),
@@ -83,7 +84,7 @@ pub(super) const TABLES: &[Table] = &[
             ("use_oghttp2_codec", "it chooses between Envoy's codecs"),
             ("enable_huffman_encoding", "headers are compressed in any case"),
         ],
-        only_off: &["allow_connect", "allow_metadata"],
+        only_off: &["allow_metadata"],
         refused: &[("custom_settings_parameters", "settings of one's own are not sent")],
         ..Table::of("envoy.config.core.v3.Http2ProtocolOptions")
     },

@@ -270,9 +270,15 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.route.v3.RouteAction.MaxStreamDuration")
     },
     Table {
-        used: &["upgrade_type", "enabled"],
-        refused: &[("connect_config", "CONNECT is not terminated")],
+        used: &["upgrade_type", "enabled", "connect_config"],
         ..Table::of("envoy.config.route.v3.RouteAction.UpgradeConfig")
+    },
+    Table {
+        refused: &[
+            ("proxy_protocol_config", "tunnels begin without a PROXY header"),
+            ("allow_post", "only CONNECT asks for a tunnel"),
+        ],
+        ..Table::of("envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig")
     },
     Table {
         used: &["clusters", "use_hash_policy", "header_name"],

@@ -48,11 +48,14 @@ pub fn accepts_trailers(headers: &Headers) -> bool {
 
 /// Removes what is between two neighbours only (RFC 9110 section 7.6.1): the fields `connection` nominates,
 /// `connection`, `keep-alive`, `proxy-connection`, `transfer-encoding`, `upgrade`, `http2-settings`, and of `te` all
-/// but `trailers`. With `keep_upgrade`, `upgrade` and `connection: upgrade` stay.
+/// but `trailers`. With `keep_upgrade`, `upgrade` and `connection: upgrade` stay, the latter as it was spelled.
 ///
 /// A nominated `content-length` goes too: [`super::encode_request`] writes the framing from what was parsed.
 pub fn remove_hop_by_hop(headers: &mut Headers, keep_upgrade: bool) {
     let te_trailers = accepts_trailers(headers);
+    let tokens = || headers.get_all("connection").flat_map(field::list);
+    let spelled = tokens().find(|token| keep_upgrade && token.eq_ignore_ascii_case(b"upgrade"));
+    let spelled = spelled.map(SmallVec::<[u8; 8]>::from_slice);
     let mut nominated = SmallVec::<[u8; 128]>::new();
     for value in headers.get_all("connection") {
         nominated.extend_from_slice(value);
@@ -70,7 +73,7 @@ pub fn remove_hop_by_hop(headers: &mut Headers, keep_upgrade: bool) {
         headers.set("te", "trailers");
     }
     if keep_upgrade {
-        headers.set("connection", "upgrade");
+        headers.set("connection", spelled.as_deref().unwrap_or(b"upgrade"));
     }
 }
 

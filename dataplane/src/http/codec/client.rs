@@ -8,10 +8,7 @@ use std::{
 use culvert_proto::{Headers, Method, RequestHead, ResponseHead, Version, h1::Framing};
 use culvert_ring::Chunk;
 
-use crate::{
-    http::codec::{Body, ReceiveError, h1, h2},
-    tls::Transport,
-};
+use crate::http::codec::{Body, ReceiveError, h1, h2};
 
 /// Where a request goes to and its response comes from.
 pub enum ClientStream {
@@ -161,12 +158,20 @@ impl ClientStream {
         }
     }
 
-    /// The transport, and the bytes that were received and belong to what comes after HTTP. `None` for one that is
-    /// shared.
-    pub fn into_tunnel(self) -> Option<(Transport, Option<Chunk>)> {
+    /// Gives up a tunnel: its other end sees that it is cut.
+    pub fn abort(self) {
         match self {
-            Self::H1(conn) => Some(conn.into_tunnel()),
-            Self::H2(_) => None,
+            Self::H1(conn) => conn.abort(),
+            // Its stream is reset.
+            Self::H2(_) => {}
+        }
+    }
+
+    /// Whether it is known not to take upgrades. HTTP/2 says so in its settings.
+    pub fn refuses_upgrades(&self) -> bool {
+        match self {
+            Self::H1(_) => false,
+            Self::H2(stream) => stream.refuses_upgrades(),
         }
     }
 }

@@ -104,6 +104,14 @@ impl<'c> ServerStream<'c> {
         self.detour.set_encoder(encoder);
     }
 
+    /// What the client sends from now on is the body.
+    pub fn start_tunnel(self) {
+        match self.side {
+            Side::H1(conn) => conn.start_tunnel(),
+            Side::H2(_) => {}
+        }
+    }
+
     /// Trailers of the request's body, once it has ended.
     pub fn take_trailers(self) -> Option<Headers> {
         if let Some(trailers) = self.detour.take_trailers() {

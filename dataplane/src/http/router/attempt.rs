@@ -32,8 +32,8 @@ pub(super) enum Ended {
     Redirect { redirected: Box<Redirected>, status: u16, reusable: bool },
     /// Completely; the upstream connection may be used again or not.
     Complete { reusable: bool, close: bool },
-    /// The upstream switched protocols.
-    Switched,
+    /// A tunnel, in both directions.
+    Tunnel,
 }
 
 /// Why a response did not reach the client.
@@ -68,7 +68,13 @@ impl Exchange<'_> {
     ) -> Result<Lent, Outcome> {
         let (worker, version) = (&self.conn.worker, self.downstream_version);
         let fresh = passage.revived.get();
-        let acquiring = passage.cluster.acquire(worker, host, &passage.via, version, fresh);
+        let ends_tunnel = passage.ends_tunnel(&self.head.method);
+        let acquiring = async {
+            if ends_tunnel {
+                return Box::pin(passage.cluster.open_tunnel(host, &passage.via)).await;
+            }
+            passage.cluster.acquire(worker, host, &passage.via, version, fresh).await
+        };
         let mut acquiring = pin!(acquiring);
         let mut looks = 0_u32;
         let acquiring = poll_fn(|cx| {
@@ -86,7 +92,7 @@ impl Exchange<'_> {
         timers: &mut Timers,
         work: impl Future<Output = T>,
     ) -> Result<T, Outcome> {
-        let complete = passage.kept.is_complete();
+        let complete = passage.awaits_nothing();
         let mut work = pin!(work);
         poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
@@ -142,8 +148,10 @@ impl Exchange<'_> {
         let mut pumping = !passage.sent.get();
         let mut tries = passage.timeouts.attempt();
         let mut response = pin!(self.respond(passage, lent));
+        let mut answered = None;
         poll_fn(|cx| {
-            if pumping && let Poll::Ready(pumped) = pump.as_mut().poll(cx) {
+            let may_pump = pumping && (!passage.upgrade || passage.tunnel_open.get());
+            if may_pump && let Poll::Ready(pumped) = pump.as_mut().poll(cx) {
                 pumping = false;
                 match pumped {
                     Ok(()) => {
@@ -154,7 +162,9 @@ impl Exchange<'_> {
                         if times.rx_end.is_none() {
                             times.rx_end = now;
                             drop(times);
-                            passage.deadlines.request_completed(timers);
+                            if !passage.upgrade {
+                                passage.deadlines.request_completed(timers);
+                            }
                         }
                     }
                     Err(PumpError::Downstream(error)) => {
@@ -165,10 +175,17 @@ impl Exchange<'_> {
                 }
             }
             let complete = passage.kept.is_complete();
-            if server.poll_gone(complete, cx).is_ready() {
+            if server.poll_gone(passage.awaits_nothing(), cx).is_ready() {
                 return Poll::Ready(Outcome::ClientGone);
             }
-            if let Poll::Ready(ended) = response.as_mut().poll(cx) {
+            if answered.is_none()
+                && let Poll::Ready(ended) = response.as_mut().poll(cx)
+            {
+                answered = Some(ended);
+            }
+            // Each direction of a tunnel ends by itself.
+            let open = pumping && matches!(answered, Some(Ok(Ended::Tunnel)));
+            if !open && let Some(ended) = answered.take() {
                 return Poll::Ready(Outcome::Ended(ended));
             }
             if let Some(tries) = &mut tries

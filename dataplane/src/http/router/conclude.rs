@@ -94,13 +94,13 @@ impl Exchange<'_> {
                 }
                 if close { After::Close } else { After::KeepAlive }
             }
-            Outcome::Ended(Ok(Ended::Switched)) => match lent {
-                Some(lent) => After::Tunnel(Box::new(lent.into_tunnel())),
-                None => After::Abort,
-            },
+            Outcome::Ended(Ok(Ended::Tunnel)) => self.conclude_tunnel(lent, cluster),
             Outcome::Ended(Err(Failed::Downstream)) | Outcome::ClientGone => {
                 match lent {
-                    Some(_) => self.count_cut(cluster, false),
+                    Some(lent) => {
+                        self.count_cut(cluster, false);
+                        passage.cut_tunnel(lent);
+                    }
                     None => cluster.stats.upstream_rq_cancelled.inc(),
                 }
                 self.downstream_lost();
@@ -108,6 +108,9 @@ impl Exchange<'_> {
             }
             Outcome::RequestFailed(error) => {
                 self.count_cut(cluster, false);
+                if let Some(lent) = lent {
+                    passage.cut_tunnel(lent);
+                }
                 self.request_failed(&error, started)
             }
             Outcome::Ended(Err(Failed::Upstream(error))) => {
@@ -364,7 +367,7 @@ impl Exchange<'_> {
 
     /// Counts what a request that was cut costs its upstream: the connection, or with HTTP/2 the stream. `remote`: the
     /// upstream did it.
-    fn count_cut(&self, cluster: &Cluster, remote: bool) {
+    pub(super) fn count_cut(&self, cluster: &Cluster, remote: bool) {
         let stats = &cluster.stats;
         if self.record.upstream_version.get() == Some(Version::Http2) {
             // A connection that others share is counted when it ends.
@@ -458,7 +461,10 @@ impl Exchange<'_> {
         stats.downstream_rq_rx_reset.inc();
         self.record.details.set(details);
         self.record.flags.set(self.record.flags.get() | flags);
-        if self.record.framing.get() == Framing::UntilClose { After::Abort } else { After::Close }
+        match self.record.framing.get() {
+            Framing::Tunnel | Framing::UntilClose => After::Abort,
+            _ => After::Close,
+        }
     }
 }
 

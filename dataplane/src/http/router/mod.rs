@@ -15,6 +15,7 @@ mod respond;
 mod retry;
 mod target;
 mod timeouts;
+mod tunnel;
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -24,7 +25,8 @@ use std::{
 use bytes::Bytes;
 use culvert_model::{MirrorPolicy, RouteAction, WeightedCluster};
 use culvert_proto::{
-    Headers, Version,
+    Headers, Method,
+    h1::Framing,
     route::{Match, Mutations, Table},
 };
 
@@ -71,6 +73,8 @@ struct Passage<'a> {
     retrying: Option<Retrying<'a>>,
     /// It asked to switch protocols and may.
     upgrade: bool,
+    /// The upstream has accepted that.
+    tunnel_open: Cell<bool>,
     /// The body, as far as it was received.
     kept: Kept,
     /// The whole request has been sent in the present attempt.
@@ -146,6 +150,9 @@ impl Exchange<'_> {
             Ok(passage) => passage,
             Err(reply) => return Forwarded::Done(self.reply(reply)),
         };
+        if passage.upgrade {
+            self.framing = Framing::Tunnel;
+        }
         let ended = self.attempts(&passage, table, timers).await;
         timers.wait.clear();
         timers.route.clear();
@@ -181,7 +188,7 @@ impl Exchange<'_> {
                 self.prepare_again(passage, &host);
             } else {
                 self.prepare_head(passage, &host);
-                passage.deadlines.start(passage.kept.is_complete(), timers);
+                passage.deadlines.start(passage.kept.is_complete(), passage.upgrade, timers);
                 let policies = mirror_policies(table, passage.matched, passage.action);
                 if !policies.is_empty() {
                     *passage.mirrors.borrow_mut() = self.mirrors(passage, policies);
@@ -216,10 +223,10 @@ impl Exchange<'_> {
         let no_body = self.framing.is_empty();
         passage.sent.set(no_body);
         let outcome = match self.acquire(passage, host, timers).await {
-            // HTTP/2 has upgrades of another kind, which are not spoken.
-            Ok(lent) if passage.upgrade && lent.conn.version() == Version::Http2 => {
-                drop(lent);
-                return Next::Done(self.reply(Reply::new(403, "").details("upgrade_failed")));
+            Ok(lent) if self.is_refused(passage, &lent) => {
+                lent.release(&self.conn.worker);
+                self.count_upstream(&passage.cluster, 502);
+                return Next::Done(self.reply(replies::protocol_error(passage.is_retry.get())));
             }
             Ok(mut lent) => {
                 lent.host.reached(false);
@@ -237,12 +244,14 @@ impl Exchange<'_> {
             }
             Err(outcome) => (outcome, None),
         };
-        let mut next = self.conclude(outcome, passage, host);
-        if let Next::Done(After::Tunnel(tunnel)) = &mut next {
-            // It counts as a request for as long as it lasts.
-            tunnel.keep(active);
-        }
+        let next = self.conclude(outcome, passage, host);
+        drop(active);
         next
+    }
+
+    /// Whether the upstream has said that it takes no upgrades.
+    fn is_refused(&self, passage: &Passage<'_>, lent: &Lent) -> bool {
+        passage.upgrade && self.head.method != Method::Connect && lent.conn.refuses_upgrades()
     }
 
     /// Has the body kept where it may have to be sent again.
@@ -273,8 +282,8 @@ impl Exchange<'_> {
 
     /// The body, as far as filters have received it, or a request before that was redirected.
     fn received(&self) -> Kept {
-        if self.framing.is_empty() {
-            return Kept::new(true);
+        if self.framing.is_empty() || self.upgrading {
+            return Kept::new(!self.upgrading);
         }
         let Some(bytes) = self.stream.take_kept() else { return Kept::new(false) };
         self.record.bytes_received.set(bytes.len() as u64);
@@ -337,6 +346,7 @@ impl Exchange<'_> {
             ),
             retrying: Retrying::new(policy, action.priority, &self.head.view()),
             upgrade,
+            tunnel_open: Cell::new(false),
             kept: self.received(),
             sent: Cell::new(false),
             response_started: Cell::new(false),

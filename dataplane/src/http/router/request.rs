@@ -12,7 +12,7 @@ use culvert_proto::{
 
 use culvert_ring::time;
 
-use super::{Passage, timeouts};
+use super::{Passage, timeouts, tunnel};
 use crate::{
     http::{exchange::Exchange, format::Values, grpc, hygiene, reply::Reply, shared::millis},
     upstream::Host,
@@ -22,20 +22,19 @@ impl Exchange<'_> {
     /// Whether the request asks for an upgrade that the route or the connection manager allows.
     pub(super) fn upgrade(&self, action: &RouteAction) -> Result<bool, Reply> {
         let manager = &self.conn.manager;
-        if self.speaks_http_10() {
+        if !self.upgrading {
             return Ok(false);
         }
         let wanted = match h1::upgrade(&self.head.headers) {
+            _ if self.head.method == Method::Connect => b"connect",
             Some(wanted) => wanted,
-            None if self.head.method == Method::Connect => b"connect",
             None => return Ok(false),
         };
         let of = |list: &[(String, bool)]| {
             list.iter().find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(wanted)).map(|(_, on)| *on)
         };
         let allowed = of(&action.upgrades).or_else(|| of(&manager.spec.config.upgrades)).unwrap_or(false);
-        // CONNECT is refused until it is terminated properly.
-        if !allowed || self.head.method == Method::Connect {
+        if !allowed {
             manager.stats.downstream_rq_ws_on_non_ws_route.inc();
             return Err(Reply::new(403, "").details("upgrade_failed"));
         }
@@ -58,7 +57,10 @@ impl Exchange<'_> {
     /// Turns the downstream head into the upstream head. Returns how its body is framed.
     pub(super) fn prepare_head(&mut self, passage: &Passage<'_>, host: &Rc<Host>) -> Framing {
         let Passage { action, matched, weighted, .. } = *passage;
-        h1::remove_hop_by_hop(&mut self.head.headers, passage.upgrade);
+        h1::remove_hop_by_hop(&mut self.head.headers, passage.upgrade && self.head.method != Method::Connect);
+        if passage.upgrade && self.stream.is_multiplexed() {
+            tunnel::name_key(&mut self.head, &mut self.conn.worker.rng.borrow_mut());
+        }
         let tells = !self.conn.manager.spec.config.suppress_envoy_headers;
         let mut scratch = self.conn.worker.buffer();
         if rewrite_path(&action.path, &matched.route.matcher.path, self.head.path(), &mut scratch) {

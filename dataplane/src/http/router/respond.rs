@@ -3,15 +3,16 @@
 use std::{future::poll_fn, time::Duration};
 
 use culvert_proto::{
-    ResponseHead, Version,
+    Method, ResponseHead, Version,
     h1::{self, Decimal, Framing},
 };
-use culvert_ring::time;
+use culvert_ring::{task, time};
 
 use super::{
     Passage,
     attempt::{Ended, Failed},
     retry::Verdict,
+    tunnel,
 };
 use crate::{
     http::{
@@ -56,7 +57,7 @@ impl Exchange<'_> {
         };
         self.attempt_answered(head.status);
         let switched = framing == Framing::Tunnel;
-        if switched && !(passage.upgrade && passage.kept.is_complete()) {
+        if switched && (!passage.upgrade || head.status == 101 && self.head.method == Method::Connect) {
             return Err(Failed::UpstreamSwitched);
         }
         let reusable =
@@ -95,10 +96,14 @@ impl Exchange<'_> {
         passage.kept.stop();
         self.record.response.replace(Some(head));
         if switched {
-            return Ok(Ended::Switched);
+            self.stream.start_tunnel();
+            self.conn.manager.stats.downstream_rq_response_before_rq_complete.inc();
+            passage.tunnel_open.set(true);
+            // The other direction can begin.
+            task::yield_now().await;
         }
         self.relay_body(&lent.conn, passage).await?;
-        Ok(Ended::Complete { reusable, close })
+        Ok(if switched { Ended::Tunnel } else { Ended::Complete { reusable, close } })
     }
 
     async fn relay_body(&self, upstream: &ClientStream, passage: &Passage<'_>) -> Result<(), Failed> {
@@ -191,7 +196,10 @@ impl Exchange<'_> {
         framing: Framing,
         close: bool,
     ) {
-        h1::remove_hop_by_hop(&mut head.headers, framing == Framing::Tunnel);
+        h1::remove_hop_by_hop(&mut head.headers, head.status == 101);
+        if head.status == 101 && !self.stream.is_multiplexed() && lent.conn.version() == Version::Http2 {
+            tunnel::prove_key(&self.head, head);
+        }
         // How long it took from the end of the request on, so it needs to have ended.
         if !self.conn.manager.spec.config.suppress_envoy_headers && passage.kept.is_complete() {
             let took = Decimal::new(millis(time::now() - self.record.started));

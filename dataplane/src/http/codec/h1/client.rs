@@ -27,6 +27,8 @@ pub struct ClientConn {
     sender: Sender,
     options: ResponseOptions,
     cluster: Rc<Cluster>,
+    /// Nobody speaks HTTP there.
+    opaque: bool,
 }
 
 impl ClientConn {
@@ -39,7 +41,12 @@ impl ClientConn {
             ..ResponseOptions::default()
         };
         let sender = Sender::new(config.header_case, config.buffer_limit_bytes);
-        Self { stream, receiver: Receiver::new(), sender, options, cluster }
+        Self { stream, receiver: Receiver::new(), sender, options, cluster, opaque: false }
+    }
+
+    /// Takes a connected stream over that is the end of a tunnel: heads are not sent, and the answer is 200 at once.
+    pub fn tunnel(stream: Transport, cluster: Rc<Cluster>) -> Self {
+        Self { opaque: true, ..Self::new(stream, cluster) }
     }
 
     /// This end of it, if it is an internet address. A system call.
@@ -59,13 +66,16 @@ impl ClientConn {
 
     /// Sends a request head.
     pub fn send_head(&self, head: &RequestHead, framing: Framing) {
+        self.sender.start_body(framing);
+        if self.opaque {
+            return;
+        }
         let sent = self.stream.write_with(|out| {
             let before = out.len();
             encode_request(head, framing, self.sender.case(), out);
             out.len() - before
         });
         self.cluster.stats.upstream_cx_tx_bytes_total.add(sent as u64);
-        self.sender.start_body(framing);
     }
 
     /// Sends a piece of the request's body.
@@ -97,6 +107,12 @@ impl ClientConn {
         head: &mut ResponseHead,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Framing, ReceiveError>> {
+        if self.opaque {
+            head.clear();
+            head.set_status(200);
+            self.receiver.start_body(Framing::Tunnel);
+            return Poll::Ready(Ok(Framing::Tunnel));
+        }
         let received = &self.cluster.stats.upstream_cx_rx_bytes_total;
         let parse = |bytes: &[u8]| parse_response(bytes, &self.options, method, head);
         let framing = ready!(self.receiver.poll_head(&self.stream, received, cx, parse))?;
@@ -132,9 +148,8 @@ impl ClientConn {
         self.stream.unpark()
     }
 
-    /// The stream, and the bytes that were received and belong to what comes after HTTP.
-    pub fn into_tunnel(self) -> (Transport, Option<Chunk>) {
-        let rest = self.receiver.take_input();
-        (self.stream, rest)
+    /// Resets the connection.
+    pub fn abort(self) {
+        self.stream.abort();
     }
 }

@@ -50,6 +50,10 @@ impl Sender {
 
     /// Ends the body.
     pub(super) fn finish(&self, stream: &Transport, trailers: Option<&Headers>) {
+        if self.framing.get() == Framing::Tunnel {
+            // The only end that there is.
+            stream.shutdown_write();
+        }
         if self.framing.get() != Framing::Chunked {
             return;
         }

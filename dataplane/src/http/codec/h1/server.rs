@@ -98,6 +98,11 @@ impl ServerConn {
         self.receiver.poll_body(&self.stream, &self.stats.downstream_cx_rx_bytes_total, cx)
     }
 
+    /// What comes from now on is opaque, up to the end of the connection.
+    pub fn start_tunnel(&self) {
+        self.receiver.start_body(Framing::Tunnel);
+    }
+
     /// Trailers of the request's body, once it has ended.
     pub fn take_trailers(&self) -> Option<Headers> {
         self.receiver.take_trailers()

@@ -132,7 +132,14 @@ enum State {
     /// The request could not be sent.
     Failed(Option<ReceiveError>),
     /// The request is on its way.
-    Sent { response: ResponseFuture, outgoing: Outgoing, incoming: Option<Incoming> },
+    Sent { response: ResponseFuture, outgoing: Outgoing, incoming: Option<Incoming>, tunnel: Option<Asked> },
+}
+
+/// The tunnel that a request asks for.
+enum Asked {
+    Connect,
+    /// To this protocol.
+    Upgrade(Vec<u8>),
 }
 
 impl ClientStream {
@@ -146,6 +153,14 @@ impl ClientStream {
         self.wire.local_addr()
     }
 
+    /// Whether the server has said what it takes, and that is no extended CONNECT (RFC 8441).
+    pub fn refuses_upgrades(&self) -> bool {
+        match &*self.state.borrow() {
+            State::Idle(send) => self.wire.is_settled() && !send.is_extended_connect_protocol_enabled(),
+            State::Failed(_) | State::Sent { .. } => false,
+        }
+    }
+
     /// Sends a request head.
     pub fn send_head(&self, head: &RequestHead, framing: Framing) {
         let state = &mut *self.state.borrow_mut();
@@ -154,9 +169,13 @@ impl ClientStream {
         let sent = convert::request_of(head, framing)
             .map_err(ReceiveError::from)
             .and_then(|request| send.send_request(request, end).map_err(ReceiveError::from));
+        let tunnel = (framing == Framing::Tunnel).then(|| match head.headers.get("upgrade") {
+            Some(protocol) if head.method != Method::Connect => Asked::Upgrade(protocol.to_vec()),
+            _ => Asked::Connect,
+        });
         *state = match sent {
             Ok((response, stream)) => {
-                State::Sent { response, outgoing: Outgoing::new(stream, end), incoming: None }
+                State::Sent { response, outgoing: Outgoing::new(stream, end), incoming: None, tunnel }
             }
             Err(error) => State::Failed(Some(error)),
         };
@@ -203,8 +222,8 @@ impl ClientStream {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Framing, ReceiveError>> {
         let state = &mut *self.state.borrow_mut();
-        let (response, slot) = match state {
-            State::Sent { response, incoming, .. } => (response, incoming),
+        let (response, slot, tunnel) = match state {
+            State::Sent { response, incoming, tunnel, .. } => (response, incoming, tunnel),
             State::Failed(error) => {
                 return Poll::Ready(Err(error.take().unwrap_or(ReceiveError::Closed)));
             }
@@ -216,8 +235,21 @@ impl ClientStream {
         }
         let (parts, body) = ready!(Pin::new(response).poll(cx))?.into_parts();
         let incoming = Incoming::new(body);
-        let framing = convert::response_from(&parts, incoming.is_ended(), method, head);
+        let mut framing = convert::response_from(&parts, incoming.is_ended(), method, head);
         *slot = Some(incoming);
+        if framing.is_ok()
+            && matches!(head.status, 200..=299)
+            && let Some(asked) = tunnel.take()
+        {
+            framing = Ok(Framing::Tunnel);
+            head.headers.remove("content-length");
+            if let Asked::Upgrade(protocol) = asked {
+                // As HTTP/1 says it.
+                head.set_status(101);
+                head.headers.push("connection", "Upgrade");
+                head.headers.push("upgrade", protocol);
+            }
+        }
         Poll::Ready(framing.map_err(Fault::into))
     }
 

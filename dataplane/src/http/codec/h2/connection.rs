@@ -56,6 +56,9 @@ impl ServerConn {
             .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
             .header_table_size(options.hpack_table_size)
             .max_send_buffer_size(super::send_buffer(buffer_limit_bytes));
+        if options.allow_connect {
+            builder.enable_connect_protocol();
+        }
         let mut conn = builder.handshake(Io(wire.clone())).await?;
         let keepalive = Keepalive::new(conn.ping_pong(), options);
         Ok(Self { wire, conn, keepalive, broken: false })

@@ -6,6 +6,7 @@ use culvert_proto::{
     h1::{Fault, Framing, RequestOptions, push_decimal},
     host,
 };
+use h2::ext::Protocol;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header, uri};
 
 /// Turns a request into `head`, which is cleared first. `end`: nothing follows it. Returns how its body is framed, and
@@ -28,6 +29,12 @@ pub(super) fn request_from(
     }
     head.set_path(uri.path_and_query().map_or("", uri::PathAndQuery::as_str));
     fields_from(&request.headers, &mut head.headers);
+    if let Some(protocol) = request.extensions.get::<Protocol>() {
+        // RFC 8441: what HTTP/1 calls an upgrade.
+        head.method = Method::Get;
+        head.headers.push("connection", "Upgrade");
+        head.headers.push("upgrade", protocol.as_str());
+    }
     join_cookies(&request.headers, &mut head.headers);
     if head.headers.len() > options.max_count {
         return Err(Fault::HeadersTooMany);
@@ -98,7 +105,14 @@ pub(super) fn response_from(
 /// # Errors
 /// An authority that HTTP/2 has no place for.
 pub(super) fn request_of(head: &RequestHead, framing: Framing) -> Result<Request<()>, Fault> {
-    let method = http::Method::from_bytes(head.method.as_bytes()).map_err(|_| Fault::Method)?;
+    let upgrade = head.headers.get("upgrade").filter(|_| framing == Framing::Tunnel);
+    let upgrade = upgrade.filter(|_| head.method != Method::Connect);
+    let upgrade =
+        upgrade.map(|upgrade| std::str::from_utf8(upgrade).map_err(|_| Fault::Method)).transpose()?;
+    let method = match upgrade {
+        Some(_) => http::Method::CONNECT,
+        None => http::Method::from_bytes(head.method.as_bytes()).map_err(|_| Fault::Method)?,
+    };
     let authority = uri::Authority::try_from(head.authority()).map_err(|_| Fault::Host)?;
     let mut parts = uri::Parts::default();
     parts.authority = Some(authority);
@@ -113,6 +127,9 @@ pub(super) fn request_of(head: &RequestHead, framing: Framing) -> Result<Request
     *request.method_mut() = method;
     *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Fault::Target)?;
     *request.version_mut() = http::Version::HTTP_2;
+    if let Some(upgrade) = upgrade {
+        request.extensions_mut().insert(Protocol::from(upgrade));
+    }
     let fields = request.headers_mut();
     *fields = fields_of(&head.headers);
     set_length(fields, framing, false);
@@ -123,7 +140,10 @@ pub(super) fn request_of(head: &RequestHead, framing: Framing) -> Result<Request
 pub(super) fn response_of(head: &ResponseHead, framing: Framing) -> Response<()> {
     let mut response = Response::new(());
     // Statuses above 599 exist; those that are no number of three digits were refused when they were received.
-    *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    *response.status_mut() = match framing {
+        Framing::Tunnel => StatusCode::OK,
+        _ => StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY),
+    };
     let fields = response.headers_mut();
     *fields = fields_of(&head.headers);
     set_length(fields, framing, !matches!(head.status, 100..=199 | 204));

@@ -108,7 +108,7 @@ impl ServerStream {
     pub fn send_head(&self, head: &ResponseHead, framing: Framing, end: bool) {
         let response = convert::response_of(head, framing);
         let state = &mut *self.state.borrow_mut();
-        if head.status < 200 {
+        if head.status < 200 && framing != Framing::Tunnel {
             let _ = state.respond.send_informational(response);
             return;
         }
