@@ -4,7 +4,7 @@ use std::{cell::RefCell, net::IpAddr};
 
 use culvert_model::{Action, ClusterSpecifier, HashCookie, HashPolicy, RouteAction};
 use culvert_proto::{
-    Headers,
+    Headers, RequestHead,
     hash::xxh64,
     route::{HashContext, Match, cookie_text, request_hash, set_cookie},
 };
@@ -29,8 +29,14 @@ impl NewCookies {
 }
 
 impl Exchange<'_> {
-    /// What the request hashes to; `None` when nothing of it counts. A cookie that it should have brought is made.
-    pub(super) fn affinity(&self, action: &RouteAction, cluster: &Cluster) -> Option<u64> {
+    /// What the request hashes to, with the head that `foreseen` gives; `None` when nothing of it counts. A cookie that it
+    /// should have brought is made.
+    pub(super) fn affinity(
+        &self,
+        action: &RouteAction,
+        cluster: &Cluster,
+        foreseen: impl FnOnce() -> Box<RequestHead>,
+    ) -> Option<u64> {
         let config = cluster.config();
         // Nobody asks for the hash of other policies, and they give no cookies.
         if !config.lb_policy.hashes() {
@@ -38,7 +44,13 @@ impl Exchange<'_> {
         }
         let of_cluster = &config.hash_policy;
         let policies = if of_cluster.is_empty() { &action.hash_policy } else { of_cluster };
-        self.hash(policies, Some(&self.new_cookies))
+        if policies.is_empty() {
+            return None;
+        }
+        let head = foreseen();
+        let hash = self.hash(policies, &head, Some(&self.new_cookies));
+        self.conn.worker.recycle(head, None);
+        hash
     }
 
     /// What chooses among the clusters of a route: `random` where neither a header nor the request's hash does.
@@ -47,7 +59,7 @@ impl Exchange<'_> {
         let ClusterSpecifier::Weighted(weighted) = &action.cluster else { return random };
         let chosen = match &weighted.random_header {
             Some(name) => self.number(name),
-            None if weighted.use_hash_policy => self.hash(&action.hash_policy, None),
+            None if weighted.use_hash_policy => self.hash(&action.hash_policy, &self.head, None),
             None => None,
         };
         chosen.unwrap_or(random)
@@ -60,7 +72,7 @@ impl Exchange<'_> {
         std::str::from_utf8(value).ok()?.trim().parse().ok()
     }
 
-    fn hash(&self, policies: &[HashPolicy], cookies: Option<&NewCookies>) -> Option<u64> {
+    fn hash(&self, policies: &[HashPolicy], head: &RequestHead, cookies: Option<&NewCookies>) -> Option<u64> {
         if policies.is_empty() {
             return None;
         }
@@ -72,9 +84,9 @@ impl Exchange<'_> {
             (true, true) => hops.checked_sub(1),
             (true, false) | (false, _) => Some(hops),
         };
-        let client = client.and_then(|place| forwarded_for(&self.head.headers, place));
+        let client = client.and_then(|place| forwarded_for(&head.headers, place));
         let client = client.or_else(|| downstream.remote.ip());
-        request_hash(policies, &self.head.view(), &Context { client, downstream, cookies })
+        request_hash(policies, &head.view(), &Context { client, downstream, cookies })
     }
 }
 

@@ -46,6 +46,28 @@ fn a_value_meets_one_endpoint_from_every_worker() {
     });
 }
 
+/// What the route makes of a request counts, as in Envoy 1.40, not what it was.
+#[test]
+fn hashes_are_those_of_the_request_as_it_is_sent() {
+    let upstreams = places(4);
+    let route = |prefix: &str, fields: &str| {
+        format!(
+            "- {{match: {{prefix: {prefix}}}, {fields} route: {{cluster: ring, hash_policy: [{{header: \
+             {{header_name: x-user}}}}]}}}}\n"
+        )
+    };
+    let set = "request_headers_to_add: [{header: {key: x-user, value: one}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}],";
+    let routes = route("/set", set) + &route("/removed", "request_headers_to_remove: [x-user],");
+    on_each(&routes, &cluster("ring", RING, &[locality(&upstreams)]), |_, port| {
+        let homes = |path: &str, many: bool| -> BTreeSet<String> {
+            let user = |nth: u32| if many { nth.to_string() } else { "one".to_owned() };
+            (0..40).map(|nth| ask(port, path, &[("x-user", &user(nth))]).text()).collect()
+        };
+        assert_eq!(homes("/set", true).len(), 1, "it is the same for all");
+        assert_eq!(homes("/removed", false).len(), 4, "what has no hash goes anywhere");
+    });
+}
+
 #[test]
 fn a_client_without_the_cookie_is_given_one() {
     let upstreams = places(4);

@@ -363,7 +363,8 @@ impl Exchange<'_> {
     /// A host of the request's cluster; `None` when there is none to choose.
     fn choose(&self, passage: &Passage<'_>) -> Option<Rc<Host>> {
         let cluster = &passage.cluster;
-        let hash = *passage.hash.get_or_init(|| self.affinity(passage.action, cluster));
+        let hash =
+            *passage.hash.get_or_init(|| self.affinity(passage.action, cluster, || self.foreseen(passage)));
         let subset = passage.weighted.map_or(&passage.action.subset, |weighted| &weighted.subset).as_ref();
         let mut choice = Choice { hash, subset, attempt: 0, destination: self.destination(cluster) };
         let rng = &mut self.conn.worker.rng.borrow_mut();

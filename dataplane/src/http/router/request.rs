@@ -4,7 +4,7 @@ use std::{rc::Rc, time::Duration};
 
 use culvert_model::{HostRewrite, RouteAction};
 use culvert_proto::{
-    Method,
+    Method, RequestHead,
     h1::{self, Decimal, Framing},
     retry,
     route::{rewrite_host, rewrite_path},
@@ -52,6 +52,27 @@ impl Exchange<'_> {
             text.push(b'm');
             self.head.headers.set("grpc-timeout", text);
         }
+    }
+
+    /// The head as its upstream will get it, as far as that does not depend on the host: what balancing by hash goes by, as
+    /// in Envoy.
+    pub(super) fn foreseen(&self, passage: &Passage<'_>) -> Box<RequestHead> {
+        let Passage { action, matched, weighted, .. } = *passage;
+        let mut head = self.conn.worker.request_head();
+        head.clone_from(&self.head);
+        let mut scratch = Vec::new();
+        if rewrite_path(&action.path, &matched.route.matcher.path, head.path(), &mut scratch) {
+            head.set_path(&scratch);
+        }
+        match weighted.and_then(|weighted| weighted.host_rewrite.as_deref()) {
+            Some(literal) => head.set_authority(literal),
+            None if rewrite_host(&action.host, &head.view(), "", &mut scratch) => {
+                head.set_authority(&scratch)
+            }
+            None => {}
+        }
+        passage.mutations.apply_to_request(&mut head.headers, &Values::for_filter(self), &mut scratch);
+        head
     }
 
     /// Turns the downstream head into the upstream head. Returns how its body is framed.
