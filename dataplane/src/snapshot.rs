@@ -15,9 +15,9 @@ use std::{
 
 use culvert_model::{
     AssignmentPolicy, BasicAuth, Cluster, Compressor, ConnectionLimit, ConnectionRateLimit, CsrfPolicy,
-    DiscoveredFilter, Endpoint, ExtAuthz, FilterChain, FilterStateValue, GlobalRateLimit, HeaderChanges,
-    HeaderMatcher, Health, HttpConnectionManager, HttpFault, HttpRbac, JwtAuthentication, Listener,
-    NetworkRbac, TcpProxy,
+    DiscoveredFilter, Endpoint, ExtAuthz, FilterChain, FilterStateValue, GlobalRateLimit, GrpcStats,
+    HeaderChanges, HeaderMatcher, Health, HttpConnectionManager, HttpFault, HttpRbac, JwtAuthentication,
+    Listener, NetworkRbac, ProxyVersion, TcpProxy,
 };
 use culvert_proto::{
     balance::{HostSet, LocalZones, Rules, SubsetIndex},
@@ -160,6 +160,8 @@ pub struct HttpFilterSpec {
 
 /// What an HTTP filter is.
 pub enum HttpFilterKind {
+    /// `buffer`
+    Buffer(u32),
     /// `compressor`
     Compressor(Arc<Compressor>),
     /// `basic_auth`
@@ -181,6 +183,10 @@ pub enum HttpFilterKind {
     ExtAuthz(Arc<ExtAuthz>),
     /// `fault`
     Fault(Arc<FaultSpec>),
+    /// `grpc_stats`
+    GrpcStats(Arc<GrpcStats>),
+    /// `grpc_web`
+    GrpcWeb,
     /// `header_mutation`
     HeaderMutation {
         /// Its own changes.
@@ -254,6 +260,8 @@ pub struct ClusterSpec {
     pub hosts: Arc<[Arc<HostSpec>]>,
     /// Of a cluster of type ORIGINAL_DST: [`HostSpec::tls`] of its endpoints.
     pub passing_tls: Option<Arc<Slot<ClientContext>>>,
+    /// Of a cluster of type ORIGINAL_DST: [`HostSpec::proxy`] of its endpoints.
+    pub passing_proxy: Option<ProxyVersion>,
     /// `ClusterLoadAssignment.policy`
     pub policy: AssignmentPolicy,
     /// Of an aggregate cluster: those it stands for, with how many percent of the requests they get.
@@ -319,6 +327,8 @@ pub struct HostSpec {
     pub limits: Option<Arc<Limits>>,
     /// Where what its connections are encrypted with is found; `None` leaves them in the clear.
     pub tls: Option<Arc<Slot<ClientContext>>>,
+    /// The header that its connections begin with.
+    pub proxy: Option<ProxyVersion>,
     /// What was found out about it; shared with later versions of the same address.
     pub health: Arc<HealthWord>,
     /// What is known of its requests, in clusters with outlier detection; shared with later versions of the same address.
@@ -344,6 +354,7 @@ impl HostSpec {
     /// Whether connections to `self` may go on being used for `other`, a version of the same address.
     pub fn is_reached_like(&self, other: &Self) -> bool {
         Slot::is_same(self.tls.as_ref(), other.tls.as_ref())
+            && self.proxy == other.proxy
             && (self.tls.is_none() || self.endpoint.hostname == other.endpoint.hostname)
     }
 }

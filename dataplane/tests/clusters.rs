@@ -9,9 +9,10 @@ use std::{
 
 use support::{
     DRIVERS,
+    client::Client,
     culvert::{Culvert, PATIENCE, cluster, free_port},
     dns::NameServer,
-    upstream::Upstream,
+    upstream::{Upstream, ok, read_request, read_until},
 };
 
 /// A TCP proxy on `port` to the cluster `up`.
@@ -143,5 +144,78 @@ fn names_are_asked_of_the_bootstraps_resolver_where_a_cluster_has_none() {
         let (admin, port) = (free_port(), free_port());
         let _culvert = Culvert::start(driver, admin, &(resolver.clone() + &bootstrap(admin, port, &cluster)));
         assert_eq!(said(port), "found");
+    }
+}
+
+/// A `transport_socket` that begins with a header of the PROXY protocol.
+fn proxied(version: &str) -> String {
+    format!(
+        "  transport_socket:\n    name: proxy\n    typed_config:\n      \"@type\": \
+         type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport\n      \
+         config: {{version: {version}}}\n      transport_socket: {{name: raw, typed_config: {{\"@type\": \
+         type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}}}\n"
+    )
+}
+
+#[test]
+fn servers_are_told_whose_connections_they_get() {
+    // It says what it was told, once a request stands behind it.
+    let echo = Upstream::start(|mut stream| {
+        let mut header = [0; 28];
+        let mut request = [0; 2];
+        if stream.read_exact(&mut header).is_ok() && stream.read_exact(&mut request).is_ok() {
+            let _ = stream.write_all(&[&header[..], &request].concat());
+        }
+    });
+    on_each(&(cluster("up", &[echo.address]) + &proxied("V2")), |_, port| {
+        let mut client = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+        client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        client.write_all(b"hi").expect("written");
+        let mut seen = Vec::new();
+        let _ = client.read_to_end(&mut seen);
+        let from = client.local_addr().expect("an address").port();
+        let mut expected = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f\0\0\x01".to_vec();
+        expected.extend_from_slice(&from.to_be_bytes());
+        expected.extend_from_slice(&port.to_be_bytes());
+        expected.extend_from_slice(b"hi");
+        assert_eq!(seen, expected);
+    });
+}
+
+#[test]
+fn requests_of_one_client_alone_share_a_connection_that_names_it() {
+    let lines = Upstream::start(|mut stream| {
+        let Some(line) = read_until(&mut stream, b"\r\n") else { return };
+        while read_request(&mut stream).is_some() {
+            if stream.write_all(&ok(&line)).is_err() {
+                return;
+            }
+        }
+    });
+    let checks = "  health_checks: [{timeout: 20s, interval: 600s, unhealthy_threshold: 1, healthy_threshold: 1, \
+                  http_health_check: {path: /}}]\n";
+    for driver in DRIVERS {
+        let (admin, port) = (free_port(), free_port());
+        let clusters = cluster("up", &[lines.address]) + &proxied("V1") + checks;
+        let routes = "- {match: {prefix: /}, route: {cluster: up}}";
+        let config = support::culvert::bootstrap(admin, port, "", routes, &clusters);
+        let culvert = Culvert::start_with(driver, admin, &config, &["--concurrency", "1"]);
+        culvert.wait_until("a check passes, which has a header too", |it| {
+            it.stat("cluster.up.health_check.success") == 1
+        });
+        let before = culvert.stat("cluster.up.upstream_cx_total");
+        let said = |client: &mut Client| client.get("/").text().trim().to_owned();
+        let names = |stream: &TcpStream| {
+            let from = stream.local_addr().expect("an address").port();
+            format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from} {port}")
+        };
+        let open = || TcpStream::connect(("127.0.0.1", port)).expect("connected");
+        let (a, b) = (open(), open());
+        let (name_a, name_b) = (names(&a), names(&b));
+        let (mut a, mut b) = (Client::over(a), Client::over(b));
+        assert_eq!(said(&mut a), name_a);
+        assert_eq!(said(&mut b), name_b);
+        assert_eq!(said(&mut a), name_a);
+        assert_eq!(culvert.stat("cluster.up.upstream_cx_total") - before, 2, "one each");
     }
 }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::HashMap, net::IpAddr, sync::Arc};
 
 use culvert_model::{
     ConnectionInput, ConnectionMatch, ConnectionMatcher, ConnectionOutcome, ConnectionPredicate,
-    ConnectionThen, IpRanges,
+    ConnectionThen, IpRanges, RbacMetadata,
 };
 
 use crate::{prefixes::Prefixes, route::string_matches};
@@ -16,6 +16,11 @@ pub trait Inputs {
 
     /// The address that an input is; `None` for anything else.
     fn address(&self, input: &ConnectionInput) -> Option<IpAddr>;
+
+    /// Whether metadata are as a matcher wants them; only requests have any.
+    fn metadata_match(&self, _matcher: &RbacMetadata) -> bool {
+        false
+    }
 }
 
 /// What an input yields.
@@ -213,5 +218,6 @@ fn holds(predicate: &ConnectionPredicate, inputs: &impl Inputs) -> Option<bool> 
         ConnectionPredicate::Ip(input, ranges) => {
             Some(inputs.address(input).is_some_and(|ip| ranges.iter().any(|range| range.contains(&ip))))
         }
+        ConnectionPredicate::Metadata(matcher) => Some(inputs.metadata_match(matcher)),
     }
 }

@@ -108,6 +108,9 @@ fn check() -> HealthCheck {
         alt_port: None,
         alpn: Vec::new(),
         checker: HealthChecker::Tcp(TcpHealthCheck::default()),
+        event_logs: Vec::new(),
+        logs_failures: false,
+        logs_successes: false,
     }
 }
 

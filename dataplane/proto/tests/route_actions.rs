@@ -187,7 +187,7 @@ fn mutated(
 ) -> Vec<String> {
     let matcher =
         RouteMatch { path: prefix("/"), headers: vec![], query: vec![], fraction_ppm: None, grpc: false };
-    let action = Action::Direct(DirectResponse { status: 200, body: Arc::from(&b""[..]) });
+    let action = Action::Direct(DirectResponse { status: 200, body: Arc::from(&b""[..]), format: None });
     let route = Route {
         name: String::new(),
         matcher,
@@ -330,7 +330,7 @@ fn weighted_clusters_and_responses_have_changes_too() {
     };
     let matcher =
         RouteMatch { path: prefix("/"), headers: vec![], query: vec![], fraction_ppm: None, grpc: false };
-    let action = Action::Direct(DirectResponse { status: 200, body: Arc::from(&b""[..]) });
+    let action = Action::Direct(DirectResponse { status: 200, body: Arc::from(&b""[..]), format: None });
     let route = Route {
         name: String::new(),
         matcher,

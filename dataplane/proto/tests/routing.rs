@@ -15,7 +15,7 @@ fn route(name: impl Into<String>, path: PathMatch) -> Route {
     Route {
         name: name.into(),
         matcher: RouteMatch { path, headers: Vec::new(), query: Vec::new(), fraction_ppm: None, grpc: false },
-        action: Action::Direct(DirectResponse { status: 200, body: Arc::from(&b""[..]) }),
+        action: Action::Direct(DirectResponse { status: 200, body: Arc::from(&b""[..]), format: None }),
         headers: HeaderMutations::default(),
         filters: Vec::new(),
         metadata: None,

@@ -16,18 +16,25 @@ use std::{
 use culvert_bpf::PROXY_MARK;
 use culvert_model::{
     Address, Cluster, Config, Discovery, DnsAssignment, DnsOptions, DnsResolver, Endpoint, Health,
-    LoadAssignment, ResourceKey,
+    LoadAssignment, ProxyVersion, ResourceKey,
 };
+use culvert_proto::detect::write_proxy;
 use culvert_xds::remote::{Connecting, DialSettings, Dialer, Io};
 use socket2::SockRef;
-use tokio::net::{TcpSocket, UnixStream};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpSocket, TcpStream, UnixStream},
+};
 use tokio_rustls::TlsConnector;
 
 use super::{
     dns,
-    snapshot::{Resolved, tls_for},
+    snapshot::{Resolved, proxy_for, tls_for},
 };
-use crate::tls::{self, Contexts};
+use crate::{
+    tls::{self, Contexts},
+    upstream::{Ends, version_of},
+};
 
 /// Endpoints that one connection tries.
 const TRIES_MAX: usize = 16;
@@ -170,8 +177,8 @@ async fn dial(
     let mut failed = io::Error::new(io::ErrorKind::NotFound, format!("{}: no endpoints", cluster.name));
     for endpoint in endpoints.iter().take(TRIES_MAX) {
         let connecting = async {
-            let stream = connect(&endpoint.address, marked).await?;
-            secure(stream, cluster, endpoint, contexts, |protocols| {
+            let (stream, ends) = connect(&endpoint.address, marked).await?;
+            secure(stream, cluster, endpoint, contexts, ends, |protocols| {
                 // Servers of gRPC insist on it, whether it is configured or not.
                 if cluster.http2.is_some() && protocols.is_empty() {
                     protocols.push(b"h2".to_vec());
@@ -198,20 +205,29 @@ async fn within<T>(timeout: Duration, what: impl Future<Output = io::Result<T>>)
     }
 }
 
-async fn connect(address: &Address, marked: bool) -> io::Result<Box<dyn Io>> {
-    match address {
-        Address::Ip(address) => connect_tcp(*address, marked).await,
-        Address::Pipe { path, .. } => Ok(Box::new(UnixStream::connect(socket_path(path)).await?)),
-    }
+async fn connect(address: &Address, marked: bool) -> io::Result<(Box<dyn Io>, Option<Ends>)> {
+    Ok(match address {
+        Address::Ip(address) => {
+            let stream = connect_tcp(*address, marked).await?;
+            let ends = ends(&stream);
+            (Box::new(stream), ends)
+        }
+        Address::Pipe { path, .. } => (Box::new(UnixStream::connect(socket_path(path)).await?), None),
+    })
 }
 
-async fn connect_tcp(address: SocketAddr, marked: bool) -> io::Result<Box<dyn Io>> {
+/// This end of a connection, and the other one.
+pub(super) fn ends(stream: &TcpStream) -> Option<Ends> {
+    Some((stream.local_addr().ok()?, stream.peer_addr().ok()?))
+}
+
+async fn connect_tcp(address: SocketAddr, marked: bool) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if marked {
         SockRef::from(&socket).set_mark(PROXY_MARK)?;
     }
     socket.set_nodelay(true)?;
-    Ok(Box::new(socket.connect(address).await?))
+    socket.connect(address).await
 }
 
 /// A leading `@` stands for the NUL of an abstract name.
@@ -228,8 +244,16 @@ pub(super) async fn secure(
     cluster: &Cluster,
     endpoint: &Endpoint,
     contexts: &Contexts,
+    ends: Option<Ends>,
     offer: impl FnOnce(&mut Vec<Vec<u8>>),
 ) -> io::Result<Box<dyn Io>> {
+    let mut stream = stream;
+    if let Some(version) = proxy_for(cluster, endpoint) {
+        let mut header = Vec::new();
+        // One that speaks for nobody else: version 1 names this connection's own ends then, as Envoy does.
+        write_proxy(version_of(version), ends.filter(|_| version == ProxyVersion::V1), &mut header);
+        stream.write_all(&header).await?;
+    }
     let Some(tls) = tls_for(cluster, endpoint) else { return Ok(stream) };
     let Some(context) = contexts.client(tls).get() else {
         return Err(io::Error::other("a secret of the TLS context is missing"));

@@ -9,6 +9,8 @@ mod events;
 mod health;
 mod listeners;
 mod options;
+mod otlp;
+mod otlp_logs;
 mod outlier;
 mod port;
 mod snapshot;

@@ -25,7 +25,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use hosts::count_members;
 pub(super) use hosts::is_checked;
 use socket::Sockets;
-pub(super) use socket::tls_for;
+pub(super) use socket::{proxy_for, tls_for};
 use zones::Zones;
 
 use crate::{
@@ -183,6 +183,7 @@ impl Builder {
                 config: spec.config.clone(),
                 hosts,
                 passing_tls: spec.passing_tls.clone(),
+                passing_proxy: spec.passing_proxy,
                 policy: spec.policy.clone(),
                 children: spec.children.clone(),
                 local: spec.local.clone(),
@@ -358,13 +359,13 @@ impl Builder {
         let stats = known.map_or_else(|| self.control_stats(config), |known| known.stats);
         count_members(&stats, &hosts);
         stats.membership_change.inc();
+        let passing = matches!(config.discovery, Discovery::OriginalDst(_));
+        let passing = passing.then(|| sockets.get(bare_match(config)));
         let spec = Arc::new(ClusterSpec {
             config: config.clone(),
             hosts,
-            passing_tls: match &config.discovery {
-                Discovery::OriginalDst(_) => sockets.get(bare_match(config)).clone(),
-                _ => None,
-            },
+            passing_tls: passing.and_then(|socket| socket.tls.clone()),
+            passing_proxy: passing.and_then(|socket| socket.proxy),
             policy: endpoints.policy.clone(),
             children: Vec::new(),
             local: self.zones.local(),

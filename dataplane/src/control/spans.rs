@@ -12,15 +12,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use culvert_model::{GrpcService, OpenTelemetry, OtlpExporter, TraceProvider, Zipkin};
-use culvert_xds::remote::{self, Dialer};
-use http::{HeaderName, HeaderValue, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tonic::{Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
+use culvert_model::{OpenTelemetry, TraceProvider, Zipkin};
+use culvert_xds::remote::Dialer;
+use http::StatusCode;
 
-use super::collectors::Raw;
+use super::otlp::{OtlpCall, Post, REQUEST_TIMEOUT, Sending};
 use crate::{
     control::Shared,
     observe::{
@@ -69,12 +65,9 @@ const POLL_EVERY: Duration = Duration::from_millis(50);
 const ZIPKIN_SPANS_MAX: usize = 4_096;
 /// Most spans of one request, so that collectors with limits take it.
 const BATCH_MAX: usize = 512;
-/// Longest answer of a collector that is read, in bytes.
-const ANSWER_MAX: usize = 1 << 20;
-/// Envoy's defaults of `tracing.*.min_flush_spans`, `flush_interval_ms` and `request_timeout`.
+/// Envoy's defaults of `tracing.*.min_flush_spans` and `flush_interval_ms`.
 const MIN_FLUSH_SPANS: u64 = 5;
 const FLUSH_INTERVAL_MS: u64 = 5_000;
-const REQUEST_TIMEOUT_MS: u64 = 5_000;
 
 const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
@@ -120,21 +113,7 @@ impl Spans {
             TraceProvider::OpenTelemetry(config) => {
                 let Some(exporter) = config.exporter.clone() else { return };
                 let stats = self.otlp.get_or_insert_with(|| registered(&registry, &opened.provider)).clone();
-                let call = match exporter {
-                    OtlpExporter::Grpc(service) => {
-                        let channel = remote::channel(&self.dialer, &service.cluster, &service.authority);
-                        OtlpCall::Grpc { channel, service: Rc::new(service) }
-                    }
-                    OtlpExporter::Http { uri, headers } => OtlpCall::Http(Rc::new(Post {
-                        dialer: self.dialer.clone(),
-                        cluster: uri.cluster.clone(),
-                        authority: uri.authority.clone(),
-                        path: uri.path.clone(),
-                        kind: "application/x-protobuf",
-                        headers,
-                        timeout: uri.timeout,
-                    })),
-                };
+                let call = OtlpCall::new(&exporter, &self.dialer);
                 Sender::Otlp { call, stats, config: Box::new(config.clone()) }
             }
             TraceProvider::Zipkin(config) => {
@@ -185,7 +164,10 @@ impl Pace {
         Self {
             otlp: of_kind("opentelemetry"),
             zipkin: of_kind("zipkin"),
-            zipkin_timeout: Duration::from_millis(of("tracing.zipkin.request_timeout", REQUEST_TIMEOUT_MS)),
+            zipkin_timeout: Duration::from_millis(of(
+                "tracing.zipkin.request_timeout",
+                REQUEST_TIMEOUT.as_millis() as u64,
+            )),
         }
     }
 }
@@ -205,12 +187,6 @@ struct Exporter {
 enum Sender {
     Otlp { call: OtlpCall, stats: Arc<OtlpStats>, config: Box<OpenTelemetry> },
     Zipkin { post: Rc<Post>, stats: Arc<ZipkinStats> },
-}
-
-#[derive(Clone)]
-enum OtlpCall {
-    Grpc { channel: Channel, service: Rc<GrpcService> },
-    Http(Rc<Post>),
 }
 
 impl Exporter {
@@ -257,7 +233,7 @@ impl Exporter {
                 let (call, stats) = (call.clone(), stats.clone());
                 let message = export_request(config, &batch);
                 tokio::task::spawn_local(async move {
-                    match call.export(message).await {
+                    match call.export(EXPORT, message).await {
                         Ok(()) => stats.spans_sent.add(count as u64),
                         Err(error) => {
                             stats.spans_dropped.add(count as u64);
@@ -295,22 +271,6 @@ impl Exporter {
     }
 }
 
-/// Marks an exporter whose request is on its way.
-struct Sending(Rc<Cell<bool>>);
-
-impl Sending {
-    fn new(mark: &Rc<Cell<bool>>) -> Self {
-        mark.set(true);
-        Self(mark.clone())
-    }
-}
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        self.0.set(false);
-    }
-}
-
 /// An `ExportTraceServiceRequest`.
 fn export_request(config: &OpenTelemetry, spans: &[Vec<u8>]) -> Bytes {
     let mut out = Vec::with_capacity(512 + spans.iter().map(|span| span.len() + 8).sum::<usize>());
@@ -343,41 +303,6 @@ fn export_request(config: &OpenTelemetry, spans: &[Vec<u8>]) -> Bytes {
     out.into()
 }
 
-impl OtlpCall {
-    async fn export(self, message: Bytes) -> Result<(), String> {
-        match self {
-            Self::Grpc { channel, service } => {
-                let mut request = Request::new(message);
-                for (name, value) in &service.metadata {
-                    let name = tonic::metadata::AsciiMetadataKey::from_bytes(name.as_bytes());
-                    if let (Ok(name), Ok(value)) = (name, value.parse()) {
-                        request.metadata_mut().append(name, value);
-                    }
-                }
-                let timeout = service.timeout.unwrap_or(Duration::from_millis(REQUEST_TIMEOUT_MS));
-                request.set_timeout(timeout);
-                let call = async {
-                    let mut grpc = Grpc::new(channel);
-                    grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-                    grpc.unary(request, PathAndQuery::from_static(EXPORT), Raw).await
-                };
-                match tokio::time::timeout(timeout, call).await {
-                    Ok(Ok(_)) => Ok(()),
-                    Ok(Err(status)) => Err(status.to_string()),
-                    Err(_) => Err(format!("no answer within {timeout:?}")),
-                }
-            }
-            Self::Http(post) => {
-                let timeout = post.timeout;
-                match post.send(message, timeout).await? {
-                    StatusCode::OK => Ok(()),
-                    status => Err(format!("answered with {status}")),
-                }
-            }
-        }
-    }
-}
-
 fn zipkin_post(config: &Zipkin, dialer: &Arc<dyn Dialer>) -> Post {
     Post {
         dialer: dialer.clone(),
@@ -386,59 +311,6 @@ fn zipkin_post(config: &Zipkin, dialer: &Arc<dyn Dialer>) -> Post {
         path: config.path.clone(),
         kind: "application/json",
         headers: Vec::new(),
-        timeout: Duration::from_millis(REQUEST_TIMEOUT_MS),
-    }
-}
-
-/// Requests to a collector, over HTTP/1.1, each on a connection of its own: there is one every few seconds.
-struct Post {
-    dialer: Arc<dyn Dialer>,
-    cluster: String,
-    authority: String,
-    path: String,
-    kind: &'static str,
-    headers: Vec<(String, String)>,
-    timeout: Duration,
-}
-
-impl Post {
-    async fn send(&self, body: Bytes, timeout: Duration) -> Result<StatusCode, String> {
-        match tokio::time::timeout(timeout, self.exchange(body)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(format!("no answer within {timeout:?}")),
-        }
-    }
-
-    async fn exchange(&self, body: Bytes) -> Result<StatusCode, String> {
-        let failed = |error: hyper::Error| error.to_string();
-        let stream = self.dialer.connect(&self.cluster).await.map_err(|error| error.to_string())?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-        let connection = AbortOnDrop(tokio::task::spawn_local(async move {
-            // What went wrong the answer tells.
-            let _ = connection.await;
-        }));
-        let mut request = http::Request::post(&self.path)
-            .header(header::HOST, &self.authority)
-            .header(header::CONTENT_TYPE, self.kind)
-            .header(header::CONNECTION, "close");
-        for (name, value) in &self.headers {
-            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-                request = request.header(name, value);
-            }
-        }
-        let request = request.body(Full::new(body)).map_err(|error| error.to_string())?;
-        let answer = sender.send_request(request).await.map_err(failed)?;
-        let status = answer.status();
-        Limited::new(answer.into_body(), ANSWER_MAX).collect().await.map_err(|error| error.to_string())?;
-        drop(connection);
-        Ok(status)
-    }
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
+        timeout: REQUEST_TIMEOUT,
     }
 }

@@ -23,6 +23,7 @@ use super::{
     dns::Dns,
     events::Events,
     health::HealthChecks,
+    otlp_logs::OtlpLogs,
     outlier::Outliers,
     port,
     snapshot::{Builder, Resolved},
@@ -96,6 +97,8 @@ impl Control {
             ConfigStream::new(loaded).map_err(|error| ServeError::Io { doing: "watching files", error })?;
         let stream = stream.with_dialer(loaded, dialer.clone());
         let pipes = process.log_pipes.clone();
+        let otlp = OtlpLogs::new(pipes.clone(), dialer.clone(), loaded.node(), &registry);
+        tokio::task::spawn_local(otlp.run());
         tokio::task::spawn_local(Collectors::new(pipes, dialer.clone(), loaded.node(), &registry).run());
         let shared = Rc::new(Shared {
             process,
@@ -118,7 +121,8 @@ impl Control {
         }
         let (manager, calls) = start_capture(loaded, &options, &shared)?;
         let (sender, resolutions) = mpsc::channel(64);
-        let (health, checks) = HealthChecks::new(contexts.clone(), registry.clone(), marked);
+        let (health, checks) =
+            HealthChecks::new(contexts.clone(), registry.clone(), shared.process.access_logs.clone(), marked);
         let (outliers, sweeps) = Outliers::new(registry.clone());
         let (trips, tripped) = mpsc::unbounded_channel();
         Ok(Self {

@@ -210,7 +210,11 @@ impl Connection {
                 return After::Close;
             }
             Some(Err(
-                ReceiveError::Broken | ReceiveError::Io(_) | ReceiveError::Refused | ReceiveError::Reset,
+                ReceiveError::Broken
+                | ReceiveError::Encoding
+                | ReceiveError::Io(_)
+                | ReceiveError::Refused
+                | ReceiveError::Reset,
             )) => {
                 self.shared.manager.stats.downstream_cx_destroy_remote.inc();
                 return After::Abort;

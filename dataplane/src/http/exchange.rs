@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use culvert_model::{Action, PathMatch, PathRewrite, Redirect};
+use culvert_model::{Action, BodyFormat, DirectResponse, PathMatch, PathRewrite, Redirect};
 use culvert_proto::{
     Headers, Method, RequestHead, ResponseHead, Version,
     h1::{self, Decimal, Framing},
@@ -23,13 +23,13 @@ use crate::{
         filters::{self, Verdict},
         format::Values,
         grpc, hygiene,
-        log::Flags,
+        log::{Flags, Held},
         reply::Reply,
         router::{Forwarded, redirect::Redirects},
         shared::{Shared, millis},
         trace::Trace,
     },
-    observe::access::{LogType, Times},
+    observe::access::{self, LogType, Times},
     upstream::{Cluster, Host},
 };
 
@@ -283,8 +283,11 @@ impl<'c> Exchange<'c> {
         Some(match &matched.route.action {
             Action::Direct(direct) => {
                 self.conn.manager.stats.rq_direct_response.inc();
-                let mut reply =
-                    Reply::new(direct.status, "").details("direct_response").body(direct.body.clone());
+                let mut reply = Reply::new(direct.status, "").details("direct_response");
+                reply = match &direct.format {
+                    None => reply.body(direct.body.clone()),
+                    Some(format) => self.formatted(reply, direct, format),
+                };
                 if matches!(direct.status, 201 | 300..=399) {
                     reply = reply.location(own_location(&self.head.view()));
                 }
@@ -303,6 +306,26 @@ impl<'c> Exchange<'c> {
                 self.reply_with(reply, Some((table, &matched)))
             }
         })
+    }
+
+    /// A direct response whose body is made for the request.
+    fn formatted(&self, reply: Reply, direct: &DirectResponse, format: &BodyFormat) -> Reply {
+        let body = match &format.parts {
+            None => direct.body.clone(),
+            Some(parts) => {
+                let mut body = Vec::new();
+                let missing: &[u8] = if format.omit_empty { b"" } else { b"-" };
+                self.with_facts(LogType::DownstreamEnd, None, Held::default(), |facts| {
+                    access::write_text(parts, missing, facts, &mut body);
+                });
+                body.into()
+            }
+        };
+        let mut headers = Headers::new();
+        if !format.content_type.is_empty() {
+            headers.push("content-type", &format.content_type);
+        }
+        reply.body(body).headers(headers)
     }
 
     /// A request that is answered on its way to a cluster is logged with it.
@@ -367,7 +390,8 @@ impl<'c> Exchange<'c> {
             self.record.details_text.borrow_mut().push_str(text);
         }
         let mut head = self.conn.worker.response_head();
-        let grpc = grpc::is_request(&self.head.headers);
+        let web = self.filters.is_web();
+        let grpc = !web && grpc::is_request(&self.head.headers);
         if grpc {
             self.record.status.set(200);
             reply.write_grpc_head(&mut head);
@@ -394,10 +418,16 @@ impl<'c> Exchange<'c> {
         }
         // These have no body whatever the configuration says; its bytes would be taken for the next response.
         let bodiless = matches!(reply.status, 100..=199 | 204 | 304);
-        let body = if grpc { Chunk::Static(&[]) } else { reply.into_body() };
-        let with_body = !body.is_empty() && !bodiless && !head_only;
-        let framing = if with_body { Framing::Length(body.len() as u64) } else { Framing::None };
+        let mut body = if grpc { Chunk::Static(&[]) } else { reply.into_body() };
+        let mut with_body = !body.is_empty() && !bodiless && !head_only;
+        let framing = if with_body && !web { Framing::Length(body.len() as u64) } else { Framing::None };
         filters::encode(self, &mut head, framing, None);
+        if web && !body.is_empty() {
+            head.headers.set("grpc-status", grpc::status_of(head.status));
+            head.headers.set("grpc-message", grpc::message(&body));
+            body = Chunk::Static(&[]);
+            with_body = false;
+        }
         hygiene::finish_response(self, &mut head, !keep_alive);
         let framing = if head_only { Framing::None } else { Framing::Length(body.len() as u64) };
         self.stream.send_head(&head, framing, !with_body);
@@ -423,6 +453,9 @@ impl<'c> Exchange<'c> {
             manager.count(status);
         }
         manager.stats.downstream_rq_time.record(millis(time::now() - self.record.started));
+        if !manager.filters.is_empty() {
+            filters::finish(&self);
+        }
         self.log(LogType::DownstreamEnd);
         self.finish_trace();
         let response = self.record.response.take();

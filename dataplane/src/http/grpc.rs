@@ -53,7 +53,53 @@ pub(super) fn unframe(body: &[u8]) -> Option<&[u8]> {
     (*compressed == 0 && u32::from_be_bytes(*len) as usize == message.len()).then_some(message)
 }
 
-const FRAME_HEADER: usize = 5;
+/// Bytes before a message.
+pub(super) const FRAME_HEADER: usize = 5;
+
+/// Counts messages in a stream of them.
+#[derive(Debug, Default)]
+pub(super) struct MessageCounter {
+    header: [u8; FRAME_HEADER],
+    /// Bytes of the header that are there.
+    known: usize,
+    /// Bytes of the message that are still to come.
+    left: usize,
+    count: u64,
+}
+
+impl MessageCounter {
+    /// Looks at the next bytes.
+    pub(super) fn see(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let skipped = self.left.min(bytes.len());
+                self.left -= skipped;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            let taken = bytes.len().min(FRAME_HEADER - self.known);
+            self.header[self.known..self.known + taken].copy_from_slice(&bytes[..taken]);
+            self.known += taken;
+            bytes = &bytes[taken..];
+            if self.known == FRAME_HEADER {
+                let [_, len @ ..] = self.header;
+                self.left = u32::from_be_bytes(len) as usize;
+                self.known = 0;
+                self.count += 1;
+            }
+        }
+    }
+
+    /// Whether no message has begun that is not over.
+    pub(super) fn is_between(&self) -> bool {
+        self.known == 0 && self.left == 0
+    }
+
+    /// Messages that have begun.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+}
 
 /// The status of a call that was answered with `status` before it reached its service (Envoy's
 /// `Grpc::Utility::httpToGrpcStatus`).
@@ -124,6 +170,16 @@ mod tests {
         assert_eq!(unframe(&frame(b"")), Some(&b""[..]));
         for broken in [&b""[..], b"\0\0\0\0", b"\x01\0\0\0\0", b"\0\0\0\0\x02a", b"\0\0\0\0\0a"] {
             assert_eq!(unframe(broken), None, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn messages_are_counted_however_they_are_cut() {
+        let stream = [frame(b"abc"), frame(b""), frame(&[7; 300])].concat();
+        for size in [1, 2, 5, 7, 400] {
+            let mut counter = MessageCounter::default();
+            stream.chunks(size).for_each(|piece| counter.see(piece));
+            assert_eq!(counter.count(), 3, "{size}");
         }
     }
 

@@ -5,9 +5,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use culvert_model::ServerHeader;
+use culvert_model::{SchemeChange, ServerHeader};
 use culvert_proto::{
     Headers, Method, ResponseHead, Scheme, Version,
+    filter::change_headers,
     h1::{self, Decimal},
     host, path, trace,
 };
@@ -16,6 +17,7 @@ use crate::{
     http::{
         client_cert,
         exchange::Exchange,
+        format::Values,
         reply::Reply,
         shared::{Shared, millis},
         text::Short,
@@ -58,6 +60,15 @@ pub(super) fn prepare(exchange: &mut Exchange<'_>) -> Result<(), Reply> {
     }
     clean_path(exchange)?;
     clean_host(exchange);
+    let early = &exchange.conn.manager.spec.config.early_changes;
+    if !early.is_empty() {
+        // The list is taken out so that the values may look at the rest of the request.
+        let mut headers = std::mem::take(&mut exchange.head.headers);
+        let mut scratch = exchange.conn.worker.buffer();
+        change_headers(early, &mut headers, &Values::for_filter(exchange), &mut scratch);
+        exchange.conn.worker.recycle_buffer(scratch);
+        exchange.head.headers = headers;
+    }
     identify(exchange);
     Ok(())
 }
@@ -145,6 +156,10 @@ fn identify(exchange: &mut Exchange<'_>) {
     }
     if headers.get("x-forwarded-proto") == Some(b"https") {
         exchange.head.scheme = Scheme::Https;
+    }
+    if let Some(SchemeChange::Overwrite(https)) = config.scheme {
+        exchange.head.scheme = if https { Scheme::Https } else { Scheme::Http };
+        headers.set("x-forwarded-proto", exchange.head.scheme.as_str());
     }
     exchange.record.scheme_known.set(true);
     let headers = &mut exchange.head.headers;

@@ -20,6 +20,9 @@ static LISTENER_WORKER: LazyLock<Regex> =
 static LISTENER: LazyLock<Regex> = LazyLock::new(|| constant(&format!(r"^listener\.(({ADDRESS})\.)")));
 static HTTP: LazyLock<Regex> = LazyLock::new(|| constant(r"^http\.(([^.]+)\.)."));
 static HTTP_RDS: LazyLock<Regex> = LazyLock::new(|| constant(r"^http\.[^.]+\.rds\.((.*?)\.)[^.]+$"));
+static GRPC_METHOD: LazyLock<Regex> =
+    LazyLock::new(|| constant(r"^cluster\.[^.]+\.grpc\.[^.]+\.(([^.]+)\.)."));
+static GRPC_SERVICE: LazyLock<Regex> = LazyLock::new(|| constant(r"^cluster\.[^.]+\.grpc\.(([^.]+)\.)."));
 static CLUSTER: LazyLock<Regex> = LazyLock::new(|| constant(r"^cluster\.(([^.]+)\.)."));
 static TCP: LazyLock<Regex> = LazyLock::new(|| constant(r"^tcp\.(([^.]+)\.)."));
 static SERVER_WORKER: LazyLock<Regex> = LazyLock::new(|| constant(r"^server\.worker(_(\d+))\."));
@@ -30,7 +33,9 @@ static POD: LazyLock<Regex> = LazyLock::new(|| constant(r"^culvert\.capture\.pod
 type Extractor = (&'static str, &'static LazyLock<Regex>);
 
 // In each, the order in which Envoy writes the labels.
-static CLUSTER_LABELS: [Extractor; 3] = [
+static CLUSTER_LABELS: [Extractor; 5] = [
+    ("envoy_grpc_bridge_method", &GRPC_METHOD),
+    ("envoy_grpc_bridge_service", &GRPC_SERVICE),
     ("envoy_response_code", &RESPONSE_CODE),
     ("envoy_response_code_class", &RESPONSE_CLASS),
     ("envoy_cluster_name", &CLUSTER),
@@ -204,6 +209,20 @@ mod tests {
             (
                 "cluster.backend.external.upstream_rq_404",
                 r#"envoy_cluster_external_upstream_rq{envoy_response_code="404",envoy_cluster_name="backend"}"#,
+            ),
+            (
+                "cluster.gw.grpc.S.M.success",
+                r#"envoy_cluster_grpc_success{envoy_grpc_bridge_method="M",envoy_grpc_bridge_service="S",envoy_cluster_name="gw"}"#,
+            ),
+            (
+                "cluster.gw.grpc.a.S.M.0",
+                r#"envoy_cluster_grpc_M_0{envoy_grpc_bridge_method="S",envoy_grpc_bridge_service="a",envoy_cluster_name="gw"}"#,
+            ),
+            ("cluster.gw.grpc.total", r#"envoy_cluster_grpc_total{envoy_cluster_name="gw"}"#),
+            ("cluster.gw.grpc-web.a.S.M.0", r#"envoy_cluster_grpc_web_a_S_M_0{envoy_cluster_name="gw"}"#),
+            (
+                "access_logs.open_telemetry_access_log.own.logs_written",
+                "envoy_access_logs_open_telemetry_access_log_own_logs_written{}",
             ),
             (
                 "cluster.backend.circuit_breakers.default.cx_open",

@@ -229,6 +229,7 @@ stat_set! {
         counter upstream_cx_http1_total,
         counter upstream_cx_http2_total,
         counter upstream_cx_idle_timeout,
+        counter upstream_cx_max_duration_reached,
         counter upstream_cx_max_requests,
         counter upstream_cx_none_healthy,
         counter upstream_cx_overflow,

@@ -23,7 +23,7 @@ use crate::{
     listener::{Downstream, Notes, OpenConnection},
     observe::access::{Flags, LogType},
     tls::Transport,
-    upstream::{AcquireError, Choice, Cluster, Host, LocalFailure, ServerNames, TcpConn, Via},
+    upstream::{AcquireError, Choice, Cluster, Host, LocalFailure, ServerNames, TcpConn, Via, ends_for},
     worker::Worker,
 };
 
@@ -106,6 +106,7 @@ impl Session {
             names: self.state(SERVER_NAME_KEY, |name| {
                 Some(Rc::new(ServerNames { sni: Some(name.into()), san: None }))
             }),
+            ends: ends_for(&cluster.config(), &self.downstream),
         };
         let mut failed: Vec<Rc<Host>> = Vec::new();
         for attempt in 1..=self.manager.config.max_connect_attempts {

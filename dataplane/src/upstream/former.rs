@@ -79,7 +79,7 @@ mod tests {
 
     fn host(port: u16) -> Rc<Host> {
         Rc::new(Host::new(
-            plain(SocketAddr::from(([127, 0, 0, 1], port)), None, Arc::new(HostCounters::new(1))),
+            plain(SocketAddr::from(([127, 0, 0, 1], port)), (None, None), Arc::new(HostCounters::new(1))),
             0,
         ))
     }

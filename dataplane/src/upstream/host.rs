@@ -15,7 +15,7 @@ use crate::{
     http::codec::h2::STREAMS_UNTIL_SETTINGS,
     snapshot::{HostSpec, HostStats},
     upstream::{
-        LocalFailure, ServerNames, Via,
+        Ends, LocalFailure, ServerNames, Via,
         latency::Latency,
         pool::{Given, Parked, Waiter},
         shared::SharedConn,
@@ -61,6 +61,8 @@ pub struct PoolKey {
     pub source: Option<IpAddr>,
     /// What the request calls the server.
     pub names: Option<Rc<ServerNames>>,
+    /// The ends of the client's connection, where the host is told of them.
+    pub ends: Option<Rc<Ends>>,
     /// Whose circuit breakers count it.
     pub priority: RoutePriority,
     epoch: u32,
@@ -74,6 +76,7 @@ impl PoolKey {
             pod,
             source: via.source,
             names: via.names.clone(),
+            ends: via.ends.clone().filter(|_| host.spec.borrow().proxy.is_some()),
             priority: via.priority,
             epoch: host.epoch.get(),
         }

@@ -18,8 +18,11 @@ use std::{
     sync::Arc,
 };
 
-use culvert_model::{self as model, Discovery, RoutePriority, SubsetMatch};
-use culvert_proto::balance::{SubsetChoice, ZoneChoice};
+use culvert_model::{self as model, Discovery, ProxyVersion, RoutePriority, SubsetMatch};
+use culvert_proto::{
+    balance::{SubsetChoice, ZoneChoice},
+    detect,
+};
 
 pub(crate) use connect::{keepalive, socket_for};
 pub use host::{ActiveRequest, Host, PoolKey};
@@ -29,6 +32,7 @@ pub use pool::{AcquireError, IdleSet, Lent, TcpConn, discard_outdated, discard_w
 
 use crate::{
     capture::PodHandle,
+    listener::Downstream,
     observe::stats::{ClusterStats, CodeStats, Http2Stats, Registry, SubsetStats, ZoneStats},
     snapshot::{ClusterSpec, HostSpec, Limits},
     tls::TlsStats,
@@ -47,6 +51,30 @@ pub struct Via {
     pub priority: RoutePriority,
     /// To a server of this name, where a request says so.
     pub names: Option<Rc<ServerNames>>,
+    /// For the client's connection with these ends, where servers are told of them.
+    pub ends: Option<Rc<Ends>>,
+}
+
+/// The client of a connection, and where it went to.
+pub type Ends = (SocketAddr, SocketAddr);
+
+/// The ends of `downstream`, if any endpoint of a cluster is told of them.
+pub fn ends_for(cluster: &model::Cluster, downstream: &Downstream) -> Option<Rc<Ends>> {
+    let matches = &cluster.transport_socket_matches;
+    let told =
+        cluster.proxy_protocol.is_some() || matches.iter().any(|socket| socket.proxy_protocol.is_some());
+    if !told {
+        return None;
+    }
+    Some(Rc::new((downstream.remote.socket()?, downstream.local.socket()?)))
+}
+
+/// A version of the PROXY protocol.
+pub(crate) fn version_of(version: ProxyVersion) -> detect::ProxyVersion {
+    match version {
+        ProxyVersion::V1 => detect::ProxyVersion::V1,
+        ProxyVersion::V2 => detect::ProxyVersion::V2,
+    }
 }
 
 /// What a request calls the server that a connection is made to (`upstream_http_protocol_options`).
@@ -150,7 +178,7 @@ impl Cluster {
         if Arc::ptr_eq(&self.spec.borrow(), spec) {
             return;
         }
-        self.passing.borrow().follow(spec.passing_tls.as_ref(), &mut left);
+        self.passing.borrow().follow((spec.passing_tls.as_ref(), spec.passing_proxy), &mut left);
         if Arc::ptr_eq(&self.spec.borrow().hosts, &spec.hosts) {
             // Their health at most.
             self.hosts.borrow().iter().filter(|host| host.notice_failure()).for_each(&mut left);
@@ -305,8 +333,8 @@ impl Cluster {
         let spec = self.spec.borrow();
         if let Discovery::OriginalDst(settings) = &spec.config.discovery {
             let destination = choice.destination?;
-            let tls = spec.passing_tls.as_ref();
-            return Some(self.passing.borrow_mut().host(settings, destination, tls, self.worker));
+            let socket = (spec.passing_tls.as_ref(), spec.passing_proxy);
+            return Some(self.passing.borrow_mut().host(settings, destination, socket, self.worker));
         }
         let hosts = self.hosts.borrow();
         let mut balancer = self.balancer.borrow_mut();

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use culvert_model::{Address, Endpoint, Health, OriginalDst};
+use culvert_model::{Address, Endpoint, Health, OriginalDst, ProxyVersion};
 use culvert_ring::time;
 
 use crate::{
@@ -29,13 +29,13 @@ impl Passing {
         &mut self,
         settings: &OriginalDst,
         destination: SocketAddr,
-        tls: Option<&Arc<Slot<ClientContext>>>,
+        (tls, proxy): (Option<&Arc<Slot<ClientContext>>>, Option<ProxyVersion>),
         worker: usize,
     ) -> Rc<Host> {
         let port = settings.port.unwrap_or_else(|| destination.port());
         let address = SocketAddr::new(destination.ip(), port);
         let entry = self.hosts.entry(address).or_insert_with(|| {
-            let host = Host::new(plain(address, tls.cloned(), no_stats(worker)), worker);
+            let host = Host::new(plain(address, (tls.cloned(), proxy), no_stats(worker)), worker);
             (Rc::new(host), time::now())
         });
         let (host, used) = entry;
@@ -43,14 +43,18 @@ impl Passing {
         host.clone()
     }
 
-    /// Encrypts from now on with `tls`. Calls `left` with the hosts whose connections are not used any more.
-    pub(super) fn follow(&self, tls: Option<&Arc<Slot<ClientContext>>>, mut left: impl FnMut(&Rc<Host>)) {
+    /// Connects from now on as this says. Calls `left` with the hosts whose connections are not used any more.
+    pub(super) fn follow(
+        &self,
+        (tls, proxy): (Option<&Arc<Slot<ClientContext>>>, Option<ProxyVersion>),
+        mut left: impl FnMut(&Rc<Host>),
+    ) {
         for (address, (host, _)) in &self.hosts {
             let before = host.spec();
-            if Slot::is_same(before.tls.as_ref(), tls) {
+            if Slot::is_same(before.tls.as_ref(), tls) && before.proxy == proxy {
                 continue;
             }
-            if host.update(&plain(*address, tls.cloned(), before.stats.clone())) {
+            if host.update(&plain(*address, (tls.cloned(), proxy), before.stats.clone())) {
                 left(host);
             }
         }
@@ -84,7 +88,7 @@ fn no_stats(worker: usize) -> Arc<HostCounters> {
 /// A host of which nothing but its address is known.
 pub(super) fn plain(
     address: SocketAddr,
-    tls: Option<Arc<Slot<ClientContext>>>,
+    (tls, proxy): (Option<Arc<Slot<ClientContext>>>, Option<ProxyVersion>),
     stats: Arc<HostCounters>,
 ) -> Arc<HostSpec> {
     let endpoint = Endpoint {
@@ -103,6 +107,7 @@ pub(super) fn plain(
         stats,
         limits: None,
         tls,
+        proxy,
         health: Arc::default(),
         outlier: None,
     })
@@ -117,11 +122,11 @@ mod tests {
         let slot = Arc::<Slot<ClientContext>>::default();
         let (mut passing, settings) = (Passing::default(), OriginalDst::default());
         let address = "10.0.0.1:80".parse().unwrap();
-        let host = passing.host(&settings, address, None, 1);
+        let host = passing.host(&settings, address, (None, None), 1);
         let request = host.begin();
         let mut left = Vec::new();
-        passing.follow(Some(&slot), |host| left.push(host.clone()));
-        let same = passing.host(&settings, address, Some(&slot), 1);
+        passing.follow((Some(&slot), None), |host| left.push(host.clone()));
+        let same = passing.host(&settings, address, (Some(&slot), None), 1);
         assert!(Rc::ptr_eq(&host, &same) && same.spec().tls.is_some());
         assert!(left.len() == 1 && Rc::ptr_eq(&host, &left[0]), "its connections are in the clear");
         same.stats(|stats| assert_eq!((stats.rq_active.value(), stats.rq_total.value()), (1, 1)));

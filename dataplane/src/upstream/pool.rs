@@ -9,7 +9,7 @@ use std::{
 };
 
 use culvert_model::{Discovery, RoutePriority, UpstreamProtocol};
-use culvert_proto::Version;
+use culvert_proto::{Version, detect::write_proxy};
 use culvert_ring::time;
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
         connect::connect,
         limit::{Credit, Limit},
         shared::{SharedConn, Slot, Watched},
+        version_of,
     },
     worker::Worker,
 };
@@ -80,6 +81,17 @@ impl Hold {
             Self::Shared(slot) => slot.cluster(),
         }
     }
+
+    /// Counts that the connection is to be closed for its age, if it is.
+    fn ages(&self) -> bool {
+        let Self::Own(guard) = self else { return false };
+        let old = guard.is_old();
+        if old {
+            guard.cluster.stats.upstream_cx_max_duration_reached.inc();
+            guard.cluster.stats.upstream_cx_destroy_local.inc();
+        }
+        old
+    }
 }
 
 /// Accounting of one open connection: everything that has to be undone when it closes, however it closes.
@@ -135,6 +147,16 @@ impl Guard {
         });
         Self { cluster, host, priority, opened: time::now(), _credit: credit }
     }
+
+    /// Whether it has been open for as long as its cluster allows.
+    fn is_old(&self) -> bool {
+        is_old(&self.cluster, self.opened)
+    }
+}
+
+/// Whether a connection of the cluster that was opened then has reached `max_connection_duration`.
+pub(super) fn is_old(cluster: &Cluster, opened: Instant) -> bool {
+    cluster.config().max_connection_duration.is_some_and(|max| time::now() - opened >= max)
 }
 
 impl Drop for Guard {
@@ -412,6 +434,9 @@ impl Cluster {
         let (spec, config) = (host.spec(), self.config());
         let until = time::now() + config.connect_timeout;
         let stream = connect(&spec.endpoint, &config, via).await?;
+        if let Some(version) = spec.proxy {
+            stream.write_with(|out| write_proxy(version_of(version), via.ends.as_deref().copied(), out));
+        }
         let Some(slot) = &spec.tls else { return Ok(stream.into()) };
         let names = via.names.as_deref();
         let server = tls::Server {
@@ -443,6 +468,9 @@ fn take_idle(worker: &Worker, host: &Host, key: &PoolKey) -> Option<Lent> {
             let stats = &lent.guard.cluster().stats;
             stats.upstream_cx_idle_timeout.inc();
             stats.upstream_cx_destroy_local.inc();
+            continue;
+        }
+        if lent.guard.ages() {
             continue;
         }
         // A FIN or a stray byte that came while it was parked: not usable, and seen before a request was written.
@@ -542,7 +570,7 @@ impl Lent {
             self.guard.cluster().stats.upstream_cx_destroy_local.inc();
             return;
         }
-        if self.host.removed.get() || self.key.is_outdated(&self.host) {
+        if self.guard.ages() || self.host.removed.get() || self.key.is_outdated(&self.host) {
             return;
         }
         let host = self.host.clone();
@@ -626,6 +654,15 @@ fn sweep_expired(worker: &Worker) {
             cluster.stats.upstream_cx_idle_timeout.inc();
             cluster.stats.upstream_cx_destroy_local.inc();
         }
+    }
+    let old: Vec<u64> = {
+        let idle = worker.idle.borrow();
+        let entries = idle.entries.iter();
+        let old = entries.filter(|(_, entry)| entry.lent.guard.ages());
+        old.map(|(index, entry)| (u64::from(entry.generation) << 32) | index as u64).collect()
+    };
+    for tag in old {
+        discard(worker, tag);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     upstream::{
         AcquireError, Cluster, Host, Lent, PoolKey, Via,
         limit::Credit,
-        pool::{Credits, Given, Guard, Hold, PendingRequest, Waiter, evict_idle, wait_turn},
+        pool::{Credits, Given, Guard, Hold, PendingRequest, Waiter, evict_idle, is_old, wait_turn},
     },
     worker::Worker,
 };
@@ -42,6 +42,8 @@ pub(super) struct SharedConn {
     /// Streams that were opened.
     requests: Cell<u32>,
     idle_since: Cell<Instant>,
+    /// When it was connected.
+    opened: Cell<Instant>,
     wakers: RefCell<Vec<Waker>>,
 }
 
@@ -178,6 +180,7 @@ impl Cluster {
             waiting: Cell::new(0),
             requests: Cell::new(0),
             idle_since: Cell::new(time::now()),
+            opened: Cell::new(time::now()),
             wakers: RefCell::default(),
         });
         host.shared.borrow_mut().push(conn.clone());
@@ -205,6 +208,9 @@ fn lend(host: &Rc<Host>, key: &PoolKey, since: Option<Instant>, cx: &mut Context
         };
         let found = host.shared.borrow().iter().find(fits).cloned();
         let conn = found?;
+        if conn.retire_old() {
+            continue;
+        }
         let stream = match &mut *conn.state.borrow_mut() {
             State::Open(opener) => opener.stream(cx),
             _ => None,
@@ -317,6 +323,16 @@ impl SharedConn {
         self.active.get() == 0 && self.waiting.get() == 0 && matches!(*self.state.borrow(), State::Open(_))
     }
 
+    /// Takes it out of the pool if it has been open for as long as its cluster allows. Whether it has.
+    fn retire_old(&self) -> bool {
+        let old = matches!(*self.state.borrow(), State::Open(_)) && is_old(&self.cluster, self.opened.get());
+        if old {
+            self.cluster.stats.upstream_cx_max_duration_reached.inc();
+            self.retire();
+        }
+        old
+    }
+
     /// Takes a connection out of the pool whose server said that it goes away.
     fn notice_goaway(&self) {
         let going = matches!(&*self.state.borrow(), State::Open(opener) if opener.is_going());
@@ -355,6 +371,7 @@ impl SharedConn {
             self.leave_list();
         }
         self.idle_since.set(time::now());
+        self.opened.set(time::now());
         drop(self.state.replace(state));
         self.wake();
     }
@@ -380,7 +397,7 @@ impl SharedConn {
     /// Ends the connection if it was idle for too long, or leads to where nothing is wanted any more.
     pub(super) fn sweep(&self, now: Instant) {
         self.notice_goaway();
-        if !self.is_idle() {
+        if self.retire_old() || !self.is_idle() {
             return;
         }
         let idle = self.cluster.config().idle_timeout;

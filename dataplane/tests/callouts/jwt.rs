@@ -279,6 +279,52 @@ fn tokens_are_verified_and_told_of() {
 }
 
 #[test]
+fn matchers_of_access_look_at_claims() {
+    let single = |path: &str, value: &str| {
+        format!(
+            "{{single_predicate: {{input: {{name: i, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.matching.\
+             common_inputs.network.v3.DynamicMetadataInput, filter: envoy.filters.http.jwt_authn, path: [{path}]}}}}, \
+             custom_match: {{name: m, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.matching.input_matchers.\
+             metadata.v3.Metadata, {value}}}}}}}}}"
+        )
+    };
+    let action = |action: &str| {
+        format!(
+            "{{action: {{name: a, typed_config: {{\"@type\": type.googleapis.com/envoy.config.rbac.v3.Action, name: {action}, \
+             action: {action}}}}}}}"
+        )
+    };
+    let both = [
+        single("{key: who}, {key: scope}", "value: {list_match: {one_of: {string_match: {exact: write}}}}"),
+        single("{key: who}, {key: deep}, {key: er}", "value: {string_match: {exact: no}}, invert: true"),
+    ];
+    let rules = format!(
+        "matcher: {{matcher_list: {{matchers: [{{predicate: {{and_matcher: {{predicate: [{}]}}}}, on_match: {}}}]}}, \
+         on_no_match: {}}}",
+        both.join(", "),
+        action("ALLOW"),
+        action("DENY")
+    );
+    let p = "payload_in_metadata: who, normalize_payload_in_metadata: {space_delimited_claims: [scope]}";
+    let authn = authn(p, "", "rules: [{match: {prefix: /}, requires: {provider_name: p}}]");
+    let filters = [authn, filter("late", "rbac.v3.RBAC", &rules)];
+    let clusters = cluster("jwks", &["127.0.0.1:9".parse().unwrap()]);
+    Scene { filters: &filters, routes: &[route("/", &[])], clusters, ..Scene::default() }.run(|_, port| {
+        for (claims, status) in [
+            (json!({}), 200),
+            (json!({"deep": null}), 200),
+            (json!({"deep": {"er": "no"}}), 403),
+            (json!({"scope": "read"}), 403),
+            (json!({"scope": null}), 403),
+            (json!({"scope": ["other", "write"]}), 200),
+        ] {
+            let answer = get(port, "/", &[("authorization", &bearer(&token(claims.clone())))]);
+            assert_eq!(answer.status, status, "{claims}");
+        }
+    });
+}
+
+#[test]
 fn requirements_are_put_together() {
     let list = |requirements: &str| format!("{{requirements: [{requirements}]}}");
     let rule =

@@ -1,6 +1,13 @@
 //! `header_mutation`, and `x-envoy-attempt-count`
 
-use crate::{Scene, filter, get, route, seen, settings, values};
+use crate::{
+    DRIVERS, Scene, filter, get, logged, route, seen, settings,
+    support::{
+        culvert::{Culvert, bootstrap, cluster, free_port},
+        upstream::Upstream,
+    },
+    values,
+};
 
 /// Appends `value` to one header of requests and one of responses.
 fn adding(value: &str) -> String {
@@ -88,4 +95,94 @@ fn attempts_are_told_where_the_virtual_host_says_so() {
             assert_eq!(response.header("x-envoy-attempt-count"), None);
         },
     );
+}
+
+#[test]
+fn bodies_of_direct_responses_are_formatted() {
+    let direct = |path: &str, fields: &str| {
+        format!("{{match: {{prefix: {path}}}, direct_response: {{status: 203, {fields}}}}}")
+    };
+    let routes = [
+        direct(
+            "/a",
+            "body: {inline_string: orig}, body_format: {text_format_source: {inline_string: \"<%LOCAL_REPLY_BODY%> \
+             %REQ(x-a)% %REQ(none)%\"}, content_type: text/html}",
+        ),
+        direct("/b", "body: {inline_string: orig}, body_format: {text_format: plain}"),
+        direct("/c", "body_format: {text_format: \"%REQ(none)%.\", omit_empty_values: true}"),
+        direct("/d", "body_format: {text_format_source: {inline_bytes: iVBORw==}}"),
+    ];
+    let filters = [filter("c", "cors.v3.Cors", "")];
+    Scene { filters: &filters, config: "", host: "", routes: &routes }.run(|_, port| {
+        for (path, body, kind) in [
+            ("/a", &b"<orig> 1 -"[..], "text/html"),
+            ("/b", b"plain", "text/plain"),
+            ("/c", b".", "text/plain"),
+            ("/d", b"\x89PNG", "text/plain"),
+        ] {
+            let answer = get(port, path, &[("x-a", "1")]);
+            assert_eq!((answer.status, answer.header("content-type")), (203, Some(kind)), "{path}");
+            assert_eq!(answer.body, body, "{path}");
+        }
+    });
+}
+
+const EARLY: &str =
+    "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation";
+const STDERR: &str = "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StderrAccessLog";
+
+/// A culvert whose connection manager has these fields, and one route, on each driver. Its log shows schemes.
+fn managed(manager: &str, route: &str, test: impl Fn(&Culvert, u16)) {
+    let upstream = Upstream::mirror();
+    let log = format!(
+        "access_log: [{{name: f, typed_config: {{'@type': {STDERR}, log_format: {{text_format_source: {{inline_string: \
+         \"LOG %REQ(:PATH)% %REQ(:SCHEME)%\\n\"}}}}}}}}]"
+    );
+    for driver in DRIVERS {
+        let (admin, port) = (free_port(), free_port());
+        let clusters = cluster("up", &[upstream.address]);
+        let text = bootstrap(admin, port, &format!("{manager}\n{log}"), route, &clusters);
+        test(&Culvert::start_with(driver, admin, &text, &["--file-flush-interval-msec", "20"]), port);
+    }
+}
+
+#[test]
+fn early_changes_come_before_routes_and_identity() {
+    let manager = format!(
+        "use_remote_address: true\nnormalize_path: true\nearly_header_mutation_extensions: [{{name: e, typed_config: \
+         {{'@type': {EARLY}, mutations: [{{append: {{header: {{key: x-early, value: '%REQ(:PATH)%'}}}}}}, {{append: \
+         {{header: {{key: x-forwarded-for, value: 9.9.9.9}}}}}}, {{append: {{header: {{key: x-id, value: \
+         '%REQ(x-request-id)%'}}}}}}, {{append: {{header: {{key: x-envoy-retry-on, value: 5xx}}}}}}, {{remove: \
+         x-gone}}]}}}}]"
+    );
+    let route =
+        "- {match: {prefix: /, headers: [{name: x-early, string_match: {exact: /b}}]}, route: {cluster: up}}";
+    managed(&manager, route, |_, port| {
+        let answer = get(port, "/a/../b", &[("x-gone", "1")]);
+        assert_eq!(answer.status, 200, "its route was found by what was added");
+        assert_eq!(seen(&answer, "x-early"), ["/b"]);
+        assert_eq!(seen(&answer, "x-forwarded-for"), ["9.9.9.9,127.0.0.1"]);
+        for none in ["x-gone", "x-id", "x-envoy-retry-on"] {
+            assert!(seen(&answer, none).is_empty(), "{none}");
+        }
+    });
+}
+
+#[test]
+fn schemes_are_what_is_configured() {
+    let route = "- {match: {prefix: /}, route: {cluster: up}}";
+    let fields = [("x-forwarded-proto", "https")];
+    managed("", route, |culvert, port| {
+        assert_eq!(get(port, "/kept", &fields).status, 200);
+        logged(culvert, "/kept https");
+    });
+    managed("scheme_header_transformation: {match_upstream: true}", route, |culvert, port| {
+        assert_eq!(seen(&get(port, "/matched", &fields), "x-forwarded-proto"), ["https"]);
+        logged(culvert, "/matched http");
+    });
+    managed("scheme_header_transformation: {scheme_to_overwrite: https}", route, |culvert, port| {
+        let answer = get(port, "/over", &[]);
+        assert_eq!(seen(&answer, "x-forwarded-proto"), ["https"]);
+        logged(culvert, "/over https");
+    });
 }

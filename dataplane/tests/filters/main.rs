@@ -1,6 +1,8 @@
 //! HTTP filters before the router, over real sockets, on both drivers.
 
 mod access;
+mod buffer;
+mod calls;
 mod compressor;
 mod cors;
 mod fault;
@@ -11,6 +13,7 @@ mod login;
 mod routes;
 #[path = "../support/mod.rs"]
 mod support;
+mod web;
 
 use support::{
     DRIVERS,

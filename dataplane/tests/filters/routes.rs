@@ -46,7 +46,7 @@ fn the_most_specific_level_has_the_last_word() {
 fn a_route_turns_on_what_is_disabled() {
     let off = filter("f", "fault.v3.HTTPFault", "abort: {http_status: 418, percentage: {numerator: 100}}");
     let off = off.replacen("name: f,", "name: f, disabled: true,", 1);
-    let unsupported = filter("u", "buffer.v3.Buffer", "max_request_bytes: 5");
+    let unsupported = filter("u", "bandwidth_limit.v3.BandwidthLimit", "stat_prefix: a");
     let unsupported = unsupported.replacen("name: u,", "name: u, disabled: true,", 1);
     let routes = [
         route("/on", &[switch("f", "config: {}")]),

@@ -4,7 +4,11 @@ use std::net::SocketAddr;
 
 use crate::{
     answers, checked, flags, on_each, only, start,
-    support::{DRIVERS, culvert::cluster, upstream::ok},
+    support::{
+        DRIVERS,
+        culvert::{Culvert, bootstrap, cluster, free_port},
+        upstream::ok,
+    },
     switch::{PATH, Switch},
 };
 
@@ -243,5 +247,97 @@ fn idle_connections_to_an_endpoint_that_failed_are_given_up() {
             culvert.get("/clusters").is_some_and(|clusters| clusters.contains(&mark))
         });
         assert!(only(&answers(port, 20), &["a"]));
+    }
+}
+
+/// Events of a file: what happened, and how it is described.
+fn events(path: &std::path::Path) -> Vec<(String, serde_json::Value)> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let known = [
+        "add_healthy_event",
+        "degraded_healthy_host",
+        "eject_unhealthy_event",
+        "health_check_failure_event",
+        "no_longer_degraded_host",
+        "successful_health_check_event",
+    ];
+    text.lines()
+        .map(|line| {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(event["health_checker_type"], "HTTP");
+            assert_eq!(event["cluster_name"], "up");
+            assert!(event["timestamp"].as_str().unwrap().ends_with('Z'));
+            let name = known.into_iter().find(|name| event.get(name).is_some()).unwrap();
+            (name.to_owned(), event)
+        })
+        .collect()
+}
+
+#[test]
+fn events_are_written_to_files() {
+    for driver in DRIVERS {
+        let folder = tempfile::tempdir().unwrap();
+        let (few, all) = (folder.path().join("few"), folder.path().join("all"));
+        let server = Switch::new("a");
+        let config = |name: &str, log: &str| {
+            let sink = "type.googleapis.com/envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink";
+            cluster(name, &[server.address()])
+                + &http((2, 2), "retriable_statuses: [{start: 503, end: 504}]\n").replace(
+                    "  - timeout",
+                    &format!("  - {}\n    timeout", log.replace("SINK", &format!("'@type': {sink}"))),
+                )
+        };
+        let few_log =
+            format!("event_logger: [{{name: f, typed_config: {{SINK, event_log_path: {}}}}}]", few.display());
+        let begin = |clusters: &str| {
+            let (admin, port) = (free_port(), free_port());
+            let routes = "- {match: {prefix: /}, route: {cluster: up}}";
+            let text = bootstrap(admin, port, "", routes, clusters);
+            Culvert::start_with(driver, admin, &text, &["--file-flush-interval-msec", "20"])
+        };
+        let culvert = begin(&config("up", &few_log));
+        let names = |path: &std::path::Path| -> Vec<String> {
+            events(path).into_iter().map(|(name, _)| name).collect()
+        };
+        let step = |what: &str, path: &std::path::Path, expected: &[&str]| {
+            culvert.wait_until(what, |_| names(path).len() >= expected.len());
+            assert_eq!(names(path), expected, "{what}");
+        };
+        step("it is healthy", &few, &["add_healthy_event"]);
+        assert_eq!(events(&few)[0].1["add_healthy_event"]["first_check"], true);
+        assert_eq!(events(&few)[0].1["host"]["socket_address"]["port_value"], server.address().port());
+        server.answer(500, "");
+        step("it is ejected", &few, &["add_healthy_event", "eject_unhealthy_event"]);
+        let ejected = &events(&few)[1].1["eject_unhealthy_event"];
+        assert_eq!((&ejected["failure_type"], &ejected["http_status_code"]), (&"ACTIVE".into(), &500.into()));
+        server.answer(200, "");
+        let back = ["add_healthy_event", "eject_unhealthy_event", "add_healthy_event"];
+        step("it is back", &few, &back);
+        assert_eq!(events(&few)[2].1["add_healthy_event"]["first_check"], false);
+        server.answer(200, "x-envoy-degraded: true\r\n");
+        step("it is degraded", &few, &[&back[..], &["degraded_healthy_host"]].concat());
+        server.answer(200, "");
+        step(
+            "it is degraded no more",
+            &few,
+            &[&back[..], &["degraded_healthy_host", "no_longer_degraded_host"]].concat(),
+        );
+        drop(culvert);
+
+        server.answer(503, "");
+        let all_log = format!(
+            "event_log_path: {}\n    always_log_health_check_failures: true\n    always_log_health_check_success: true",
+            all.display()
+        );
+        let culvert = begin(&config("up", &all_log));
+        let has =
+            |name: &str, count: usize| names(&all).iter().filter(|known| *known == name).count() >= count;
+        culvert.wait_until("every failure", |_| has("health_check_failure_event", 3));
+        let first = &events(&all)[0].1["health_check_failure_event"];
+        assert_eq!(first["first_check"], true, "{:?}", events(&all)[0]);
+        assert_eq!(events(&all)[1].1["health_check_failure_event"]["first_check"], false);
+        server.answer(200, "");
+        culvert.wait_until("every success", |_| has("successful_health_check_event", 3));
+        assert!(has("add_healthy_event", 1));
     }
 }

@@ -236,6 +236,67 @@ fn connections_are_used_for_as_many_requests_and_as_long_as_configured() {
 }
 
 #[test]
+fn connections_take_no_request_once_they_are_old() {
+    let upstream = Server::start(version);
+    let plain = Upstream::mirror();
+    let common = "    common_http_protocol_options: {max_connection_duration: 2s}\n";
+    for (address, options) in
+        [(upstream.address, http2("")), (plain.address, explicit("http_protocol_options: {}"))]
+    {
+        on_each(address, "", &(options + common), |culvert, port| {
+            let mut client = Client::connect(port);
+            assert_eq!(client.get("/").status, 200);
+            assert_eq!(client.get("/").status, 200);
+            assert_eq!(culvert.stat("cluster.up.upstream_cx_total"), 1);
+            std::thread::sleep(Duration::from_millis(2_100));
+            assert_eq!(client.get("/").status, 200);
+            assert_eq!(culvert.stat("cluster.up.upstream_cx_total"), 2);
+            assert_eq!(culvert.stat("cluster.up.upstream_cx_max_duration_reached"), 1);
+            culvert.wait_until("idle ones are closed", |it| it.stat("cluster.up.upstream_cx_active") == 0);
+            assert_eq!(culvert.stat("cluster.up.upstream_cx_max_duration_reached"), 2);
+        });
+    }
+}
+
+#[test]
+fn servers_that_were_silent_are_pinged_before_they_are_used() {
+    // It answers the first request, and nothing any more.
+    let silent = Upstream::start(|mut stream| {
+        let _ = std::io::Write::write_all(&mut stream, &peer::frame(peer::SETTINGS, 0, 0, &[]));
+        let mut preface = [0; 24];
+        if std::io::Read::read_exact(&mut stream, &mut preface).is_err() {
+            return;
+        }
+        loop {
+            let mut head = [0; 9];
+            if std::io::Read::read_exact(&mut stream, &mut head).is_err() {
+                return;
+            }
+            let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+            let mut payload = vec![0; length];
+            let _ = std::io::Read::read_exact(&mut stream, &mut payload);
+            if head[3] == peer::HEADERS {
+                break;
+            }
+        }
+        // `:status: 200`
+        let _ = std::io::Write::write_all(&mut stream, &peer::frame(peer::HEADERS, 5, 1, &[0x88]));
+        std::thread::sleep(Duration::from_secs(20));
+    });
+    let options = "connection_keepalive: {timeout: 0.2s, connection_idle_interval: 0.3s}";
+    on_each(silent.address, "", &http2(options), |culvert, port| {
+        let mut client = Client::connect(port);
+        assert_eq!(client.get("/").status, 200);
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(culvert.stat("cluster.up.http2.keepalive_timeout"), 0, "nobody has asked");
+        // The connection is found dead, and another one answers.
+        assert_eq!(client.get("/").status, 200);
+        assert_eq!(culvert.stat("cluster.up.http2.keepalive_timeout"), 1);
+        assert_eq!(culvert.stat("cluster.up.upstream_cx_http2_total"), 2);
+    });
+}
+
+#[test]
 fn servers_are_pinged() {
     let silent = Upstream::start(|mut stream| {
         // It says hello, and nothing any more.

@@ -1,6 +1,13 @@
 //! Endpoints of one cluster that are reached with different transport sockets.
 
-use std::{fmt::Write as _, io::Write as _, net::SocketAddr, thread};
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    net::{SocketAddr, TcpStream},
+    thread,
+};
+
+use rustls::{ServerConnection, StreamOwned};
 
 use crate::{
     own, peer,
@@ -108,7 +115,7 @@ fn either(server: &Identity) -> Upstream {
             return;
         }
         if first[0] == 22 {
-            let other = std::net::TcpStream::connect(encrypted.address).expect("connected");
+            let other = TcpStream::connect(encrypted.address).expect("connected");
             let (mut up, mut back) = (other.try_clone().expect("a handle"), other);
             let mut client = stream.try_clone().expect("a handle");
             thread::spawn(move || std::io::copy(&mut back, &mut client));
@@ -171,5 +178,45 @@ fn another_label_moves_the_endpoint_to_another_socket() {
         all("encrypted");
         say("tlsMode: none");
         all("plain");
+    }
+}
+
+#[test]
+fn a_header_of_the_proxy_protocol_comes_before_the_handshake() {
+    let ca = Ca::new("ca");
+    let config = peer::server_config(&ca.issue(&Leaf { dns: &["a.test"], ..Leaf::default() }), None, &[]);
+    let told = Upstream::start(move |mut stream| {
+        let mut header = [0; 28];
+        if std::io::Read::read_exact(&mut stream, &mut header).is_err() {
+            return;
+        }
+        let mut tls = StreamOwned::new(ServerConnection::new(config.clone()).expect("a server"), stream);
+        while peer::request(&mut tls).is_some() {
+            if tls.write_all(&ok(&header)).is_err() {
+                return;
+            }
+        }
+    });
+    let plain = Upstream::answering(|_| ok(b"plain"));
+    let socket = "transport_socket:\n  name: p\n  typed_config:\n    \"@type\": \
+                  type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport\n    \
+                  config: {version: V2}\n";
+    let socket = socket.to_owned() + &indent(&upstream(&trusting(&ca, ""), "sni: a.test\n"), 4);
+    let matches =
+        format!("transport_socket_matches:\n- name: m\n  match: {{mode: told}}\n{}", indent(&socket, 2));
+    for driver in DRIVERS {
+        let (admin, port) = (free_port(), free_port());
+        let clusters = fixed(&[(told.address, "mode: told"), (plain.address, "")], &matches);
+        let culvert = Culvert::start(driver, admin, &bootstrap(admin, port, "", ROUTES, &clusters));
+        let stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+        let from = stream.local_addr().expect("an address").port();
+        let mut client = Client::over(stream);
+        let answers: Vec<Vec<u8>> = (0..2).map(|_| client.get("/").body).collect();
+        assert!(answers.contains(&b"plain".to_vec()), "{answers:?}");
+        let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f\0\0\x01".to_vec();
+        header.extend_from_slice(&from.to_be_bytes());
+        header.extend_from_slice(&port.to_be_bytes());
+        assert!(answers.contains(&header), "{answers:?}");
+        assert_eq!(culvert.stat("cluster.up.ssl.handshake"), 1);
     }
 }

@@ -1,6 +1,7 @@
 //! Tracing on both drivers: what upstreams are told of a trace, and the spans that real collectors get.
 
 mod contexts;
+mod logs;
 mod operations;
 mod otlp;
 mod spans;
@@ -31,6 +32,8 @@ struct Scene<'a> {
     filters: &'a str,
     /// Further clusters.
     clusters: &'a str,
+    /// Entries of `access_log` before the one that is looked at.
+    logs: &'a str,
     /// Further values of the runtime.
     runtime: &'a str,
 }
@@ -53,7 +56,7 @@ impl Scene<'_> {
                  static_resources:\n  listeners: [{{name: l, {} address: {{socket_address: {{address: \
                  127.0.0.1, port_value: {port}}}}}, filter_chains: [{{filters: [{{name: h, typed_config: {{\"@type\": \
                  type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, \
-                 stat_prefix: s, {} tracing: {{{}}}, access_log: [{{name: f, typed_config: {{\"@type\": \
+                 stat_prefix: s, {} tracing: {{{}}}, access_log: [{} {{name: f, typed_config: {{\"@type\": \
                  type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StderrAccessLog, log_format: \
                  {{text_format_source: {{inline_string: \"LOG %REQ(:PATH)% %TRACE_ID% %SPAN_ID%\\n\"}}}}}}}}], \
                  http_filters: [{} {{name: router, typed_config: {{\"@type\": \
@@ -65,6 +68,7 @@ impl Scene<'_> {
                 self.listener,
                 self.manager,
                 self.tracing,
+                self.logs,
                 self.filters,
                 self.route,
                 indent(&cluster("up", &[upstream.address]), 2),

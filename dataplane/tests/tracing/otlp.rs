@@ -54,6 +54,22 @@ pub(crate) struct KeyValue {
 pub(crate) struct AnyValue {
     #[prost(string, optional, tag = "1")]
     pub(crate) text: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    pub(crate) list: Option<List>,
+    #[prost(message, optional, tag = "6")]
+    pub(crate) map: Option<Map>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct List {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) values: Vec<AnyValue>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Map {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) values: Vec<KeyValue>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -122,9 +138,33 @@ pub(crate) fn find<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str>
     attributes.iter().find(|known| known.key == key)?.value.as_ref()?.text.as_deref()
 }
 
-/// What a collector got.
-#[derive(Clone, Default)]
-pub(crate) struct Collector(pub Arc<Mutex<Vec<(MetadataMap, Export)>>>);
+/// What is sent to a collector.
+pub(crate) trait Exportable: Message + Default + Clone + 'static {
+    /// The service that takes it.
+    const SERVICE: &'static str;
+}
+
+impl Exportable for Export {
+    const SERVICE: &'static str = "opentelemetry.proto.collector.trace.v1.TraceService";
+}
+
+/// A collector, and what it got.
+pub(crate) struct Receiver<M>(pub Arc<Mutex<Vec<(MetadataMap, M)>>>);
+
+/// A collector of spans.
+pub(crate) type Collector = Receiver<Export>;
+
+impl<M> Clone for Receiver<M> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<M> Default for Receiver<M> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
 
 impl Collector {
     /// All spans so far.
@@ -133,7 +173,9 @@ impl Collector {
         let resources = got.iter().flat_map(|(_, export)| &export.resource_spans);
         resources.flat_map(|resource| &resource.scope_spans).flat_map(|scope| scope.spans.clone()).collect()
     }
+}
 
+impl<M: Exportable> Receiver<M> {
     /// Serves for as long as the test runs; where it listens.
     pub(crate) fn serve(&self) -> SocketAddr {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -152,11 +194,11 @@ impl Collector {
     }
 }
 
-impl NamedService for Collector {
-    const NAME: &'static str = "opentelemetry.proto.collector.trace.v1.TraceService";
+impl<M: Exportable> NamedService for Receiver<M> {
+    const NAME: &'static str = M::SERVICE;
 }
 
-impl Service<http::Request<Body>> for Collector {
+impl<M: Exportable> Service<http::Request<Body>> for Receiver<M> {
     type Error = Infallible;
     type Future = BoxFuture<http::Response<Body>, Infallible>;
     type Response = http::Response<Body>;
@@ -168,19 +210,19 @@ impl Service<http::Request<Body>> for Collector {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         assert!(request.uri().path().ends_with("/Export"));
         let take = Take(self.clone());
-        Box::pin(async move {
-            Ok(Grpc::new(ProstCodec::<Exported, Export>::default()).unary(take, request).await)
-        })
+        Box::pin(
+            async move { Ok(Grpc::new(ProstCodec::<Exported, M>::default()).unary(take, request).await) },
+        )
     }
 }
 
-struct Take(Collector);
+struct Take<M>(Receiver<M>);
 
-impl UnaryService<Export> for Take {
+impl<M: Exportable> UnaryService<M> for Take<M> {
     type Future = BoxFuture<Response<Exported>, Status>;
     type Response = Exported;
 
-    fn call(&mut self, request: Request<Export>) -> Self::Future {
+    fn call(&mut self, request: Request<M>) -> Self::Future {
         let (metadata, _, export) = request.into_parts();
         self.0.0.lock().unwrap().push((metadata, export));
         Box::pin(async { Ok(Response::new(Exported {})) })

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{GrpcService, HeaderMatcher};
+use crate::{GrpcService, HeaderMatcher, OtlpExporter};
 
 /// `config.accesslog.v3.AccessLog`.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub enum LogSink {
     GrpcHttp(Arc<GrpcLog>),
     /// `extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig`
     GrpcTcp(Arc<GrpcLog>),
+    /// `extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig`
+    OpenTelemetry(Arc<OtlpLog>),
 }
 
 /// How a line of a file is written; its newline is not part of it.
@@ -87,6 +89,42 @@ pub struct GrpcLog {
     pub response_headers: Vec<String>,
     /// `additional_response_trailers_to_log`, lower case.
     pub response_trailers: Vec<String>,
+}
+
+/// `extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OtlpLog {
+    /// `grpc_service`, `http_service`, or `common_config.grpc_service`.
+    pub exporter: OtlpExporter,
+    /// `buffer_flush_interval`: 1 s.
+    pub flush_interval: Duration,
+    /// `buffer_size_bytes`: 16 KiB.
+    pub buffer_size_bytes: usize,
+    /// `log_name`; of the resource.
+    pub log_name: String,
+    /// `disable_builtin_labels`, turned round: the resource tells the log's name and what is known of the node.
+    pub builtin_labels: bool,
+    /// `resource_attributes`, and those that `resource_detectors` find.
+    pub resource: Vec<(String, String)>,
+    /// `body`
+    pub body: Option<OtlpValue>,
+    /// `attributes`
+    pub attributes: Vec<(String, OtlpValue)>,
+    /// `custom_tags`: attributes after the others.
+    pub custom_tags: Vec<(String, CustomTag)>,
+    /// `stat_prefix`
+    pub stat_prefix: String,
+}
+
+/// `opentelemetry.proto.common.v1.AnyValue`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum OtlpValue {
+    /// `array_value`
+    List(Vec<Self>),
+    /// `kvlist_value`
+    Map(Vec<(String, Self)>),
+    /// `string_value`
+    Text(Format),
 }
 
 /// `type.tracing.v3.CustomTag`. An environment variable is read when the configuration is.

@@ -49,6 +49,8 @@ pub struct Cluster {
     pub transport_socket_matches: Vec<TransportSocketMatch>,
     /// Idle timeout of pooled connections, `common_http_protocol_options.idle_timeout`: 1 h; `None` when 0.
     pub idle_timeout: Option<Duration>,
+    /// `common_http_protocol_options.max_connection_duration`: unlimited. A connection takes no request after it.
+    pub max_connection_duration: Option<Duration>,
     /// `max_requests_per_connection`, here or in the HTTP protocol options: unlimited.
     pub max_requests_per_connection: Option<u32>,
     /// How names are written on HTTP/1 connections to it (`http_protocol_options.header_key_format`).
@@ -61,6 +63,8 @@ pub struct Cluster {
     pub max_response_headers_bytes: usize,
     /// `transport_socket`; `None` for bytes as they are.
     pub tls: Option<Arc<crate::UpstreamTls>>,
+    /// `config.version` of a `ProxyProtocolUpstreamTransport` around it: connections begin with such a header.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// What of a request names the server in the handshake (`upstream_http_protocol_options`): nothing.
     pub request_names: Option<Arc<RequestNames>>,
     /// What its connections speak.
@@ -191,6 +195,17 @@ pub struct TransportSocketMatch {
     pub criteria: Struct,
     /// `transport_socket`; `None` for bytes as they are.
     pub tls: Option<Arc<crate::UpstreamTls>>,
+    /// See [`Cluster::proxy_protocol`].
+    pub proxy_protocol: Option<ProxyVersion>,
+}
+
+/// `config.core.v3.ProxyProtocolConfig.Version`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProxyVersion {
+    /// `V1`: a line of text.
+    V1,
+    /// `V2`: binary.
+    V2,
 }
 
 /// `config.core.v3.BindConfig`.

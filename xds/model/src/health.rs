@@ -29,6 +29,13 @@ pub struct HealthCheck {
     pub alpn: Vec<String>,
     /// What is asked.
     pub checker: HealthChecker,
+    /// `event_logger`, `event_log_path`: files that events are written to.
+    pub event_logs: Vec<String>,
+    /// `always_log_health_check_failures`: each failure is an event, not just the first one and those that change
+    /// something.
+    pub logs_failures: bool,
+    /// `always_log_health_check_success`: the same of successes.
+    pub logs_successes: bool,
 }
 
 /// Time between two checks of an endpoint.

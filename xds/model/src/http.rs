@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
-use crate::{AccessLog, ConfigSource, Http2Options, HttpFilter, NamedFilter, RouteConfiguration, Tracing};
+use crate::{
+    AccessLog, ConfigSource, HeaderChange, Http2Options, HttpFilter, NamedFilter, RouteConfiguration, Tracing,
+};
 
 /// `HttpConnectionManager`, with Envoy's defaults applied. A timeout of `None` is off.
 #[derive(Clone, Debug)]
@@ -95,12 +97,25 @@ pub struct HttpConnectionManager {
     pub upgrades: Vec<(String, bool)>,
     /// Whether the `Router` suppresses `x-envoy-*` headers.
     pub suppress_envoy_headers: bool,
+    /// `scheme_header_transformation`: the scheme of a request is what `x-forwarded-proto` says.
+    pub scheme: Option<SchemeChange>,
+    /// `early_header_mutation_extensions`: changes of a request before anything looks at it.
+    pub early_changes: Vec<HeaderChange>,
     /// `access_log`
     pub access_log: Vec<AccessLog>,
     /// `access_log_options.flush_access_log_on_new_request`, or the deprecated field: an entry when a request begins.
     pub log_on_new_request: bool,
     /// `access_log_options.access_log_flush_interval`, or the deprecated field: entries while a request lasts.
     pub log_interval: Option<Duration>,
+}
+
+/// `config.core.v3.SchemeHeaderTransformation`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SchemeChange {
+    /// `match_upstream`: as the upstream is reached.
+    MatchUpstream,
+    /// `scheme_to_overwrite`; whether that is `https`.
+    Overwrite(bool),
 }
 
 /// `HttpConnectionManager.codec_type`: what its clients speak.

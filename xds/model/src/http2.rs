@@ -28,6 +28,8 @@ pub struct Http2Options {
     pub allow_connect: bool,
     /// `connection_keepalive.interval`: off.
     pub keepalive_interval: Option<Duration>,
+    /// `connection_keepalive.connection_idle_interval`: off. A stream to an upstream that was silent for longer has it pinged.
+    pub keepalive_idle: Option<Duration>,
     /// `connection_keepalive.timeout`: how long an answer may take.
     pub keepalive_timeout: Option<Duration>,
     /// `connection_keepalive.interval_jitter` in millionths of the interval: 15 %.
@@ -55,6 +57,7 @@ impl Default for Http2Options {
             stream_error_on_invalid: false,
             allow_connect: false,
             keepalive_interval: None,
+            keepalive_idle: None,
             keepalive_timeout: None,
             keepalive_jitter: 150_000,
         }

@@ -28,6 +28,8 @@ pub enum HttpFilter {
     Cors,
     /// `extensions.filters.http.csrf.v3.CsrfPolicy`
     Csrf(Arc<CsrfPolicy>),
+    /// `extensions.filters.http.buffer.v3.Buffer`: `max_request_bytes`.
+    Buffer(u32),
     /// `extensions.filters.http.compressor.v3.Compressor`
     Compressor(Arc<Compressor>),
     /// `config_discovery`
@@ -36,6 +38,10 @@ pub enum HttpFilter {
     ExtAuthz(Arc<ExtAuthz>),
     /// `extensions.filters.http.fault.v3.HTTPFault`
     Fault(Arc<HttpFault>),
+    /// `extensions.filters.http.grpc_stats.v3.FilterConfig`
+    GrpcStats(Arc<GrpcStats>),
+    /// `extensions.filters.http.grpc_web.v3.GrpcWeb`
+    GrpcWeb,
     /// `extensions.filters.http.header_mutation.v3.HeaderMutation`
     HeaderMutation {
         /// `mutations`
@@ -86,6 +92,8 @@ pub enum FilterSettings {
     Fault(Arc<HttpFault>),
     /// `extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute`
     HeaderMutation(Arc<HeaderChanges>),
+    /// `extensions.filters.http.buffer.v3.BufferPerRoute`: `max_request_bytes`, or `None` where it is disabled.
+    Buffer(Option<u32>),
     /// `extensions.filters.http.compressor.v3.CompressorPerRoute`
     Compressor(CompressorOverride),
     /// `extensions.filters.http.jwt_authn.v3.PerRouteConfig`
@@ -96,6 +104,26 @@ pub enum FilterSettings {
     RateLimit(Arc<RateLimitOverride>),
     /// `extensions.filters.http.rbac.v3.RBACPerRoute`; without `rbac` there are no rules.
     Rbac(Arc<HttpRbac>),
+}
+
+/// `extensions.filters.http.grpc_stats.v3.FilterConfig`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GrpcStats {
+    /// Which methods have counters of their own.
+    pub methods: GrpcMethods,
+    /// `replace_dots_in_grpc_service_name`
+    pub replace_dots: bool,
+}
+
+/// `per_method_stat_specifier`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum GrpcMethods {
+    /// `stats_for_all_methods`
+    All,
+    /// `individual_method_stats_allowlist`: services and their methods.
+    These(Vec<(String, Vec<String>)>),
+    /// None.
+    Together,
 }
 
 /// `extensions.filters.http.rbac.v3.RBAC`.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
-use crate::{RbacRules, StringMatcher};
+use crate::{RbacMetadata, RbacRules, StringMatcher};
 
 /// A network filter before the terminal one.
 #[derive(Clone, Debug)]
@@ -139,6 +139,7 @@ impl ConnectionPredicate {
         match self {
             Self::And(all) | Self::Or(all) => all.iter().any(|it| it.has_input(is)),
             Self::Input(input, _) | Self::Ip(input, _) => is(input),
+            Self::Metadata(_) => false,
             Self::Not(not) => not.has_input(is),
         }
     }
@@ -197,6 +198,9 @@ pub enum ConnectionPredicate {
     Input(ConnectionInput, StringMatcher),
     /// `single_predicate` with the custom matcher `extensions.matching.input_matchers.ip.v3.Ip`.
     Ip(ConnectionInput, Vec<IpNet>),
+    /// `single_predicate` of a `DynamicMetadataInput` with the custom matcher
+    /// `extensions.matching.input_matchers.metadata.v3.Metadata`; only where there are requests.
+    Metadata(Box<RbacMetadata>),
     /// `not_matcher`
     Not(Box<Self>),
     /// `or_matcher`

@@ -155,6 +155,19 @@ pub struct DirectResponse {
     pub status: u16,
     /// May be empty.
     pub body: Arc<[u8]>,
+    /// `body_format`
+    pub format: Option<Box<BodyFormat>>,
+}
+
+/// `DirectResponseAction.body_format`. What needs no request is the body already.
+#[derive(Clone, Debug)]
+pub struct BodyFormat {
+    /// `content_type`; empty for the default.
+    pub content_type: String,
+    /// What the body is made of, with `body` in the place of `%LOCAL_REPLY_BODY%`.
+    pub parts: Option<Format>,
+    /// `omit_empty_values`: what has no value is nothing instead of `-`.
+    pub omit_empty: bool,
 }
 
 /// `config.route.v3.RedirectAction`.

@@ -3,6 +3,7 @@
 mod filter;
 mod grpc;
 mod json;
+mod otlp;
 
 use culvert_model::{AccessLog, Format, LogFormat, LogSink};
 use envoy_types::pb::envoy::{
@@ -14,6 +15,7 @@ use envoy_types::pb::envoy::{
         access_loggers::{
             file::v3::{FileAccessLog, file_access_log},
             grpc::v3::{HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig},
+            open_telemetry::v3::OpenTelemetryAccessLogConfig,
             stream::v3::{StderrAccessLog, StdoutAccessLog, stderr_access_log, stdout_access_log},
         },
         formatter::{metadata::v3::Metadata, req_without_query::v3::ReqWithoutQuery},
@@ -62,6 +64,9 @@ fn sink(at: &At<'_>, log: &pb::AccessLog) -> Option<LogSink> {
     }
     if let Some(config) = unpack::<TcpGrpcAccessLogConfig>(any) {
         return grpc::tcp(&at, &config).map(LogSink::GrpcTcp);
+    }
+    if let Some(config) = unpack::<OpenTelemetryAccessLogConfig>(any) {
+        return otlp::log(&at, &config).map(LogSink::OpenTelemetry);
     }
     at.error(format!("{} is not an access logger", extension_name(Some(any))))
 }

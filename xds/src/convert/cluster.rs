@@ -69,7 +69,8 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
             .map(|config| Some(Arc::new(config))),
         None => Some(None),
     };
-    let tls = socket?;
+    let socket = socket?;
+    let tls = socket.tls;
     let discovery = discovery?;
     let balancing = balancing?;
     let lb_policy = policy_for(at, &discovery, balancing.policy)?;
@@ -124,7 +125,9 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
             .and_then(|options| options.tcp_keepalive.as_ref())
             .map(cluster_options::keepalive),
         transport_socket_matches: socket_matches?,
+        proxy_protocol: socket.proxy,
         idle_timeout: protocol.idle_timeout,
+        max_connection_duration: protocol.max_connection_duration,
         max_requests_per_connection: protocol
             .max_requests
             .or_else(|| http::max_requests(message.max_requests_per_connection.as_ref())),
@@ -237,6 +240,7 @@ fn eds(at: &At<'_>, message: &pb::Cluster) -> Option<Discovery> {
 /// How HTTP is spoken to a cluster.
 struct Protocol {
     idle_timeout: Option<Duration>,
+    max_connection_duration: Option<Duration>,
     max_requests: Option<u32>,
     max_response_headers_bytes: usize,
     header_case: HeaderCase,
@@ -335,6 +339,11 @@ fn options_of(
         common.idle_timeout.as_ref(),
         Some(http::IDLE_TIMEOUT),
     );
+    let max_connection_duration = core::timeout(
+        &at_common.field("max_connection_duration"),
+        common.max_connection_duration.as_ref(),
+        None,
+    );
     let header_case = match http1 {
         Some(options) => http::header_case(&at_protocol.field("http_protocol_options"), options),
         None => Some(HeaderCase::Lower),
@@ -345,6 +354,7 @@ fn options_of(
     };
     Some(Protocol {
         idle_timeout: idle_timeout?,
+        max_connection_duration: max_connection_duration?,
         max_requests: http::max_requests(common.max_requests_per_connection.as_ref()),
         max_response_headers_bytes: http::kib(common.max_response_headers_kb.as_ref()),
         header_case: header_case?,

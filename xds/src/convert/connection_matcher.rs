@@ -4,11 +4,14 @@ use std::collections::HashMap;
 
 use culvert_model::{
     ConnectionInput, ConnectionMatch, ConnectionMatcher, ConnectionOutcome, ConnectionPredicate,
-    ConnectionThen, StringMatcher,
+    ConnectionThen, RbacMetadata, StringMatcher,
 };
 use envoy_types::pb::{
     envoy::{
-        extensions::matching::{common_inputs::network::v3::FilterStateInput, input_matchers::ip::v3::Ip},
+        extensions::matching::{
+            common_inputs::network::v3::{DynamicMetadataInput, FilterStateInput, dynamic_metadata_input},
+            input_matchers::{ip::v3::Ip, metadata::v3::Metadata as MetadataMatcher},
+        },
         r#type::matcher::v3::HttpRequestHeaderMatchInput,
     },
     google::protobuf::StringValue,
@@ -30,7 +33,7 @@ use envoy_types::pb::{
     },
 };
 
-use super::{extension_name, filter_chain, unpack};
+use super::{extension_name, filter_chain, rbac, unpack};
 use crate::{at::At, decode, re2};
 
 /// What is known where a matcher is asked.
@@ -162,6 +165,12 @@ fn predicate(at: &At<'_>, scope: Scope, predicate: &Predicate) -> Option<Connect
 }
 
 fn single(at: &At<'_>, scope: Scope, single: &SinglePredicate) -> Option<ConnectionPredicate> {
+    let metadata = single.input.as_ref().and_then(|input| input.typed_config.as_ref());
+    if scope == Scope::Request
+        && let Some(metadata) = metadata.and_then(unpack::<DynamicMetadataInput>)
+    {
+        return self::metadata(at, &metadata, single).map(Box::new).map(ConnectionPredicate::Metadata);
+    }
     let input = input(&at.field("input"), scope, single.input.as_ref())?;
     match single.matcher.as_ref()? {
         single_predicate::Matcher::ValueMatch(value) => {
@@ -199,6 +208,33 @@ fn single(at: &At<'_>, scope: Scope, single: &SinglePredicate) -> Option<Connect
             ))
         }
     }
+}
+
+/// A value of the request's metadata, which only a matcher of values can look at.
+fn metadata(at: &At<'_>, input: &DynamicMetadataInput, single: &SinglePredicate) -> Option<RbacMetadata> {
+    let custom = match single.matcher.as_ref()? {
+        single_predicate::Matcher::CustomMatch(custom) => custom,
+        single_predicate::Matcher::ValueMatch(_) => {
+            return at.field("value_match").error("metadata are no text; a custom matcher has to match them");
+        }
+    };
+    let at = at.field("custom_match");
+    let at = at.field("typed_config");
+    let any = custom.typed_config.as_ref();
+    let Some(matcher) = any.and_then(unpack::<MetadataMatcher>) else {
+        return at.unsupported(format!("{} is not a matcher of metadata", extension_name(any)));
+    };
+    let path = input.path.iter().map(|segment| {
+        let dynamic_metadata_input::path_segment::Segment::Key(key) = segment.segment.as_ref()?;
+        Some(key.clone())
+    });
+    Some(RbacMetadata {
+        of_route: false,
+        namespace: input.filter.clone(),
+        path: path.collect::<Option<_>>()?,
+        value: rbac::value(&at.field("value"), matcher.value.as_ref()?)?,
+        invert: matcher.invert,
+    })
 }
 
 fn input(at: &At<'_>, scope: Scope, input: Option<&TypedExtensionConfig>) -> Option<ConnectionInput> {

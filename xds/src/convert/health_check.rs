@@ -15,12 +15,13 @@ use envoy_types::pb::{
             },
             endpoint::v3::endpoint::HealthCheckConfig,
         },
+        extensions::health_check::event_sinks::file::v3::HealthCheckEventFileSink,
         r#type::v3::{CodecClientType, Int64Range},
     },
     google::protobuf,
 };
 
-use super::{core, header, matcher};
+use super::{core, extension_name, header, matcher, unpack};
 use crate::at::At;
 
 /// `no_traffic_interval` when there is none.
@@ -44,6 +45,7 @@ fn one(at: &At<'_>, check: &pb::HealthCheck) -> Option<HealthCheck> {
     };
     let timeout = or("timeout", &check.timeout, Duration::ZERO);
     let checker = checker(at, check);
+    let event_logs = event_logs(at, check);
     let healthy = or("interval", &check.interval, Duration::ZERO)?;
     let unhealthy = or("unhealthy_interval", &check.unhealthy_interval, healthy)?;
     let no_traffic = or("no_traffic_interval", &check.no_traffic_interval, NO_TRAFFIC)?;
@@ -79,7 +81,32 @@ fn one(at: &At<'_>, check: &pb::HealthCheck) -> Option<HealthCheck> {
         alt_port,
         alpn: check.tls_options.as_ref().map(|tls| tls.alpn_protocols.clone()).unwrap_or_default(),
         checker: checker?,
+        event_logs: event_logs?,
+        logs_failures: check.always_log_health_check_failures,
+        logs_successes: check.always_log_health_check_success,
     })
+}
+
+/// The files of events: those of `event_logger`, else the one of `event_log_path`.
+fn event_logs(at: &At<'_>, check: &pb::HealthCheck) -> Option<Vec<String>> {
+    if !check.event_log_path.is_empty() {
+        if !check.event_logger.is_empty() {
+            return at.field("event_log_path").error("cannot be given together with event_logger");
+        }
+        return Some(vec![check.event_log_path.clone()]);
+    }
+    let at = at.field("event_logger");
+    let sinks = check.event_logger.iter().enumerate().map(|(index, sink)| {
+        let any = sink.typed_config.as_ref();
+        match any.and_then(unpack::<HealthCheckEventFileSink>) {
+            Some(file) => Some(file.event_log_path),
+            None => at
+                .index(index)
+                .field("typed_config")
+                .unsupported(format!("{} is not a supported sink of events", extension_name(any))),
+        }
+    });
+    sinks.collect()
 }
 
 fn checker(at: &At<'_>, check: &pb::HealthCheck) -> Option<HealthChecker> {

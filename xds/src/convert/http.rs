@@ -3,14 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use culvert_model::{
-    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HeaderCase, Http1Options, Http2Options,
-    HttpConnectionManager, InternalAddresses, RouteSource, ServerHeader, StripPort, UnderscoresAction,
+    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HeaderCase, HeaderChange, Http1Options,
+    Http2Options, HttpConnectionManager, InternalAddresses, RouteSource, SchemeChange, ServerHeader,
+    StripPort, UnderscoresAction,
 };
 use envoy_types::pb::{
     envoy::{
         config::core::v3::{
-            Http1ProtocolOptions, HttpProtocolOptions, http_protocol_options::HeadersWithUnderscoresAction,
-            http1_protocol_options::header_key_format::HeaderFormat,
+            Http1ProtocolOptions, HttpProtocolOptions, TypedExtensionConfig,
+            http_protocol_options::HeadersWithUnderscoresAction,
+            http1_protocol_options::header_key_format::HeaderFormat, scheme_header_transformation,
         },
         extensions::{
             filters::network::http_connection_manager::v3::{
@@ -20,7 +22,10 @@ use envoy_types::pb::{
                     ServerHeaderTransformation, StripPortMode, UpgradeConfig,
                 },
             },
-            http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig,
+            http::{
+                early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation,
+                header_formatters::preserve_case::v3::PreserveCaseFormatterConfig,
+            },
             request_id::uuid::v3::UuidRequestIdConfig,
         },
     },
@@ -41,6 +46,43 @@ fn internal_addresses(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Optio
     };
     let ranges = filter_chain::ranges(&at.field("cidr_ranges"), &config.cidr_ranges)?;
     Some(InternalAddresses { ranges, unix_sockets: config.unix_sockets })
+}
+
+/// What becomes of schemes. `scheme_to_overwrite` goes first.
+fn scheme(at: &At<'_>, manager: &pb::HttpConnectionManager) -> Option<Option<SchemeChange>> {
+    use scheme_header_transformation::Transformation::SchemeToOverwrite;
+    let Some(change) = &manager.scheme_header_transformation else { return Some(None) };
+    Some(match &change.transformation {
+        Some(SchemeToOverwrite(scheme)) => match scheme.as_str() {
+            "http" => Some(SchemeChange::Overwrite(false)),
+            "https" => Some(SchemeChange::Overwrite(true)),
+            _ => {
+                let at = at.field("scheme_header_transformation");
+                return at
+                    .field("scheme_to_overwrite")
+                    .error(format!("{scheme:?} is neither http nor https"));
+            }
+        },
+        None => change.match_upstream.then_some(SchemeChange::MatchUpstream),
+    })
+}
+
+/// Changes that come before anything else, of one extension after the other.
+fn early_changes(at: &At<'_>, extensions: &[TypedExtensionConfig]) -> Option<Vec<HeaderChange>> {
+    let mut changes = Vec::new();
+    for (index, extension) in extensions.iter().enumerate() {
+        let at = at.index(index);
+        let at = at.field("typed_config");
+        let any = extension.typed_config.as_ref();
+        let Some(mutation) = any.and_then(unpack::<EarlyHeaderMutation>) else {
+            return at.unsupported(format!("{} is not supported", extension_name(any)));
+        };
+        let at = at.field("mutations");
+        for (index, mutation) in mutation.mutations.iter().enumerate() {
+            changes.push(http_filter::change(&at.index(index), mutation)?);
+        }
+    }
+    Some(changes)
 }
 
 /// The connection manager. `clusters` are those that an inline route configuration may refer to.
@@ -66,6 +108,11 @@ pub(super) fn connection_manager(
     };
     let internal = internal_addresses(&at.field("internal_address_config"), manager);
     let ((filters, router), common, timeouts) = (filters?, common?, timeouts?);
+    let early_changes = early_changes(
+        &at.field("early_header_mutation_extensions"),
+        &manager.early_header_mutation_extensions,
+    );
+    let scheme = scheme(at, manager);
     let tracing = match &manager.tracing {
         Some(config) => {
             Some(Box::new(tracing::tracing(&at.field("tracing"), config, router.start_child_span)?))
@@ -75,6 +122,8 @@ pub(super) fn connection_manager(
     let request_id = request_id?;
     Some(HttpConnectionManager {
         stat_prefix: manager.stat_prefix.clone(),
+        scheme: scheme?,
+        early_changes: early_changes?,
         routes: routes?,
         filters,
         idle_timeout: common.idle_timeout,

@@ -12,6 +12,7 @@ pub(super) fn options(at: &At<'_>, options: &Http2ProtocolOptions) -> Option<Htt
     let keepalive = options.connection_keepalive.as_ref();
     let at = at.field("connection_keepalive");
     let interval = keepalive.and_then(|keepalive| keepalive.interval.as_ref());
+    let idle = keepalive.and_then(|keepalive| keepalive.connection_idle_interval.as_ref());
     let timeout = keepalive.and_then(|keepalive| keepalive.timeout.as_ref());
     let jitter = keepalive.and_then(|keepalive| keepalive.interval_jitter.as_ref());
     let or = |given: Option<&UInt32Value>, default: u32| given.map_or(default, |given| given.value);
@@ -42,6 +43,7 @@ pub(super) fn options(at: &At<'_>, options: &Http2ProtocolOptions) -> Option<Htt
         stream_error_on_invalid: successor.map_or(stream_error, |given| given.value),
         allow_connect: options.allow_connect,
         keepalive_interval: core::timeout(&at.field("interval"), interval, None)?,
+        keepalive_idle: core::timeout(&at.field("connection_idle_interval"), idle, None)?,
         keepalive_timeout: core::timeout(&at.field("timeout"), timeout, None)?,
         keepalive_jitter: jitter
             .map_or(default.keepalive_jitter, |it| (it.value.clamp(0.0, 100.0) * 10_000.0) as u32),

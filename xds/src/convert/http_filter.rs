@@ -4,8 +4,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use culvert_model::{
     CorsPolicy, CsrfPolicy, DiscoveredFilter, FaultAbort, FaultAnswer, FaultDelay, FilterOverride,
-    FilterOverrides, FilterSettings, Fraction, HeaderChange, HeaderChanges, HeaderMatcher, HostRules,
-    HttpFault, HttpFilter, HttpRateLimit, HttpRbac, NamedFilter, TypedExtension,
+    FilterOverrides, FilterSettings, Fraction, GrpcMethods, GrpcStats, HeaderChange, HeaderChanges,
+    HeaderMatcher, HostRules, HttpFault, HttpFilter, HttpRateLimit, HttpRbac, NamedFilter, TypedExtension,
 };
 use envoy_types::pb::{
     envoy::{
@@ -20,11 +20,14 @@ use envoy_types::pb::{
                 common::fault::v3::{FaultDelay as FaultDelayPb, fault_delay::FaultDelaySecifier},
                 http::{
                     basic_auth::v3 as basic_pb,
+                    buffer::v3 as buffer_pb,
                     compressor::v3 as compressor_pb,
                     cors::v3 as cors_pb,
                     csrf::v3 as csrf_pb,
                     ext_authz::v3 as authz_pb,
                     fault::v3::{self as fault_pb, fault_abort::ErrorType},
+                    grpc_stats::v3 as stats_pb,
+                    grpc_web::v3 as web_pb,
                     header_mutation::v3 as mutation_pb,
                     health_check::v3 as health_pb,
                     jwt_authn::v3 as jwt_pb,
@@ -183,6 +186,12 @@ fn http_filter(at: &At<'_>, any: &Any) -> Option<Known> {
         HttpFilter::Csrf(csrf(at, &policy)?)
     } else if unpack::<cors_pb::Cors>(any).is_some() {
         HttpFilter::Cors
+    } else if let Some(buffer) = unpack::<buffer_pb::Buffer>(any) {
+        HttpFilter::Buffer(buffer.max_request_bytes.as_ref()?.value)
+    } else if let Some(stats) = unpack::<stats_pb::FilterConfig>(any) {
+        HttpFilter::GrpcStats(Arc::new(grpc_stats(&stats)))
+    } else if unpack::<web_pb::GrpcWeb>(any).is_some() {
+        HttpFilter::GrpcWeb
     } else if let Some(compressor) = unpack::<compressor_pb::Compressor>(any) {
         HttpFilter::Compressor(super::compressor::filter(at, &compressor)?)
     } else if let Some(jwt) = unpack::<jwt_pb::JwtAuthentication>(any) {
@@ -242,6 +251,7 @@ fn is_settings(any: &Any) -> bool {
         || unpack::<csrf_pb::CsrfPolicy>(any).is_some()
         || unpack::<cors_pb::CorsPolicy>(any).is_some()
         || unpack::<authz_pb::ExtAuthzPerRoute>(any).is_some()
+        || unpack::<buffer_pb::BufferPerRoute>(any).is_some()
         || unpack::<compressor_pb::CompressorPerRoute>(any).is_some()
         || unpack::<jwt_pb::PerRouteConfig>(any).is_some()
         || unpack::<fault_pb::HttpFault>(any).is_some()
@@ -263,6 +273,13 @@ fn settings(at: &At<'_>, any: &Any) -> Option<FilterSettings> {
         FilterSettings::Csrf(csrf(at, &policy)?)
     } else if let Some(policy) = unpack::<cors_pb::CorsPolicy>(any) {
         FilterSettings::Cors(cors(at, &policy)?)
+    } else if let Some(buffer) = unpack::<buffer_pb::BufferPerRoute>(any) {
+        FilterSettings::Buffer(match buffer.r#override.as_ref()? {
+            buffer_pb::buffer_per_route::Override::Disabled(_) => None,
+            buffer_pb::buffer_per_route::Override::Buffer(buffer) => {
+                Some(buffer.max_request_bytes.as_ref()?.value)
+            }
+        })
     } else if let Some(compressor) = unpack::<compressor_pb::CompressorPerRoute>(any) {
         FilterSettings::Compressor(super::compressor::per_route(&compressor)?)
     } else if let Some(jwt) = unpack::<jwt_pb::PerRouteConfig>(any) {
@@ -284,6 +301,19 @@ fn settings(at: &At<'_>, any: &Any) -> Option<FilterSettings> {
         return at
             .unsupported(format!("{} is not what a route says about a filter", extension_name(Some(any))));
     })
+}
+
+fn grpc_stats(config: &stats_pb::FilterConfig) -> GrpcStats {
+    use stats_pb::filter_config::PerMethodStatSpecifier as Which;
+    let methods = match &config.per_method_stat_specifier {
+        Some(Which::StatsForAllMethods(all)) if all.value => GrpcMethods::All,
+        Some(Which::StatsForAllMethods(_)) | None => GrpcMethods::Together,
+        Some(Which::IndividualMethodStatsAllowlist(list)) => {
+            let services = list.services.iter();
+            GrpcMethods::These(services.map(|it| (it.name.clone(), it.method_names.clone())).collect())
+        }
+    };
+    GrpcStats { methods, replace_dots: config.replace_dots_in_grpc_service_name }
 }
 
 fn access(at: &At<'_>, rbac: &rbac_pb::Rbac) -> Option<Arc<HttpRbac>> {
@@ -315,7 +345,8 @@ fn changes(at: &At<'_>, mutations: Option<&mutation_pb::Mutations>) -> Option<Ar
     Some(Arc::new(HeaderChanges { request: request?, response: response? }))
 }
 
-fn change(at: &At<'_>, mutation: &HeaderMutation) -> Option<HeaderChange> {
+/// One change.
+pub(super) fn change(at: &At<'_>, mutation: &HeaderMutation) -> Option<HeaderChange> {
     Some(match mutation.action.as_ref()? {
         MutationAction::Append(option) => HeaderChange::Add(header::addition(&at.field("append"), option)?),
         MutationAction::Remove(name) => HeaderChange::Remove(header::removal(&at.field("remove"), name)?),

@@ -216,7 +216,8 @@ fn metadata(
     }))
 }
 
-fn value(at: &At<'_>, matcher: &matcher_pb::ValueMatcher) -> Option<ValueMatcher> {
+/// A matcher of a value of metadata.
+pub(super) fn value(at: &At<'_>, matcher: &matcher_pb::ValueMatcher) -> Option<ValueMatcher> {
     use matcher_pb::{double_matcher, list_matcher, value_matcher::MatchPattern};
     Some(match matcher.match_pattern.as_ref()? {
         MatchPattern::NullMatch(_) => ValueMatcher::Null,

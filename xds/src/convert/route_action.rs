@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use culvert_model::{
-    Action, ClusterSpecifier, DirectResponse, HostRewrite, MaxStreamDuration, PathRewrite, Redirect,
-    RouteAction, RoutePriority, SubsetMatch, WeightedCluster, WeightedClusters,
+    Action, BodyFormat, ClusterSpecifier, DirectResponse, FormatPart, HostRewrite, MaxStreamDuration,
+    Operator, PathRewrite, Redirect, RouteAction, RoutePriority, SubsetMatch, WeightedCluster,
+    WeightedClusters,
 };
 use envoy_types::pb::envoy::config::{
-    core::v3::RoutingPriority,
+    core::v3::{RoutingPriority, SubstitutionFormatString, substitution_format_string},
     route::v3::{
         self as pb,
         redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier},
@@ -18,7 +19,7 @@ use envoy_types::pb::envoy::config::{
 };
 
 use super::{
-    core,
+    access_log, core,
     hash_policy::hash_policies,
     header, http_filter, matcher, mirror, rate_limit,
     route::{self, Scope},
@@ -61,7 +62,44 @@ fn direct_response(
             scope.body_bytes_max
         ));
     }
-    Some(DirectResponse { status: u16::try_from(action.status).ok()?, body: body.into() })
+    let (body, format) = match &action.body_format {
+        Some(format) => {
+            let (body, format) = body_format(&at.field("body_format"), format, body)?;
+            (body, Some(Box::new(format)))
+        }
+        None => (body, None),
+    };
+    Some(DirectResponse { status: u16::try_from(action.status).ok()?, body: body.into(), format })
+}
+
+/// `body_format`, with the body where that is known by now.
+fn body_format(
+    at: &At<'_>,
+    format: &SubstitutionFormatString,
+    body: Vec<u8>,
+) -> Option<(Vec<u8>, BodyFormat)> {
+    let constant = match &format.format {
+        Some(substitution_format_string::Format::TextFormat(text)) => Some(text.clone().into_bytes()),
+        Some(substitution_format_string::Format::TextFormatSource(source)) => {
+            Some(core::data(&at.field("text_format_source"), source)?)
+        }
+        _ => None,
+    };
+    let content_type = format.content_type.clone();
+    // It need not be text then.
+    if let Some(constant) = constant.filter(|text| !text.contains(&b'%')) {
+        return Some((constant, BodyFormat { content_type, parts: None, omit_empty: false }));
+    }
+    let (mut parts, omit_empty) = access_log::text(at, format)?;
+    for part in &mut parts {
+        if *part == FormatPart::Operator(Operator::LocalReplyBody) {
+            let Ok(text) = String::from_utf8(body.clone()) else {
+                return at.unsupported("%LOCAL_REPLY_BODY% has to be UTF-8");
+            };
+            *part = FormatPart::Text(text);
+        }
+    }
+    Some((body, BodyFormat { content_type, parts: Some(parts), omit_empty }))
 }
 
 fn redirect(at: &At<'_>, action: &pb::RedirectAction) -> Option<Redirect> {

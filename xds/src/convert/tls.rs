@@ -3,14 +3,18 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use culvert_model::{
-    CertificateSource, CommonTls, DownstreamTls, RequestNames, SanKind, SanMatcher, Secret, SecretData,
-    SecretRef, SessionTickets, SpiffeBundle, TlsCertificate, TlsVersion, TransportSocketMatch, UpstreamTls,
-    ValidationContext, ValidationSource,
+    CertificateSource, CommonTls, DownstreamTls, ProxyVersion, RequestNames, SanKind, SanMatcher, Secret,
+    SecretData, SecretRef, SessionTickets, SpiffeBundle, TlsCertificate, TlsVersion, TransportSocketMatch,
+    UpstreamTls, ValidationContext, ValidationSource,
 };
 use envoy_types::pb::envoy::{
     config::cluster::v3::{Cluster, cluster::TransportSocketMatch as TransportSocketMatchMessage},
-    config::core::v3::{DataSource, TransportSocket, WatchedDirectory, data_source, transport_socket},
+    config::core::v3::{
+        DataSource, ProxyProtocolConfig, TransportSocket, WatchedDirectory, data_source,
+        proxy_protocol_config, transport_socket,
+    },
     extensions::transport_sockets::{
+        proxy_protocol::v3::ProxyProtocolUpstreamTransport,
         raw_buffer::v3::RawBuffer,
         tls::v3::{
             self as pb, certificate_validation_context::TrustChainVerification,
@@ -73,9 +77,37 @@ pub(super) fn downstream(
 }
 
 /// The transport socket of a cluster; `Some(None)` leaves bytes as they are.
-pub(super) fn upstream(at: &At<'_>, socket: Option<&TransportSocket>) -> Option<Option<Arc<UpstreamTls>>> {
-    let Some(any) = typed_config(at, socket)? else { return Some(None) };
+pub(super) fn upstream(at: &At<'_>, socket: Option<&TransportSocket>) -> Option<UpstreamSocket> {
+    let Some(any) = typed_config(at, socket)? else { return Some(UpstreamSocket::default()) };
     let at = at.field("typed_config");
+    if let Some(outer) = unpack::<ProxyProtocolUpstreamTransport>(any) {
+        let at_inner = at.field("transport_socket");
+        let tls = encryption(&at_inner, outer.transport_socket.as_ref())?;
+        let version = outer.config.as_ref().map(ProxyProtocolConfig::version).unwrap_or_default();
+        let proxy = match version {
+            proxy_protocol_config::Version::V1 => ProxyVersion::V1,
+            proxy_protocol_config::Version::V2 => ProxyVersion::V2,
+        };
+        return Some(UpstreamSocket { tls, proxy: Some(proxy) });
+    }
+    encryption_of(&at, any).map(|tls| UpstreamSocket { tls: Some(tls), proxy: None })
+}
+
+/// How connections to endpoints are made.
+#[derive(Default)]
+pub(super) struct UpstreamSocket {
+    /// `None` for bytes as they are.
+    pub(super) tls: Option<Arc<UpstreamTls>>,
+    /// The header that they begin with.
+    pub(super) proxy: Option<ProxyVersion>,
+}
+
+fn encryption(at: &At<'_>, socket: Option<&TransportSocket>) -> Option<Option<Arc<UpstreamTls>>> {
+    let Some(any) = typed_config(at, socket)? else { return Some(None) };
+    encryption_of(&at.field("typed_config"), any).map(Some)
+}
+
+fn encryption_of(at: &At<'_>, any: &envoy_types::pb::google::protobuf::Any) -> Option<Arc<UpstreamTls>> {
     let Some(message) = unpack::<pb::UpstreamTlsContext>(any) else {
         return at.unsupported(format!("{} is not a supported transport socket", extension_name(Some(any))));
     };
@@ -89,13 +121,13 @@ pub(super) fn upstream(at: &At<'_>, socket: Option<&TransportSocket>) -> Option<
     if message.auto_sni_san_validation && common.validation == ValidationSource::None {
         return at.field("auto_sni_san_validation").error("configured without a validation context");
     }
-    Some(Some(Arc::new(UpstreamTls {
+    Some(Arc::new(UpstreamTls {
         common,
         sni: message.sni.clone(),
         auto_host_sni: message.auto_host_sni,
         auto_sni_san_validation: message.auto_sni_san_validation,
         max_session_keys: message.max_session_keys.as_ref().map_or(1, |keys| keys.value),
-    })))
+    }))
 }
 
 /// `transport_socket_matches`.
@@ -109,10 +141,12 @@ pub(super) fn socket_matches(
         if message.transport_socket.is_none() {
             return at_socket.error("value is required");
         }
+        let socket = upstream(&at_socket, message.transport_socket.as_ref())?;
         Some(TransportSocketMatch {
             name: message.name.clone(),
             criteria: message.r#match.as_ref().map(metadata::structure).unwrap_or_default(),
-            tls: upstream(&at_socket, message.transport_socket.as_ref())?,
+            tls: socket.tls,
+            proxy_protocol: socket.proxy,
         })
     });
     converted.collect::<Vec<_>>().into_iter().collect()

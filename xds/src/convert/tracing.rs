@@ -207,8 +207,19 @@ fn resource(at: &At<'_>, config: &OpenTelemetryConfig) -> Option<Vec<(String, St
         set("telemetry.sdk.name", "culvert");
         set("telemetry.sdk.version", env!("CARGO_PKG_VERSION"));
     }
-    let at = at.field("resource_detectors");
-    for (index, detector) in config.resource_detectors.iter().enumerate() {
+    detect(&at.field("resource_detectors"), &config.resource_detectors, &mut |key, value| {
+        attributes.insert(key.to_owned(), value.to_owned());
+    })?;
+    Some(attributes.into_iter().collect())
+}
+
+/// Attributes that detectors find; `at` is the list of them.
+pub(super) fn detect(
+    at: &At<'_>,
+    detectors: &[TypedExtensionConfig],
+    set: &mut dyn FnMut(&str, &str),
+) -> Option<()> {
+    for (index, detector) in detectors.iter().enumerate() {
         let any = detector.typed_config.as_ref();
         if let Some(config) = any.and_then(unpack::<StaticConfigResourceDetectorConfig>) {
             config.attributes.iter().filter(|(key, _)| !key.is_empty()).for_each(|(key, value)| {
@@ -226,7 +237,7 @@ fn resource(at: &At<'_>, config: &OpenTelemetryConfig) -> Option<Vec<(String, St
                 .unsupported(format!("{} is not a supported resource detector", extension_name(any)));
         }
     }
-    Some(attributes.into_iter().collect())
+    Some(())
 }
 
 fn sampler(at: &At<'_>, sampler: &TypedExtensionConfig) -> Option<TraceSampler> {
@@ -246,7 +257,8 @@ fn sampler(at: &At<'_>, sampler: &TypedExtensionConfig) -> Option<TraceSampler> 
     at.unsupported(format!("{} is not a supported sampler", extension_name(any)))
 }
 
-fn http_service(at: &At<'_>, service: &HttpService) -> Option<OtlpExporter> {
+/// A collector that speaks HTTP.
+pub(super) fn http_service(at: &At<'_>, service: &HttpService) -> Option<OtlpExporter> {
     let uri = call::http_uri(at, "http_uri", service.http_uri.as_ref());
     let at = at.field("request_headers_to_add");
     let headers: Vec<_> = service

@@ -1,7 +1,11 @@
 //! `config.accesslog.v3` and the loggers.
 
-use super::Table;
+use super::{
+    Table,
+    tracing::{CALL_ONCE, HTTP_SERVICE},
+};
 
+const NO_STATE: &str = "requests carry no filter state that has a message form";
 const NO_METADATA: &str = "requests carry no metadata";
 
 /// How streams to a collector are opened again.
@@ -9,6 +13,15 @@ const STREAM_RETRIES: Table = Table {
     used: &["retry_back_off"],
     no_effect: &[("num_retries", "a stream is opened again until it stays")],
     ..Table::of("envoy.config.core.v3.RetryPolicy")
+};
+
+/// `CommonGrpcAccessLogConfig` of a collector of OpenTelemetry.
+const OTLP_COMMON: Table = Table {
+    used: &["log_name", "transport_api_version", "buffer_flush_interval", "buffer_size_bytes", "custom_tags"],
+    used_as: &[("grpc_service", &CALL_ONCE)],
+    no_effect: &[("filter_state_objects_to_log", NO_STATE)],
+    refused: &[("grpc_stream_retry_policy", "entries are not sent in a stream")],
+    ..Table::of("envoy.extensions.access_loggers.grpc.v3.CommonGrpcAccessLogConfig")
 };
 
 pub(super) const TABLES: &[Table] = &[
@@ -91,11 +104,37 @@ pub(super) const TABLES: &[Table] = &[
             "custom_tags",
         ],
         used_as: &[("grpc_stream_retry_policy", &STREAM_RETRIES)],
-        no_effect: &[(
-            "filter_state_objects_to_log",
-            "requests carry no filter state that has a message form",
-        )],
+        no_effect: &[("filter_state_objects_to_log", NO_STATE)],
         ..Table::of("envoy.extensions.access_loggers.grpc.v3.CommonGrpcAccessLogConfig")
+    },
+    Table {
+        used: &[
+            "disable_builtin_labels",
+            "resource_attributes",
+            "resource_detectors",
+            "body",
+            "attributes",
+            "stat_prefix",
+            "formatters",
+            "log_name",
+            "buffer_flush_interval",
+            "buffer_size_bytes",
+            "custom_tags",
+        ],
+        used_as: &[
+            ("common_config", &OTLP_COMMON),
+            ("http_service", &HTTP_SERVICE),
+            ("grpc_service", &CALL_ONCE),
+        ],
+        no_effect: &[("filter_state_objects_to_log", NO_STATE)],
+        ..Table::of("envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig")
+    },
+    Table { used: &["values"], ..Table::of("opentelemetry.proto.common.v1.KeyValueList") },
+    Table { used: &["key", "value"], ..Table::of("opentelemetry.proto.common.v1.KeyValue") },
+    Table { used: &["values"], ..Table::of("opentelemetry.proto.common.v1.ArrayValue") },
+    Table {
+        used: &["string_value", "array_value", "kvlist_value"],
+        ..Table::of("opentelemetry.proto.common.v1.AnyValue")
     },
     Table { used: &["base_interval", "max_interval"], ..Table::of("envoy.config.core.v3.BackoffStrategy") },
     Table {

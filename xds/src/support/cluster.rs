@@ -101,6 +101,19 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.cluster.v3.OutlierDetection")
     },
     Table {
+        used: &["config", "transport_socket"],
+        only_off: &["allow_unspecified_address", "tlv_as_pool_key"],
+        ..Table::of("envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport")
+    },
+    Table {
+        used: &["version"],
+        refused: &[
+            ("pass_through_tlvs", "headers of the PROXY protocol carry addresses only"),
+            ("added_tlvs", "headers of the PROXY protocol carry addresses only"),
+        ],
+        ..Table::of("envoy.config.core.v3.ProxyProtocolConfig")
+    },
+    Table {
         used: &["name", "match", "transport_socket"],
         ..Table::of("envoy.config.cluster.v3.Cluster.TransportSocketMatch")
     },

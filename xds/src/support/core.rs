@@ -89,8 +89,7 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.config.core.v3.Http2ProtocolOptions")
     },
     Table {
-        used: &["interval", "timeout", "interval_jitter"],
-        refused: &[("connection_idle_interval", "connections are pinged at the interval only")],
+        used: &["interval", "timeout", "interval_jitter", "connection_idle_interval"],
         ..Table::of("envoy.config.core.v3.KeepaliveSettings")
     },
     Table {

@@ -32,7 +32,7 @@ const SAMPLES: [&str; 9] =
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 
 /// Fields that have an effect no change of them can show.
-const EXEMPT: [(Place, &str); 24] = [
+const EXEMPT: [(Place, &str); 25] = [
     (("envoy.extensions.filters.http.basic_auth.v3.BasicAuth", "users"), USERS),
     (("envoy.extensions.filters.http.basic_auth.v3.BasicAuthPerRoute", "users"), USERS),
     (("envoy.config.route.v3.FilterConfig", "is_optional"), "without it what is not supported is refused"),
@@ -62,6 +62,10 @@ const EXEMPT: [(Place, &str); 24] = [
     (("envoy.extensions.filters.http.ext_authz.v3.ExtAuthz", "transport_api_version"), ONE_VALUE),
     (("envoy.type.matcher.v3.RegexMatcher", "google_re2"), ONE_VALUE),
     (("xds.type.matcher.v3.RegexMatcher", "google_re2"), ONE_VALUE),
+    (
+        ("envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig", "formatters"),
+        "the operators of those that are supported are always there",
+    ),
     (
         ("envoy.config.core.v3.SubstitutionFormatString", "formatters"),
         "the operators of those that are supported are always there",

@@ -23,19 +23,21 @@ pub(super) const TABLES: &[Table] = &[
             "unhealthy_edge_interval",
             "healthy_edge_interval",
             "tls_options",
+            "event_log_path",
+            "event_logger",
+            "always_log_health_check_failures",
+            "always_log_health_check_success",
         ],
         refused: &[
             ("custom_health_check", "custom health checkers are not supported"),
-            ("event_log_path", "events of health checks are not logged to files"),
-            ("event_logger", "events of health checks are not logged to files"),
             ("event_service", "events of health checks are not reported"),
             ("transport_socket_match_criteria", "checks use the transport socket of the endpoint"),
         ],
-        no_effect: &[
-            ("always_log_health_check_failures", "there is no log of events that they would be in"),
-            ("always_log_health_check_success", "there is no log of events that they would be in"),
-        ],
         ..Table::of("envoy.config.core.v3.HealthCheck")
+    },
+    Table {
+        used: &["event_log_path"],
+        ..Table::of("envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink")
     },
     Table { used: &["text", "binary"], ..Table::of("envoy.config.core.v3.HealthCheck.Payload") },
     Table {

@@ -56,9 +56,14 @@ pub(super) const UPSTREAM_HTTP1: Table = Table {
 
 /// `HttpProtocolOptions` of a cluster.
 pub(super) const UPSTREAM_COMMON: Table = Table {
-    used: &["idle_timeout", "max_requests_per_connection", "max_response_headers_kb"],
+    used: &[
+        "idle_timeout",
+        "max_connection_duration",
+        "max_requests_per_connection",
+        "max_response_headers_kb",
+    ],
     no_effect: &[("headers_with_underscores_action", "it is about requests that are received")],
-    only_off: &["max_connection_duration", "max_stream_duration"],
+    only_off: &["max_stream_duration"],
     ..Table::of("envoy.config.core.v3.HttpProtocolOptions")
 };
 
@@ -110,6 +115,8 @@ pub(super) const TABLES: &[Table] = &[
             "set_current_client_cert_details",
             "internal_address_config",
             "tracing",
+            "scheme_header_transformation",
+            "early_header_mutation_extensions",
         ],
         used_as: &[
             ("common_http_protocol_options", &DOWNSTREAM_COMMON),
@@ -135,6 +142,14 @@ pub(super) const TABLES: &[Table] = &[
             ("access_log_options", "access logs are written when a request ends"),
         ],
         ..Table::of("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager")
+    },
+    Table {
+        used: &["scheme_to_overwrite", "match_upstream"],
+        ..Table::of("envoy.config.core.v3.SchemeHeaderTransformation")
+    },
+    Table {
+        used: &["mutations"],
+        ..Table::of("envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation")
     },
     Table {
         used: &["unix_sockets", "cidr_ranges"],

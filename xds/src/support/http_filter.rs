@@ -130,6 +130,24 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit")
     },
     Table { used: &["code"], ..Table::of("envoy.type.v3.HttpStatus") },
+    Table { used: &["max_request_bytes"], ..Table::of("envoy.extensions.filters.http.buffer.v3.Buffer") },
+    Table {
+        used: &["disabled", "buffer"],
+        ..Table::of("envoy.extensions.filters.http.buffer.v3.BufferPerRoute")
+    },
+    Table {
+        used: &[
+            "individual_method_stats_allowlist",
+            "stats_for_all_methods",
+            "replace_dots_in_grpc_service_name",
+        ],
+        no_effect: &[("emit_filter_state", "nothing reads filter state of this filter")],
+        only_off: &["enable_upstream_stats"],
+        ..Table::of("envoy.extensions.filters.http.grpc_stats.v3.FilterConfig")
+    },
+    Table::of("envoy.extensions.filters.http.grpc_web.v3.GrpcWeb"),
+    Table { used: &["services"], ..Table::of("envoy.config.core.v3.GrpcMethodList") },
+    Table { used: &["name", "method_names"], ..Table::of("envoy.config.core.v3.GrpcMethodList.Service") },
     Table {
         used: &["pass_through_mode", "headers"],
         no_effect: &[("cache_time", "answers are not passed through, so there is nothing to keep")],

@@ -58,6 +58,18 @@ pub(super) const TABLES: &[Table] = &[
         ..Table::of("envoy.extensions.matching.common_inputs.network.v3.FilterStateInput")
     },
     Table { used: &["header_name"], ..Table::of("envoy.type.matcher.v3.HttpRequestHeaderMatchInput") },
+    Table {
+        used: &["filter", "path"],
+        ..Table::of("envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput")
+    },
+    Table {
+        used: &["key"],
+        ..Table::of("envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput.PathSegment")
+    },
+    Table {
+        used: &["value", "invert"],
+        ..Table::of("envoy.extensions.matching.input_matchers.metadata.v3.Metadata")
+    },
     Table::of("envoy.extensions.matching.common_inputs.ssl.v3.DnsSanInput"),
     Table::of("envoy.extensions.matching.common_inputs.ssl.v3.SubjectInput"),
     Table::of("envoy.extensions.matching.common_inputs.ssl.v3.UriSanInput"),

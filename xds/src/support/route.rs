@@ -319,7 +319,17 @@ pub(super) const TABLES: &[Table] = &[
     },
     Table {
         used: &["status", "body"],
-        refused: &[("body_format", "the body of a direct response is sent as it is")],
+        used_as: &[("body_format", &BODY_FORMAT)],
         ..Table::of("envoy.config.route.v3.DirectResponseAction")
     },
 ];
+
+/// The body of a direct response.
+const BODY_FORMAT: Table = Table {
+    used: &["text_format", "text_format_source", "omit_empty_values", "content_type", "formatters"],
+    refused: &[
+        ("json_format", "only texts are supported"),
+        ("json_format_options", "only texts are supported"),
+    ],
+    ..Table::of("envoy.config.core.v3.SubstitutionFormatString")
+};

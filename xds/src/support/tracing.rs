@@ -16,7 +16,8 @@ const PLAIN_HEADER: Table = Table {
     ..Table::of("envoy.config.core.v3.HeaderValueOption")
 };
 
-const HTTP_SERVICE: Table = Table {
+/// A collector that speaks HTTP.
+pub(super) const HTTP_SERVICE: Table = Table {
     used: &["http_uri"],
     used_as: &[("request_headers_to_add", &PLAIN_HEADER)],
     refused: &[("formatters", "headers cannot have substitutions here")],
@@ -106,11 +107,11 @@ pub(super) const TABLES: &[Table] = &[
 ];
 
 /// A collector is called, and not again when that fails.
-const CALL_ONCE: Table = Table {
+pub(super) const CALL_ONCE: Table = Table {
     used: &["timeout", "initial_metadata"],
     refused: &[
         ("google_grpc", "only envoy_grpc is supported"),
-        ("retry_policy", "spans that a collector refuses are dropped"),
+        ("retry_policy", "what a collector refuses is dropped"),
     ],
     ..CALL
 };

@@ -43,7 +43,7 @@ fn the_list_keeps_its_order_and_ends_with_the_router() {
 
 #[test]
 fn what_is_disabled_and_not_supported_stands_in_the_way() {
-    let lua = "{name: f, disabled: true, typed_config: {'@type': EXT/filters.http.buffer.v3.Buffer}},";
+    let lua = "{name: f, disabled: true, typed_config: {'@type': EXT/filters.http.lua.v3.Lua}},";
     let loaded =
         good(&text(lua, "f: {'@type': type.googleapis.com/envoy.config.route.v3.FilterConfig, config: {}}"));
     assert!(matches!(manager(&loaded).filters[0].filter, HttpFilter::Unsupported));
@@ -62,7 +62,7 @@ fn settings_of_a_route() {
          type.googleapis.com/envoy.config.route.v3.FilterConfig, config: {'@type': \
          EXT/filters.http.fault.v3.HTTPFault, abort: {grpc_status: 5}}}, d: {'@type': \
          type.googleapis.com/envoy.config.route.v3.FilterConfig, is_optional: true, config: {'@type': \
-         EXT/filters.http.buffer.v3.BufferPerRoute, disabled: true}}",
+         EXT/filters.http.lua.v3.LuaPerRoute, disabled: true}}",
     ));
     let filters = &routes(&loaded).virtual_hosts[0].routes[0].filters;
     let shown: Vec<_> = filters.iter().map(|(name, it)| (name.as_str(), it.disabled)).collect();

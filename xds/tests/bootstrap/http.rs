@@ -232,15 +232,18 @@ fn extensions_may_come_as_typed_struct() {
 
 #[test]
 fn filters_that_may_be_missing_are_passed_over() {
-    let buffer = "{name: f, FLAG: true, typed_config: {'@type': EXT/filters.http.buffer.v3.Buffer, max_request_bytes: 1}}";
+    let limit = "{name: f, FLAG: true, typed_config: {'@type': EXT/filters.http.bandwidth_limit.v3.BandwidthLimit, stat_prefix: a}}";
     for flag in ["is_optional", "disabled"] {
         let text = http(&[]).replacen(
             "- name: router",
-            &format!("- {}\n          - name: router", buffer.replace("FLAG", flag)),
+            &format!("- {}\n          - name: router", limit.replace("FLAG", flag)),
             1,
         );
         let loaded = good(&text);
         let note = loaded.notes[0].to_string();
-        assert!(note.contains("envoy.extensions.filters.http.buffer.v3.Buffer is not supported"), "{note}");
+        assert!(
+            note.contains("envoy.extensions.filters.http.bandwidth_limit.v3.BandwidthLimit is not supported"),
+            "{note}"
+        );
     }
 }

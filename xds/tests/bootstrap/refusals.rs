@@ -29,11 +29,6 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     (
         "MANAGER",
-        "http2_protocol_options: {connection_keepalive: {timeout: 1s, connection_idle_interval: 2s}}",
-        "@http2_protocol_options.connection_keepalive.connection_idle_interval: connections are pinged at the interval",
-    ),
-    (
-        "MANAGER",
         "http2_protocol_options: {allow_connect: true}",
         "@http2_protocol_options.allow_connect: true is not supported; only the default is",
     ),
@@ -79,7 +74,25 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "MANAGER",
         "access_log: [{name: f, typed_config: {'@type': \
          EXT/access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig}}]",
-        "@access_log[0].typed_config: envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig is not supported",
+        "@access_log[0].typed_config: exactly one of http_service, grpc_service and common_config is required",
+    ),
+    (
+        "MANAGER",
+        "access_log: [{name: f, typed_config: {'@type': \
+         EXT/access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig, grpc_service: {envoy_grpc: {cluster_name: a}}, \
+         resource_attributes: {values: [{key: a, value: {kvlist_value: {}}}]}}}]",
+        "@access_log[0].typed_config.resource_attributes.values[0].value: only texts are supported",
+    ),
+    (
+        "MANAGER",
+        "scheme_header_transformation: {scheme_to_overwrite: ftp}",
+        "@scheme_header_transformation.scheme_to_overwrite",
+    ),
+    (
+        "MANAGER",
+        "early_header_mutation_extensions: [{name: e, typed_config: {'@type': \
+         EXT/http.early_header_mutation.header_mutation.v3.HeaderMutation, mutations: [{remove: ':path'}]}}]",
+        "@early_header_mutation_extensions[0].typed_config.mutations[0].remove: :-prefixed or host headers may not be removed",
     ),
     (
         "MANAGER",

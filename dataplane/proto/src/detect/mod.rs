@@ -7,5 +7,5 @@ mod proxy;
 mod tls;
 
 pub use http::{Http, http};
-pub use proxy::{Proxy, ProxyHeader, ProxyVersion, ProxyVersions, proxy};
+pub use proxy::{Proxy, ProxyHeader, ProxyVersion, ProxyVersions, proxy, write_proxy};
 pub use tls::{Hello, Tls, tls};

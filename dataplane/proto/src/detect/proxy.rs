@@ -155,6 +155,43 @@ fn v2_addresses(bytes: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
     }
 }
 
+/// Appends the header of a connection that is made for somebody else's; `None`, or addresses of different kinds, when it
+/// is made for itself or nobody can say for whose.
+pub fn write_proxy(version: ProxyVersion, ends: Option<(SocketAddr, SocketAddr)>, out: &mut Vec<u8>) {
+    let ends = ends.map(|(source, destination)| {
+        let canonical = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
+        (canonical(source), canonical(destination))
+    });
+    let ends = ends.filter(|(source, destination)| source.is_ipv4() == destination.is_ipv4());
+    match (version, ends) {
+        (ProxyVersion::V1, None) => out.extend_from_slice(b"PROXY UNKNOWN\r\n"),
+        (ProxyVersion::V1, Some((source, destination))) => {
+            let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
+            let (from, to) = (source.ip(), destination.ip());
+            let line = format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port());
+            out.extend_from_slice(line.as_bytes());
+        }
+        (ProxyVersion::V2, None) => {
+            out.extend_from_slice(V2_SIGNATURE);
+            out.extend_from_slice(&[0x20, 0, 0, 0]);
+        }
+        (ProxyVersion::V2, Some((source, destination))) => {
+            out.extend_from_slice(V2_SIGNATURE);
+            out.extend_from_slice(&[0x21, if source.is_ipv4() { 0x11 } else { 0x21 }, 0]);
+            out.push(if source.is_ipv4() { 12 } else { 36 });
+            for end in [source, destination] {
+                match end.ip() {
+                    IpAddr::V4(ip) => out.extend_from_slice(&ip.octets()),
+                    IpAddr::V6(ip) => out.extend_from_slice(&ip.octets()),
+                }
+            }
+            for end in [source, destination] {
+                out.extend_from_slice(&end.port().to_be_bytes());
+            }
+        }
+    }
+}
+
 /// Whether this is a sequence of type, length and value.
 fn are_records(mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
@@ -164,4 +201,34 @@ fn are_records(mut bytes: &[u8]) -> bool {
         bytes = rest;
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let both = ProxyVersions { v1: true, v2: true };
+        for version in [ProxyVersion::V1, ProxyVersion::V2] {
+            for (source, destination, known) in [
+                ("10.0.0.1:5", "10.0.0.2:6", true),
+                ("[fd00::1]:5", "[fd00::2]:600", true),
+                ("[::ffff:10.0.0.1]:5", "10.0.0.2:6", true),
+                ("10.0.0.1:5", "[fd00::2]:600", false),
+            ] {
+                let ends: (SocketAddr, SocketAddr) = (source.parse().unwrap(), destination.parse().unwrap());
+                let mut out = Vec::new();
+                write_proxy(version, Some(ends), &mut out);
+                let plain = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
+                let addresses = known.then(|| (plain(ends.0), plain(ends.1)));
+                let length = out.len();
+                assert_eq!(proxy(&out, both), Proxy::Header(ProxyHeader { version, length, addresses }));
+            }
+            let mut out = Vec::new();
+            write_proxy(version, None, &mut out);
+            let length = out.len();
+            assert_eq!(proxy(&out, both), Proxy::Header(ProxyHeader { version, length, addresses: None }));
+        }
+    }
 }

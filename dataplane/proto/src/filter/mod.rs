@@ -50,6 +50,8 @@ pub enum Settings {
     BasicAuth(Arc<BasicUsers>),
     /// `csrf`
     Csrf(Arc<CsrfPolicy>),
+    /// `buffer`
+    Buffer(Option<u32>),
     /// `compressor`
     Compressor(CompressorOverride),
     /// `cors`
@@ -76,6 +78,7 @@ impl Settings {
         match settings {
             FilterSettings::BasicAuth(users) => Self::BasicAuth(users.clone()),
             FilterSettings::Csrf(policy) => Self::Csrf(policy.clone()),
+            FilterSettings::Buffer(max) => Self::Buffer(*max),
             FilterSettings::Compressor(own) => Self::Compressor(own.clone()),
             FilterSettings::Jwt(own) => Self::Jwt(own.clone()),
             FilterSettings::Cors(policy) => Self::Cors(policy.clone()),

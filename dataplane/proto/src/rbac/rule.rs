@@ -143,7 +143,7 @@ fn without_query(path: &[u8]) -> &[u8] {
     &path[..end.unwrap_or(path.len())]
 }
 
-fn metadata_matches(matcher: &RbacMetadata, view: &View<'_>) -> bool {
+pub(super) fn metadata_matches(matcher: &RbacMetadata, view: &View<'_>) -> bool {
     let metadata = if matcher.of_route { view.route_metadata } else { view.metadata };
     let path = matcher.path.iter().map(String::as_str);
     let value = metadata.and_then(|metadata| metadata.get(&matcher.namespace, path));

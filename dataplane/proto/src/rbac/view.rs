@@ -2,7 +2,9 @@
 
 use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
-use culvert_model::{ConnectionInput, Metadata};
+use culvert_model::{ConnectionInput, Metadata, RbacMetadata};
+
+use super::rule::metadata_matches;
 
 use crate::{
     chain::Facts,
@@ -107,5 +109,9 @@ impl Inputs for View<'_> {
             ConnectionInput::SourceIp => self.remote,
             input => self.connection.address(input),
         }
+    }
+
+    fn metadata_match(&self, matcher: &RbacMetadata) -> bool {
+        metadata_matches(matcher, self)
     }
 }

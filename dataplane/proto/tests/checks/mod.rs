@@ -348,7 +348,7 @@ pub(crate) fn named_route(name: String, path: PathMatch) -> Route {
     Route {
         name,
         matcher: RouteMatch { path, headers: Vec::new(), query: Vec::new(), fraction_ppm: None, grpc: false },
-        action: Action::Direct(DirectResponse { status: 200, body: Arc::from(&b""[..]) }),
+        action: Action::Direct(DirectResponse { status: 200, body: Arc::from(&b""[..]), format: None }),
         headers: HeaderMutations::default(),
         request_buffer: None,
         tracing: None,

@@ -10,7 +10,7 @@ use tokio::net::{TcpSocket, UnixStream};
 
 use super::session::Session;
 use crate::{
-    control::dialer::{secure, socket_path},
+    control::dialer::{ends, secure, socket_path},
     upstream::{Via, socket_for},
 };
 
@@ -20,11 +20,15 @@ use crate::{
 /// Those of the kernel, and of the handshake.
 pub(super) async fn connect(session: &Session, check: &HealthCheck, http2: bool) -> io::Result<Box<dyn Io>> {
     let endpoint = &session.host.endpoint;
-    let stream: Box<dyn Io> = match place(session, check) {
-        Address::Ip(address) => Box::new(connect_tcp(session, address).await?),
-        Address::Pipe { path, .. } => Box::new(UnixStream::connect(socket_path(&path)).await?),
+    let (stream, ends): (Box<dyn Io>, _) = match place(session, check) {
+        Address::Ip(address) => {
+            let stream = connect_tcp(session, address).await?;
+            let ends = ends(&stream);
+            (Box::new(stream), ends)
+        }
+        Address::Pipe { path, .. } => (Box::new(UnixStream::connect(socket_path(&path)).await?), None),
     };
-    secure(stream, &session.config, endpoint, &session.context.contexts, |protocols| {
+    secure(stream, &session.config, endpoint, &session.context.contexts, ends, |protocols| {
         if !check.alpn.is_empty() {
             *protocols = check.alpn.iter().map(|name| name.clone().into_bytes()).collect();
         } else if http2 && protocols.is_empty() {

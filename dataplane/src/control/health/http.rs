@@ -134,7 +134,7 @@ async fn exchange(
         session.stats.verify_cluster.inc();
     }
     let reason = format!("the answer to {} has status {}", http.path, answer.status);
-    Ok(Report { outcome: judgement.outcome, excluded: judgement.excluded, reason })
+    Ok(Report { outcome: judgement.outcome, excluded: judgement.excluded, status: answer.status, reason })
 }
 
 /// Who the request is for: what the endpoint says, else what the check says, else the cluster's name.

@@ -5,6 +5,7 @@
 //! in, also those of clusters that pods use.
 
 mod connect;
+mod events;
 mod grpc;
 mod http;
 mod session;
@@ -17,13 +18,16 @@ use std::{
     sync::Arc,
 };
 
-use culvert_model::Cluster;
+use culvert_model::{Cluster, HealthCheck};
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use self::session::Session;
+use self::{events::EventLog, session::Session};
 use super::snapshot::is_checked;
 use crate::{
-    observe::stats::{HealthCheckStats, Registry},
+    observe::{
+        access_log::AccessLogs,
+        stats::{HealthCheckStats, Registry},
+    },
     snapshot::{ClusterSpec, HealthFlag, HealthWord, HostSpec, Snapshot},
     tls::Contexts,
 };
@@ -51,6 +55,7 @@ struct Context {
     /// Whether sockets carry the mark that keeps them from being captured.
     marked: bool,
     events: mpsc::UnboundedSender<HealthEvent>,
+    logs: AccessLogs,
 }
 
 /// The checks of one cluster.
@@ -58,6 +63,7 @@ struct ClusterChecks {
     config: Arc<Cluster>,
     stats: Arc<HealthCheckStats>,
     traffic: Rc<Traffic>,
+    log: Rc<EventLog>,
     running: Vec<Running>,
 }
 
@@ -96,22 +102,25 @@ impl Traffic {
 }
 
 impl HealthChecks {
-    /// No checks yet. What comes of them is received from the other half. `marked` when connections are captured.
+    /// No checks yet. What comes of them is received from the other half; events are written to files by `logs`. `marked`
+    /// when connections are captured.
     pub(super) fn new(
         contexts: Arc<Contexts>,
         registry: Registry,
+        logs: AccessLogs,
         marked: bool,
     ) -> (Self, mpsc::UnboundedReceiver<HealthEvent>) {
         let (events, receiver) = mpsc::unbounded_channel();
-        let context = Rc::new(Context { contexts, marked, events });
+        let context = Rc::new(Context { contexts, marked, events, logs });
         (Self { context, registry, clusters: HashMap::new() }, receiver)
     }
 
     /// Checks the hosts that there are now. Has to run inside a `LocalSet`.
     pub(super) fn follow(&mut self, snapshot: &Snapshot) {
         for name in &snapshot.changed_clusters {
-            match snapshot.clusters.get(name).filter(|spec| spec.config.health_check.is_some()) {
-                Some(spec) => self.follow_cluster(spec),
+            let checked = snapshot.clusters.get(name);
+            match checked.and_then(|spec| Some((spec, spec.config.health_check.as_ref()?))) {
+                Some((spec, check)) => self.follow_cluster(spec, check),
                 None => {
                     self.clusters.remove(name);
                 }
@@ -126,12 +135,17 @@ impl HealthChecks {
         waiting.any(|checks| checks.running.iter().any(|host| host.first && !host.checked.get()))
     }
 
-    fn follow_cluster(&mut self, spec: &ClusterSpec) {
+    fn follow_cluster(&mut self, spec: &ClusterSpec, check: &HealthCheck) {
         let config = &spec.config;
         let known = self.clusters.remove(&config.name);
-        let (same, mut before, stats, traffic) = match known {
-            Some(known) => (Arc::ptr_eq(&known.config, config), known.running, known.stats, known.traffic),
-            None => (true, Vec::new(), self.new_stats(config), Rc::default()),
+        let same = known.as_ref().is_none_or(|known| Arc::ptr_eq(&known.config, config));
+        let log = match known.as_ref().filter(|_| same) {
+            Some(known) => known.log.clone(),
+            None => Rc::new(EventLog::open(&config.name, check, &self.context.logs)),
+        };
+        let (mut before, stats, traffic) = match known {
+            Some(known) => (known.running, known.stats, known.traffic),
+            None => (Vec::new(), self.new_stats(config), Rc::default()),
         };
         *traffic.hosts.borrow_mut() = spec.hosts.clone();
         let first = before.is_empty();
@@ -148,13 +162,13 @@ impl HealthChecks {
             };
             running.push(match place {
                 Some(place) => before.swap_remove(place),
-                None => self.start(config, host, &stats, &traffic, first),
+                None => self.start(spec, host, &stats, &traffic, &log, first),
             });
         }
         running.reverse();
         stats.healthy.set(counts[0]);
         stats.degraded.set(counts[1]);
-        let checks = ClusterChecks { config: config.clone(), stats, traffic, running };
+        let checks = ClusterChecks { config: config.clone(), stats, traffic, log, running };
         self.clusters.insert(config.name.clone(), checks);
     }
 
@@ -166,19 +180,21 @@ impl HealthChecks {
 
     fn start(
         &self,
-        config: &Arc<Cluster>,
+        spec: &ClusterSpec,
         host: &Arc<HostSpec>,
         stats: &Arc<HealthCheckStats>,
         traffic: &Rc<Traffic>,
+        log: &Rc<EventLog>,
         first: bool,
     ) -> Running {
         let checked = Rc::new(Cell::new(false));
         let session = Session {
             context: self.context.clone(),
-            config: config.clone(),
+            config: spec.config.clone(),
             host: host.clone(),
             stats: stats.clone(),
             traffic: traffic.clone(),
+            log: log.clone(),
             checked: checked.clone(),
         };
         let task = tokio::task::spawn_local(session.run()).abort_handle();

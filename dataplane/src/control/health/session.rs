@@ -5,7 +5,11 @@ use std::{cell::Cell, rc::Rc, sync::Arc};
 use culvert_model::{Cluster, HealthCheck, HealthChecker};
 use culvert_proto::health::{Checked, Failure, Outcome, Thresholds, Transition, next_check};
 
-use super::{Context, HealthEvent, Traffic, grpc, http, tcp};
+use super::{
+    Context, HealthEvent, Traffic,
+    events::{Before, EventLog},
+    grpc, http, tcp,
+};
 use crate::{
     observe::stats::HealthCheckStats,
     snapshot::{HealthFlag, HostSpec},
@@ -18,6 +22,7 @@ pub(super) struct Session {
     pub(super) host: Arc<HostSpec>,
     pub(super) stats: Arc<HealthCheckStats>,
     pub(super) traffic: Rc<Traffic>,
+    pub(super) log: Rc<EventLog>,
     pub(super) checked: Rc<Cell<bool>>,
 }
 
@@ -26,17 +31,24 @@ pub(super) struct Report {
     pub(super) outcome: Outcome,
     /// Whether the host asked to be left out.
     pub(super) excluded: bool,
+    /// Of the answer; 0 without one, or where it is not HTTP's.
+    pub(super) status: u16,
     /// For the log.
     pub(super) reason: String,
 }
 
 impl Report {
     pub(super) fn success() -> Self {
-        Self { outcome: Outcome::Success { degraded: false }, excluded: false, reason: String::new() }
+        Self {
+            outcome: Outcome::Success { degraded: false },
+            excluded: false,
+            status: 0,
+            reason: String::new(),
+        }
     }
 
     pub(super) fn failure(failure: Failure, reason: impl ToString) -> Self {
-        Self { outcome: Outcome::Failure(failure), excluded: false, reason: reason.to_string() }
+        Self { outcome: Outcome::Failure(failure), excluded: false, status: 0, reason: reason.to_string() }
     }
 }
 
@@ -74,7 +86,9 @@ impl Session {
                 kept = Kept::None;
             }
             self.count(&report);
+            let before = Before::of(&state);
             let transition = state.record(report.outcome, thresholds);
+            self.log.record(&self.host.endpoint, &before, &state, transition, &report, timed_out);
             let changed = self.mark(&state, &report, timed_out) || transition == Transition::Changed;
             if transition == Transition::Changed {
                 self.log(&state, &report);

@@ -40,6 +40,7 @@ impl Builder {
                 policy: AssignmentPolicy::default(),
                 children,
                 passing_tls: None,
+                passing_proxy: None,
                 local: None,
                 limits: known.spec.limits.clone(),
                 high_limits: known.spec.high_limits.clone(),

@@ -6,7 +6,7 @@ use culvert_model::{Address, Cluster, Discovery, Endpoint, Health, LoadAssignmen
 
 use super::{
     Builder, Known, assignment_key,
-    socket::{Sockets, socket_match},
+    socket::{Reached, Sockets, socket_match},
 };
 use crate::{
     observe::stats::ClusterControlStats,
@@ -59,7 +59,7 @@ impl Builder {
         known: Option<Arc<HostSpec>>,
     ) -> Arc<HostSpec> {
         let chosen = socket_match(config, endpoint);
-        let tls = sockets.get(chosen);
+        let Reached { tls, proxy } = sockets.get(chosen);
         let limited = config.max_connections_per_host.is_some();
         let checked = is_checked(config, endpoint);
         let health = match &known {
@@ -102,6 +102,7 @@ impl Builder {
         if let Some(known) = &known
             && known.endpoint == *endpoint
             && Slot::is_same(known.tls.as_ref(), tls.as_ref())
+            && known.proxy == *proxy
             && known.limits.is_some() == limited
             && same_outlier
         {
@@ -114,7 +115,15 @@ impl Builder {
         };
         let limits = known.and_then(|known| known.limits.clone()).unwrap_or_default();
         let limits = limited.then_some(limits);
-        Arc::new(HostSpec { endpoint: endpoint.clone(), stats, limits, tls: tls.clone(), health, outlier })
+        Arc::new(HostSpec {
+            endpoint: endpoint.clone(),
+            stats,
+            limits,
+            tls: tls.clone(),
+            proxy: *proxy,
+            health,
+            outlier,
+        })
     }
 }
 

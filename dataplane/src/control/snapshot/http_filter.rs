@@ -63,6 +63,9 @@ fn extension_id(key: &ResourceKey) -> Arc<str> {
 
 fn kind(filter: &HttpFilter) -> Option<HttpFilterKind> {
     Some(match filter {
+        HttpFilter::Buffer(max) => HttpFilterKind::Buffer(*max),
+        HttpFilter::GrpcStats(config) => HttpFilterKind::GrpcStats(config.clone()),
+        HttpFilter::GrpcWeb => HttpFilterKind::GrpcWeb,
         HttpFilter::Compressor(config) => HttpFilterKind::Compressor(config.clone()),
         HttpFilter::BasicAuth(config) => HttpFilterKind::BasicAuth(config.clone()),
         HttpFilter::Cors => HttpFilterKind::Cors,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use culvert_model::{Cluster, Endpoint, Struct, UpstreamTls};
+use culvert_model::{Cluster, Endpoint, ProxyVersion, Struct, UpstreamTls};
 
 use crate::{
     observe::stats::{Counter, Registry, Sample, StatSet},
@@ -12,17 +12,27 @@ use crate::{
 /// What an endpoint is reached with: the place of its TLS context, or `None` in the clear.
 type Socket = Option<Arc<Slot<ClientContext>>>;
 
+/// How an endpoint is reached.
+pub(super) struct Reached {
+    pub(super) tls: Socket,
+    /// The header that connections begin with.
+    pub(super) proxy: Option<ProxyVersion>,
+}
+
 /// The transport sockets of a cluster.
 pub(super) struct Sockets {
-    default: Socket,
-    matches: Vec<Socket>,
+    default: Reached,
+    matches: Vec<Reached>,
     counts: Option<Arc<MatchCounts>>,
 }
 
 impl Sockets {
     /// Those of `config`; which are chosen is counted in `registry` where there is a choice.
     pub(super) fn new(config: &Cluster, contexts: &Contexts, registry: &Registry) -> Self {
-        let place = |tls: &Option<Arc<UpstreamTls>>| tls.as_ref().map(|tls| contexts.client(tls));
+        let place = |tls: &Option<Arc<UpstreamTls>>, proxy| Reached {
+            tls: tls.as_ref().map(|tls| contexts.client(tls)),
+            proxy,
+        };
         let matches = &config.transport_socket_matches;
         let counts = (!matches.is_empty()).then(|| {
             let names = matches.iter().map(|socket| socket.name.as_str()).chain(["default"]);
@@ -32,14 +42,14 @@ impl Sockets {
             counts
         });
         Self {
-            default: place(&config.tls),
-            matches: matches.iter().map(|socket| place(&socket.tls)).collect(),
+            default: place(&config.tls, config.proxy_protocol),
+            matches: matches.iter().map(|socket| place(&socket.tls, socket.proxy_protocol)).collect(),
             counts,
         }
     }
 
     /// The one of the match at `index`, or the default one.
-    pub(super) fn get(&self, index: Option<usize>) -> &Socket {
+    pub(super) fn get(&self, index: Option<usize>) -> &Reached {
         index.and_then(|index| self.matches.get(index)).unwrap_or(&self.default)
     }
 
@@ -86,6 +96,14 @@ pub(in crate::control) fn tls_for<'a>(
     match socket_match(config, endpoint) {
         Some(index) => config.transport_socket_matches[index].tls.as_ref(),
         None => config.tls.as_ref(),
+    }
+}
+
+/// The header that connections to an endpoint begin with.
+pub(in crate::control) fn proxy_for(config: &Cluster, endpoint: &Endpoint) -> Option<ProxyVersion> {
+    match socket_match(config, endpoint) {
+        Some(index) => config.transport_socket_matches[index].proxy_protocol,
+        None => config.proxy_protocol,
     }
 }
 

@@ -49,6 +49,7 @@ impl Builder {
                 config: spec.config.clone(),
                 hosts: spec.hosts.clone(),
                 passing_tls: spec.passing_tls.clone(),
+                passing_proxy: spec.passing_proxy,
                 policy: spec.policy.clone(),
                 children: spec.children.clone(),
                 local: self.zones.now.clone(),

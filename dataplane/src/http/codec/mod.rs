@@ -7,7 +7,7 @@ pub mod h2;
 mod server;
 
 pub use client::ClientStream;
-pub use detour::{Detour, Encoder};
+pub use detour::{Decoder, Detour, Encoder};
 pub use server::ServerStream;
 
 use culvert_proto::h1::Fault;
@@ -28,6 +28,8 @@ pub enum ReceiveError {
     Broken,
     /// The peer closed between messages.
     Closed,
+    /// The body is not encoded as its head says.
+    Encoding,
     /// The bytes violate the protocol.
     Fault(Fault),
     /// The connection failed (reset, timed out).

@@ -7,7 +7,7 @@ use culvert_ring::Chunk;
 
 use crate::http::codec::{
     Body, ReceiveError,
-    detour::{Detour, Encoder},
+    detour::{Decoder, Detour, Encoder},
     h1, h2,
 };
 
@@ -44,19 +44,53 @@ impl<'c> ServerStream<'c> {
     #[inline]
     pub fn poll_body(self, cx: &mut Context<'_>) -> Poll<Result<Body, ReceiveError>> {
         if let Some(kept) = self.detour.take_kept() {
+            self.detour.received(&kept);
             return Poll::Ready(Ok(Body::Data(kept)));
         }
         if self.detour.has_ended() {
             return Poll::Ready(Ok(Body::End));
         }
-        self.poll_received(cx)
+        let received = self.poll_received(cx);
+        if let Poll::Ready(Ok(Body::Data(chunk))) = &received {
+            self.detour.received(chunk);
+        }
+        received
     }
 
     fn poll_received(self, cx: &mut Context<'_>) -> Poll<Result<Body, ReceiveError>> {
+        if self.detour.is_decoding() {
+            return self.poll_decoded(cx);
+        }
+        self.poll_side(cx)
+    }
+
+    fn poll_side(self, cx: &mut Context<'_>) -> Poll<Result<Body, ReceiveError>> {
         match self.side {
             Side::H1(conn) => conn.poll_body(cx),
             Side::H2(stream) => stream.poll_body(cx),
         }
+    }
+
+    fn poll_decoded(self, cx: &mut Context<'_>) -> Poll<Result<Body, ReceiveError>> {
+        loop {
+            if self.detour.is_broken() {
+                return Poll::Ready(Err(ReceiveError::Encoding));
+            }
+            match ready!(self.poll_side(cx))? {
+                Body::Data(chunk) => match self.detour.decode(&chunk) {
+                    Some(decoded) if decoded.is_empty() => {}
+                    Some(decoded) => return Poll::Ready(Ok(Body::Data(Chunk::Vec(decoded)))),
+                    None => return Poll::Ready(Err(ReceiveError::Encoding)),
+                },
+                Body::End if self.detour.is_decoded() => return Poll::Ready(Ok(Body::End)),
+                Body::End => return Poll::Ready(Err(ReceiveError::Encoding)),
+            }
+        }
+    }
+
+    /// Reads the request's body through `decoder`.
+    pub fn decode_with(self, decoder: Box<dyn Decoder>) {
+        self.detour.set_decoder(decoder);
     }
 
     /// Receives more of the request's body and keeps it for [`ServerStream::poll_body`]. Whether that was its end.
@@ -97,6 +131,16 @@ impl<'c> ServerStream<'c> {
     /// Has the request's body, whose end was reached, received once more.
     pub fn put_back(self, bytes: Vec<u8>, trailers: Option<Headers>) {
         self.detour.put_back(bytes, trailers);
+    }
+
+    /// Counts the messages of gRPC that request and response consist of, from now on.
+    pub fn count_messages(self) {
+        self.detour.count_messages();
+    }
+
+    /// Messages of the request and of the response, as far as they were counted.
+    pub fn messages(self) -> (u64, u64) {
+        self.detour.messages()
     }
 
     /// Sends the response's body through `encoder`, whatever the length of it becomes.
@@ -156,6 +200,7 @@ impl<'c> ServerStream<'c> {
     /// Sends a piece of the response's body.
     #[inline]
     pub fn send_data(self, chunk: Chunk) {
+        self.detour.sending(&chunk);
         if self.detour.is_encoding() {
             if let Some(encoded) = self.detour.encode(&chunk).filter(|encoded| !encoded.is_empty()) {
                 self.send(Chunk::Vec(encoded));
@@ -178,10 +223,20 @@ impl<'c> ServerStream<'c> {
         self.detour.sent()
     }
 
+    /// Whether trailers of the response become part of its body, whatever the client takes.
+    pub fn takes_trailers(self) -> bool {
+        self.detour.takes_trailers()
+    }
+
     /// Ends the response's body.
     pub fn finish(self, trailers: Option<&Headers>) {
+        let mut trailers = trailers;
         if self.detour.is_encoding() {
-            let rest = self.detour.end();
+            let taken = self.detour.takes_trailers();
+            let rest = self.detour.end(trailers);
+            if taken {
+                trailers = None;
+            }
             if !rest.is_empty() {
                 self.send(Chunk::Vec(rest));
             }

@@ -306,7 +306,7 @@ impl Encoder for Compressing {
         encoded
     }
 
-    fn finish(&mut self) -> Vec<u8> {
+    fn finish(&mut self, _: Option<&Headers>) -> Vec<u8> {
         let rest = match self.library.take() {
             Some(Library::Brotli(it)) => it.into_inner(),
             Some(Library::Gzip(it)) => it.finish().unwrap_or_default(),

@@ -5,12 +5,15 @@
 //! is made when the connection manager is; what routes say about it is found by number.
 
 mod basic_auth;
+mod buffer;
 mod compressor;
 mod cors;
 mod csrf;
 mod discovered;
 mod ext_authz;
 mod fault;
+mod grpc_stats;
+mod grpc_web;
 mod header_mutation;
 mod health_check;
 mod jwt;
@@ -40,6 +43,8 @@ use crate::{
 
 /// An HTTP filter with this worker's state.
 enum Filter {
+    /// `buffer`
+    Buffer(buffer::Buffer),
     /// `compressor`
     Compressor(compressor::ResponseCompressor),
     /// `basic_auth`
@@ -54,6 +59,10 @@ enum Filter {
     ExtAuthz(ext_authz::Authorizer),
     /// `fault`
     Fault(fault::FaultInjector),
+    /// `grpc_stats`
+    GrpcStats(grpc_stats::CallCounter),
+    /// `grpc_web`
+    GrpcWeb(grpc_web::GrpcWeb),
     /// `header_mutation`
     HeaderMutation(header_mutation::HeaderMutation),
     /// `health_check`
@@ -89,6 +98,8 @@ enum State {
     Authorized(Box<ext_authz::Changes>),
     /// May be compressed; what the client accepts.
     Compressing(Option<Box<[u8]>>),
+    /// A call that is counted when it is over.
+    Counting(grpc_stats::Counted),
     /// Counted by a service.
     Counted(Box<ratelimit::Told>),
     /// A request across origins, which may be.
@@ -101,6 +112,8 @@ enum State {
     HealthCheck,
     /// Has taken tokens.
     Limited(local_ratelimit::Taken),
+    /// A call of a browser.
+    Web(Box<grpc_web::WebCall>),
     /// An answered preflight; whether the origin is allowed.
     Preflight(bool),
 }
@@ -109,6 +122,11 @@ impl Filter {
     fn new(kind: &HttpFilterKind, stat_prefix: &str, worker: &Worker) -> Self {
         let registry = &worker.process.registry;
         match kind {
+            HttpFilterKind::Buffer(max) => Self::Buffer(buffer::Buffer(*max)),
+            HttpFilterKind::GrpcWeb => Self::GrpcWeb(grpc_web::GrpcWeb::new()),
+            HttpFilterKind::GrpcStats(config) => {
+                Self::GrpcStats(grpc_stats::CallCounter::new(config.clone()))
+            }
             HttpFilterKind::Compressor(config) => {
                 Self::Compressor(compressor::ResponseCompressor::new(config.clone(), stat_prefix, registry))
             }
@@ -157,6 +175,19 @@ impl Filter {
     /// Looks at the head of a request.
     async fn decode(&self, exchange: &mut Exchange<'_>, scope: &Scope<'_>, state: &mut State) -> Verdict {
         match self {
+            Self::Buffer(filter) => Box::pin(filter.decode(exchange, scope)).await,
+            Self::GrpcStats(filter) => {
+                if let Some(counted) = filter.decode(exchange, scope) {
+                    *state = State::Counting(counted);
+                }
+                Verdict::Continue
+            }
+            Self::GrpcWeb(filter) => {
+                if let Some(call) = filter.decode(exchange, scope) {
+                    *state = State::Web(Box::new(call));
+                }
+                Verdict::Continue
+            }
             Self::Compressor(filter) => filter.decode(exchange, scope, state),
             Self::Jwt(filter) => Box::pin(filter.decode(exchange, scope)).await,
             Self::BasicAuth(filter) => filter.decode(exchange, scope),
@@ -183,10 +214,21 @@ impl Filter {
             Self::Discovered(_) => discovered::encode(exchange, scope, state, response),
             Self::ExtAuthz(_) => ext_authz::encode(state, response),
             Self::HeaderMutation(filter) => filter.encode(exchange, scope, response),
+            Self::GrpcStats(_) => {
+                if let State::Counting(call) = state {
+                    call.encode(response.headers);
+                }
+            }
+            Self::GrpcWeb(_) => {
+                if let State::Web(call) = state {
+                    call.encode(exchange, response);
+                }
+            }
             Self::HealthCheck(_) => health_check::encode(exchange, state, response),
             Self::LocalRateLimit(filter) => filter.encode(exchange, scope, state, response),
             Self::RateLimit(filter) => filter.encode(exchange, state, response),
             Self::BasicAuth(_)
+            | Self::Buffer(_)
             | Self::Csrf(_)
             | Self::Fault(_)
             | Self::Jwt(_)
@@ -461,5 +503,31 @@ pub(super) fn encode(
             let state = run.states.get(index).unwrap_or(&State::Nothing);
             entry.filter.encode(exchange, &scope, state, &mut response);
         }
+    }
+}
+
+/// Tells the filters that the exchange is over.
+pub(super) fn finish(exchange: &Exchange<'_>) {
+    for state in exchange.filters.states() {
+        match state {
+            State::Counting(call) => call.finish(exchange),
+            State::Web(call) => call.finish(exchange),
+            _ => {}
+        }
+    }
+}
+
+impl Run {
+    /// What the filters remember, those that were discovered among them.
+    fn states(&self) -> impl Iterator<Item = &State> {
+        self.states.iter().map(|state| match state {
+            State::Discovered(discovered) => &discovered.1,
+            state => state,
+        })
+    }
+
+    /// Whether a browser calls, which is told of errors in its own way.
+    pub(super) fn is_web(&self) -> bool {
+        self.states().any(|state| matches!(state, State::Web(_)))
     }
 }

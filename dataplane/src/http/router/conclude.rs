@@ -437,6 +437,13 @@ impl Exchange<'_> {
                 let reply = reply.flag(Flags::DOWNSTREAM_PROTOCOL_ERROR);
                 self.reply(reply.details(fault.details()))
             }
+            ReceiveError::Encoding => {
+                const DETAILS: &str = "grpc_base_64_decode_failed";
+                if started {
+                    return self.cut_short(Flags::default(), DETAILS);
+                }
+                self.reply(Reply::new(400, "Bad gRPC-web request, invalid base64 data.").details(DETAILS))
+            }
             ReceiveError::Broken => {
                 stats.downstream_cx_protocol_error.inc();
                 self.record.flags.set(self.record.flags.get() | Flags::DOWNSTREAM_PROTOCOL_ERROR);

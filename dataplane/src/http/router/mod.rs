@@ -41,7 +41,7 @@ use crate::{
         reply::Reply,
         server_name::server_names,
     },
-    upstream::{Choice, Cluster, Credit, Host, Lent, Via},
+    upstream::{Choice, Cluster, Credit, Host, Lent, Via, ends_for},
 };
 use attempt::ActiveUpstream;
 use body::{Activity, Kept};
@@ -335,6 +335,7 @@ impl Exchange<'_> {
                 source: downstream.preserved_source,
                 priority: action.priority,
                 names,
+                ends: ends_for(&config, downstream),
             },
             timeouts,
             deadlines: Deadlines::new(

@@ -97,7 +97,7 @@ pub(super) fn upstream_failed(error: &ReceiveError, retried: bool) -> Reply {
             protocol_error(retried)
         }
         // A head that stops in its middle is a broken response; none at all is a lost connection.
-        ReceiveError::Broken | ReceiveError::Truncated => protocol_error(retried),
+        ReceiveError::Broken | ReceiveError::Encoding | ReceiveError::Truncated => protocol_error(retried),
         ReceiveError::Refused => reset!(503, retried, "remote refused stream reset")
             .flag(Flags::UPSTREAM_REMOTE_RESET)
             .details("upstream_reset_before_response_started{remote_refused_stream_reset}"),

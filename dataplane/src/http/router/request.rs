@@ -2,9 +2,9 @@
 
 use std::{rc::Rc, time::Duration};
 
-use culvert_model::{HostRewrite, RouteAction};
+use culvert_model::{HostRewrite, RouteAction, SchemeChange};
 use culvert_proto::{
-    Method, RequestHead,
+    Method, RequestHead, Scheme,
     h1::{self, Decimal, Framing},
     retry,
     route::{rewrite_host, rewrite_path},
@@ -124,6 +124,9 @@ impl Exchange<'_> {
         passage.mutations.apply_to_request(&mut headers, &Values::for_request(self, host), &mut scratch);
         self.head.headers = headers;
         self.conn.worker.recycle_buffer(scratch);
+        if self.conn.manager.spec.config.scheme == Some(SchemeChange::MatchUpstream) {
+            self.head.scheme = if spec.tls.is_some() { Scheme::Https } else { Scheme::Http };
+        }
         self.framing
     }
 

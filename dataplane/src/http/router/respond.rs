@@ -121,6 +121,7 @@ impl Exchange<'_> {
                     let trailers = upstream.take_trailers().filter(|_| known);
                     let enabled =
                         server.is_multiplexed() || self.conn.manager.spec.config.http1.enable_trailers;
+                    let enabled = enabled || server.takes_trailers();
                     server.finish(trailers.as_ref().filter(|_| enabled));
                     self.record.bytes_sent.set(server.sent());
                     if trailers.is_some() {

@@ -10,12 +10,15 @@ mod filter;
 mod flags;
 mod json;
 mod operators;
+mod otlp;
 pub mod pipe;
 mod time;
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
-use culvert_model::{AccessLog, AccessLogFilter, Format, FormatPart, GrpcLog, LogFormat, LogSink, Operator};
+use culvert_model::{
+    AccessLog, AccessLogFilter, Format, FormatPart, GrpcLog, LogFormat, LogSink, Operator, OtlpLog, OtlpValue,
+};
 
 pub(crate) use entry::{bytes as put_bytes, message, varint as put_varint};
 pub use facts::{CertificateFacts, Facts, LogType, Times, TlsFacts};
@@ -24,6 +27,7 @@ pub(crate) use json::quote_from;
 pub(crate) use operators::wall_clock;
 pub use operators::{Value, append};
 use pipe::Pipe;
+pub(crate) use time::write as write_time;
 
 use crate::observe::{access::pipe::Pipes, access_log::AccessLogs, access_log::Sink};
 
@@ -47,6 +51,7 @@ enum Output {
     File { sink: Arc<Sink>, format: LineFormat },
     Http { pipe: Arc<Pipe>, config: Arc<GrpcLog> },
     Tcp { pipe: Arc<Pipe>, config: Arc<GrpcLog> },
+    OpenTelemetry { pipe: Arc<Pipe>, config: Arc<OtlpLog> },
 }
 
 enum LineFormat {
@@ -88,6 +93,10 @@ impl Loggers {
                 }
                 Output::Http { pipe, config } => pipe.push(|out| entry::http(facts, config, out)),
                 Output::Tcp { pipe, config } => pipe.push(|out| entry::tcp(facts, config, out)),
+                Output::OpenTelemetry { pipe, config } => {
+                    let mut text = self.line.borrow_mut();
+                    pipe.push(|out| otlp::record(facts, config, &mut text, out));
+                }
             }
         }
     }
@@ -107,6 +116,10 @@ impl Logger {
             Output::File { format: LineFormat::Text { parts, .. }, .. } => parts.iter().any(is_wanted),
             Output::File { format: LineFormat::Json { root, .. }, .. } => any_part(root, &is_wanted),
             Output::Http { .. } | Output::Tcp { .. } => true,
+            Output::OpenTelemetry { config, .. } => {
+                let values = config.body.iter().chain(config.attributes.iter().map(|(_, value)| value));
+                values.into_iter().any(|value| any_value(value, &is_wanted))
+            }
         }
     }
 }
@@ -121,20 +134,31 @@ fn any_part(template: &culvert_model::JsonTemplate, is_wanted: &impl Fn(&FormatP
     }
 }
 
+fn any_value(value: &OtlpValue, is_wanted: &impl Fn(&FormatPart) -> bool) -> bool {
+    match value {
+        OtlpValue::List(members) => members.iter().any(|member| any_value(member, is_wanted)),
+        OtlpValue::Map(members) => members.iter().any(|(_, member)| any_value(member, is_wanted)),
+        OtlpValue::Text(parts) => parts.iter().any(is_wanted),
+    }
+}
+
 impl LineFormat {
     fn write(&self, facts: &Facts<'_>, line: &mut Vec<u8>) {
         match self {
             Self::Json { root, omit_empty } => json::write(root, *omit_empty, facts, line),
-            Self::Text { parts, missing } => {
-                for part in parts {
-                    let start = line.len();
-                    if append(part, facts, line) == Value::Absent {
-                        line.extend_from_slice(missing);
-                    } else if matches!(part, FormatPart::FilterState { typed: true, .. }) {
-                        quote_from(line, start);
-                    }
-                }
-            }
+            Self::Text { parts, missing } => write_text(parts, missing, facts, line),
+        }
+    }
+}
+
+/// Appends a text; `missing` is what stands for what has no value.
+pub(crate) fn write_text(parts: &[FormatPart], missing: &[u8], facts: &Facts<'_>, out: &mut Vec<u8>) {
+    for part in parts {
+        let start = out.len();
+        if append(part, facts, out) == Value::Absent {
+            out.extend_from_slice(missing);
+        } else if matches!(part, FormatPart::FilterState { typed: true, .. }) {
+            quote_from(out, start);
         }
     }
 }
@@ -153,6 +177,9 @@ fn open(log: &AccessLog, files: &AccessLogs, pipes: &Pipes) -> Option<Logger> {
         }
         LogSink::GrpcTcp(config) => {
             Output::Tcp { pipe: pipes.open(config, pipe::Kind::Tcp), config: config.clone() }
+        }
+        LogSink::OpenTelemetry(config) => {
+            Output::OpenTelemetry { pipe: pipes.open_otlp(config), config: config.clone() }
         }
     };
     Some(Logger { filter: log.filter.clone(), output })

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crossbeam_queue::{ArrayQueue, SegQueue};
-use culvert_model::GrpcLog;
+use culvert_model::{GrpcLog, OtlpLog};
 
 use crate::{observe::stats::Registry, stat_set};
 
 stat_set! {
-    /// Scope `access_logs.grpc_access_log`: entries for collectors. Each worker's loggers have one, and control another.
+    /// Scopes `access_logs.grpc_access_log` and `access_logs.open_telemetry_access_log`: entries for collectors. Each worker's loggers have one, and control another.
     pub struct GrpcLogStats {
         /// Lost because the collector did not keep up, or was not there.
         counter logs_dropped,
@@ -33,6 +33,7 @@ pub enum Kind {
 #[derive(Clone, Default)]
 pub struct Pipes {
     opened: Arc<SegQueue<Opened>>,
+    otlp: Arc<SegQueue<OpenedOtlp>>,
     registry: Registry,
 }
 
@@ -46,6 +47,14 @@ pub struct Opened {
     pub pipe: Arc<Pipe>,
 }
 
+/// A logger of OpenTelemetry that was made on a worker.
+pub struct OpenedOtlp {
+    /// As configured.
+    pub config: Arc<OtlpLog>,
+    /// Where its entries come out.
+    pub pipe: Arc<Pipe>,
+}
+
 /// A bounded queue of encoded entries, from one worker to the control thread.
 pub struct Pipe {
     entries: ArrayQueue<Vec<u8>>,
@@ -55,26 +64,50 @@ pub struct Pipe {
 impl Pipes {
     /// Pipes whose statistics are registered there.
     pub fn new(registry: &Registry) -> Self {
-        Self { opened: Arc::default(), registry: registry.clone() }
+        Self { opened: Arc::default(), otlp: Arc::default(), registry: registry.clone() }
     }
 
     /// A way to the collector, for one worker.
     pub fn open(&self, config: &Arc<GrpcLog>, kind: Kind) -> Arc<Pipe> {
-        let stats = Arc::new(GrpcLogStats::default());
-        self.registry.register(SCOPE, stats.clone());
-        let pipe = Arc::new(Pipe { entries: ArrayQueue::new(ENTRIES_MAX), stats });
+        let pipe = self.pipe(SCOPE.to_owned());
         self.opened.push(Opened { config: config.clone(), kind, pipe: pipe.clone() });
         pipe
+    }
+
+    /// A way to the collector of OpenTelemetry, for one worker.
+    pub fn open_otlp(&self, config: &Arc<OtlpLog>) -> Arc<Pipe> {
+        let pipe = self.pipe(otlp_scope(config));
+        self.otlp.push(OpenedOtlp { config: config.clone(), pipe: pipe.clone() });
+        pipe
+    }
+
+    fn pipe(&self, scope: String) -> Arc<Pipe> {
+        let stats = Arc::new(GrpcLogStats::default());
+        self.registry.register(scope, stats.clone());
+        Arc::new(Pipe { entries: ArrayQueue::new(ENTRIES_MAX), stats })
     }
 
     /// The next logger that control has not seen.
     pub fn next(&self) -> Option<Opened> {
         self.opened.pop()
     }
+
+    /// The next logger of OpenTelemetry that control has not seen.
+    pub fn next_otlp(&self) -> Option<OpenedOtlp> {
+        self.otlp.pop()
+    }
 }
 
 /// Scope of [`GrpcLogStats`].
 pub const SCOPE: &str = "access_logs.grpc_access_log";
+
+/// Scope of the [`GrpcLogStats`] of a logger of OpenTelemetry.
+pub fn otlp_scope(config: &OtlpLog) -> String {
+    match config.stat_prefix.trim_end_matches('.') {
+        "" => "access_logs.open_telemetry_access_log".to_owned(),
+        prefix => format!("access_logs.open_telemetry_access_log.{prefix}"),
+    }
+}
 
 impl Pipe {
     /// Hands an entry over, or drops it and counts that. To be called by the worker that opened the pipe.

@@ -5,7 +5,7 @@ use std::{io::Write as _, time::Duration};
 use culvert_model::TimePart;
 
 /// Writes a moment, given as the time since 1970.
-pub(super) fn write(moment: Duration, format: &[TimePart], out: &mut Vec<u8>) {
+pub(crate) fn write(moment: Duration, format: &[TimePart], out: &mut Vec<u8>) {
     let seconds = moment.as_secs();
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);

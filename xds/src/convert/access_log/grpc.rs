@@ -68,7 +68,7 @@ fn back_off(at: &At<'_>, policy: Option<&RetryPolicy>) -> Option<(Duration, Dura
 }
 
 /// A tag; `Some(None)` where it could never have a value.
-fn custom_tag(at: &At<'_>, tag: &tracing::CustomTag) -> Option<Option<(String, CustomTag)>> {
+pub(super) fn custom_tag(at: &At<'_>, tag: &tracing::CustomTag) -> Option<Option<(String, CustomTag)>> {
     let value = match tag.r#type.as_ref()? {
         Type::Environment(variable) => {
             let value = std::env::var(&variable.name).unwrap_or_else(|_| variable.default_value.clone());

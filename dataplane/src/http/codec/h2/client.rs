@@ -8,6 +8,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -44,6 +45,8 @@ pub struct ClientConn {
 pub struct Opener {
     wire: Rc<Wire>,
     send: SendRequest<Bytes>,
+    /// After such a silence a stream has the server asked whether it is there.
+    idle: Option<Duration>,
 }
 
 impl ClientConn {
@@ -70,11 +73,19 @@ impl ClientConn {
             .max_send_buffer_size(super::send_buffer(buffer_limit_bytes));
         let (send, mut conn) = builder.handshake(Io(wire.clone())).await?;
         let keepalive = Keepalive::new(conn.ping_pong(), options);
-        Ok((Self { wire: wire.clone(), conn, keepalive }, Opener { wire, send }))
+        Ok((
+            Self { wire: wire.clone(), conn, keepalive },
+            Opener { wire, send, idle: options.keepalive_idle },
+        ))
     }
 
     /// Ready when the connection is over. Everything on it moves while this is polled.
     pub fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        if let Some(keepalive) = &mut self.keepalive
+            && self.wire.take_doubt()
+        {
+            keepalive.ask();
+        }
         if let Poll::Ready(ended) = Pin::new(&mut self.conn).poll(cx) {
             return Poll::Ready(ended);
         }
@@ -114,7 +125,12 @@ impl Opener {
     pub fn stream(&mut self, cx: &mut Context<'_>) -> Option<ClientStream> {
         let mut send = self.send.clone();
         match send.poll_ready(cx) {
-            Poll::Ready(Ok(())) => Some(ClientStream::new(self.wire.clone(), send)),
+            Poll::Ready(Ok(())) => {
+                if let Some(idle) = self.idle {
+                    self.wire.doubt(idle);
+                }
+                Some(ClientStream::new(self.wire.clone(), send))
+            }
             Poll::Pending | Poll::Ready(Err(_)) => None,
         }
     }

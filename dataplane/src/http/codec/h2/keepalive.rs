@@ -12,7 +12,8 @@ use h2::{Ping, PingPong};
 /// The pings of one connection.
 pub(super) struct Keepalive {
     pings: PingPong,
-    interval: Duration,
+    /// Between two of them; without, there are those that [`Keepalive::ask`] sends.
+    interval: Option<Duration>,
     timeout: Duration,
     /// Share of the interval that is added at random.
     jitter: f64,
@@ -21,19 +22,28 @@ pub(super) struct Keepalive {
 }
 
 impl Keepalive {
-    /// `None` when no pings are configured.
+    /// `None` when none are configured.
     pub(super) fn new(pings: Option<PingPong>, options: &Http2Options) -> Option<Self> {
-        let interval = options.keepalive_interval?;
+        let interval = options.keepalive_interval;
+        let timeout = options.keepalive_timeout.or(interval).or(options.keepalive_idle)?;
         let mut keepalive = Self {
             pings: pings?,
             interval,
-            timeout: options.keepalive_timeout.unwrap_or(interval),
+            timeout,
             jitter: f64::from(options.keepalive_jitter) / 1_000_000.0,
             timer: Timer::new(),
             waiting: false,
         };
         keepalive.rest();
         Some(keepalive)
+    }
+
+    /// Sends a ping now, unless one is on its way.
+    pub(super) fn ask(&mut self) {
+        if !self.waiting && self.pings.send_ping(Ping::opaque()).is_ok() {
+            self.waiting = true;
+            self.timer.set(time::now() + self.timeout);
+        }
     }
 
     /// Sends pings when they are due. Ready when one was not answered in time.
@@ -47,23 +57,27 @@ impl Keepalive {
                     Poll::Pending => {}
                 }
             }
-            if self.timer.poll_expired(cx).is_pending() {
+            if !self.timer.is_set() || self.timer.poll_expired(cx).is_pending() {
                 return Poll::Pending;
             }
             if self.waiting {
                 return Poll::Ready(());
             }
-            if self.pings.send_ping(Ping::opaque()).is_err() {
+            self.ask();
+            if !self.waiting {
                 return Poll::Pending;
             }
-            self.waiting = true;
-            self.timer.set(time::now() + self.timeout);
         }
     }
 
     fn rest(&mut self) {
         self.waiting = false;
-        let extra = self.interval.mul_f64(self.jitter * fastrand::f64());
-        self.timer.set(time::now() + self.interval + extra);
+        match self.interval {
+            Some(interval) => {
+                let extra = interval.mul_f64(self.jitter * fastrand::f64());
+                self.timer.set(time::now() + interval + extra);
+            }
+            None => self.timer.clear(),
+        }
     }
 }

@@ -7,11 +7,12 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
+    time::{Duration, Instant},
 };
 
 use culvert_model::Http2Options;
 use culvert_proto::h2::{FrameGuard, FrameKind, FrameLimits, FrameScanner, Violation};
-use culvert_ring::{Chunk, Lease};
+use culvert_ring::{Chunk, Lease, time};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
@@ -48,6 +49,10 @@ pub struct Wire {
     /// The connection should be drained.
     drain: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    /// When something was received last.
+    heard: Cell<Instant>,
+    /// A stream was opened after a long silence.
+    doubted: Cell<bool>,
 }
 
 /// Whose connection it is.
@@ -109,7 +114,21 @@ impl Wire {
             ending: RefCell::default(),
             drain: Cell::new(false),
             waker: RefCell::default(),
+            heard: Cell::new(time::now()),
+            doubted: Cell::new(false),
         })
+    }
+
+    /// Has the peer asked whether it is there, if nothing came from it for longer than `idle`.
+    pub(super) fn doubt(&self, idle: Duration) {
+        if time::now().saturating_duration_since(self.heard.get()) > idle {
+            self.doubted.set(true);
+        }
+    }
+
+    /// Whether the peer is to be asked; that is told once.
+    pub(super) fn take_doubt(&self) -> bool {
+        self.doubted.replace(false)
     }
 
     /// This end of it, if it is an internet address. A system call.
@@ -234,6 +253,7 @@ impl Wire {
 
     /// Keeps for the codec what it may see of `lease`.
     fn take(&self, mut lease: Lease) {
+        self.heard.set(time::now());
         if let Err((good, violation)) = self.look(&lease) {
             self.misconduct.set(Some(Misconduct::Flood(violation)));
             lease.truncate(good);
