@@ -277,7 +277,7 @@ fn garbage_does_not_keep_its_response() {
     drop(outcome);
     let failures = f.store.entries.iter().flatten().filter_map(|entry| entry.failure.as_ref());
     let kept: Vec<_> = failures.map(|failure| failure.resource.bytes.clone()).collect();
-    assert_eq!(kept, [bad.clone()]);
+    assert_eq!(kept, std::slice::from_ref(&bad));
     assert_ne!(kept[0].as_ptr(), bad.as_ptr(), "a part of the response");
 }
 
