@@ -11,7 +11,8 @@ use crate::support::{
     upstream::{Upstream, ok, read_request},
 };
 
-/// Answers at once, but for requests whose path has `hold` in it: these wait until they are let go.
+/// Answers at once, but for requests whose path has `hold` in it: these wait until they are let go. Where it has `again`, the
+/// first attempt fails and further ones wait.
 pub(crate) struct Gate {
     upstream: Upstream,
     shared: Arc<Shared>,
@@ -90,7 +91,7 @@ impl Shared {
             state.again += again;
             state.most_again = state.most_again.max(state.again);
             self.changed.notify_all();
-            if head.contains("/hold") {
+            if head.contains("/hold") || head.contains("/again") && again > 0 {
                 state = self.changed.wait_while(state, |state| state.passes == 0).unwrap();
                 state.passes -= 1;
             }
@@ -98,7 +99,7 @@ impl Shared {
             state.again -= again;
             self.changed.notify_all();
             drop(state);
-            let answer = if head.contains("/fail") {
+            let answer = if head.contains("/again") && again == 0 {
                 b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".to_vec()
             } else {
                 ok(b"yes")
