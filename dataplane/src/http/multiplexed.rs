@@ -244,7 +244,7 @@ async fn answer(active: Active, request: Box<Request>) {
     };
     match after {
         After::Abort | After::Close | After::Finished | After::KeepAlive if stream.is_complete() => {
-            active.flush(stream)
+            active.flush(stream);
         }
         After::Abort | After::Close | After::Finished | After::KeepAlive => {
             if time::now() - started < PREMATURE && stream.was_reset() {

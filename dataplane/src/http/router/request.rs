@@ -67,7 +67,7 @@ impl Exchange<'_> {
         match weighted.and_then(|weighted| weighted.host_rewrite.as_deref()) {
             Some(literal) => head.set_authority(literal),
             None if rewrite_host(&action.host, &head.view(), "", &mut scratch) => {
-                head.set_authority(&scratch)
+                head.set_authority(&scratch);
             }
             None => {}
         }
