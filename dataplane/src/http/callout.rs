@@ -25,7 +25,7 @@ use crate::{
         grpc,
         shared::{Shared, millis},
     },
-    upstream::{AcquireError, ActiveRequest, Choice, Cluster, Host, Lent, LocalFailure, Via},
+    upstream::{ActiveRequest, Choice, Cluster, Host, Lent, LocalFailure, Via},
     worker::Worker,
 };
 
@@ -244,7 +244,7 @@ async fn converse(
     let acquired = cluster.acquire(worker, host, &caller.via, Version::Http2, false).await;
     let mut lent = acquired.map_err(|error| {
         // What the limits of the cluster refuse is not the host's fault.
-        if error != AcquireError::Overflow {
+        if !error.is_overflow() {
             host.failed(LocalFailure::Connection);
         }
         CallError::Unreachable

@@ -127,7 +127,7 @@ impl Session {
                     });
                     return Some((cluster, upstream));
                 }
-                Err(AcquireError::Overflow) => {
+                Err(AcquireError::Overflow | AcquireError::Requests) => {
                     self.flag(Flags::UPSTREAM_OVERFLOW);
                     return None;
                 }

@@ -36,10 +36,19 @@ pub(super) struct Parked {
 pub enum AcquireError {
     /// Refused, unreachable, no address left: the reason as the kernel gives it.
     Connect(String),
-    /// A circuit breaker is open.
+    /// A circuit breaker is open: there may be no further connection, or nobody more may wait for one.
     Overflow,
+    /// A circuit breaker is open: there is a connection, and `max_requests` of the cluster are under way.
+    Requests,
     /// `connect_timeout` passed.
     Timeout,
+}
+
+impl AcquireError {
+    /// Whether the limits of the cluster refuse it, which is not the host's fault.
+    pub fn is_overflow(&self) -> bool {
+        matches!(self, Self::Overflow | Self::Requests)
+    }
 }
 
 /// An upstream connection in use by one request.
@@ -276,7 +285,7 @@ impl Cluster {
         if lent.request.is_none() {
             self.stats.upstream_rq_active_overflow.inc();
             lent.release(worker);
-            return Err(AcquireError::Overflow);
+            return Err(AcquireError::Requests);
         }
         Ok(lent)
     }
@@ -391,7 +400,7 @@ impl Cluster {
         };
         let Some(request) = Credit::take_request(self, via.priority) else {
             self.stats.upstream_rq_active_overflow.inc();
-            return Err(AcquireError::Overflow);
+            return Err(AcquireError::Requests);
         };
         let guard = Guard::new(self.clone(), host.clone(), credit);
         let stream = self.connect_counted(host, via, &[]).await?;

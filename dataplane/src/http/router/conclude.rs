@@ -128,7 +128,7 @@ impl Exchange<'_> {
             }
             Outcome::NotAcquired { error, at_once } => {
                 host.stats(|stats| stats.rq_error.inc());
-                let reset = if error == AcquireError::Overflow {
+                let reset = if error.is_overflow() {
                     // What the limits of the cluster refuse is not the host's fault.
                     Reset::Overflow
                 } else {
@@ -145,7 +145,7 @@ impl Exchange<'_> {
                 if let AcquireError::Connect(reason) = &error {
                     self.record.upstream_failure.replace(connect_failure(reason));
                 }
-                if !(at_once && error == AcquireError::Overflow) {
+                if !(at_once && error.is_overflow()) {
                     self.discard_received();
                 }
                 self.reply(acquire_failed(&error, retried))

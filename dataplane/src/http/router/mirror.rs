@@ -28,7 +28,7 @@ use culvert_ring::{
 use super::{Passage, attempt::ActiveUpstream};
 use crate::{
     http::{callout::final_head, codec::Body, codec::ReceiveError, exchange::Exchange, shared::millis},
-    upstream::{AcquireError, Choice, Cluster, Host, Lent, LocalFailure, Via},
+    upstream::{Choice, Cluster, Host, Lent, LocalFailure, Via},
     worker::Worker,
 };
 
@@ -219,7 +219,7 @@ impl Run {
             Ok(lent) => lent,
             Err(error) => {
                 // What the limits of the cluster refuse is not the host's fault.
-                if error != AcquireError::Overflow {
+                if !error.is_overflow() {
                     host.failed(LocalFailure::Connection);
                 }
                 return self.failed(&host);

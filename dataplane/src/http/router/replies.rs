@@ -73,7 +73,7 @@ pub(super) fn cut_details(error: &ReceiveError, multiplexed: bool) -> &'static s
 /// There is no connection.
 pub(super) fn acquire_failed(error: &AcquireError, retried: bool) -> Reply {
     match error {
-        AcquireError::Overflow => overflow(retried),
+        AcquireError::Overflow | AcquireError::Requests => overflow(retried),
         AcquireError::Connect(reason) => {
             log::debug!(target: "upstream", "connect failed: {reason}");
             reset!(503, retried, "remote connection failure")
