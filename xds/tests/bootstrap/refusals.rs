@@ -29,8 +29,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     (
         "MANAGER",
-        "http2_protocol_options: {allow_connect: true}",
-        "@http2_protocol_options.allow_connect: true is not supported; only the default is",
+        "http2_protocol_options: {allow_metadata: true}",
+        "@http2_protocol_options.allow_metadata: true is not supported; only the default is",
     ),
     ("MANAGER", "codec_type: HTTP7", "@codec_type: unknown enum value: \"HTTP7\""),
     ("MANAGER", "drain_timeout: -1s", "@drain_timeout: expected a positive duration"),
