@@ -19,13 +19,15 @@ use crate::{
 /// Most methods that are counted by name on one worker: paths are the client's to choose.
 const METHODS_MAX: usize = 1_000;
 
+type ByPath = HashMap<Box<[u8]>, Arc<CallStats>>;
+
 /// The filter on one worker.
 pub(super) struct CallCounter {
     config: Arc<GrpcStats>,
     /// What counters are called below their cluster.
     kind: &'static str,
     /// By cluster, and by path where methods are told apart.
-    known: RefCell<HashMap<String, HashMap<Box<[u8]>, Arc<CallStats>>>>,
+    known: RefCell<HashMap<String, ByPath>>,
     /// How many those are.
     methods: Cell<usize>,
 }
@@ -162,7 +164,7 @@ impl Counted {
         self.stats.response_messages.add(responses);
         let trailers = exchange.record.trailers.borrow();
         let told = trailers.as_ref().and_then(|trailers| trailers.get("grpc-status")).map(place);
-        let Some(told) = told.or(self.told.get()) else { return };
+        let Some(told) = told.or_else(|| self.told.get()) else { return };
         self.stats.total.inc();
         if let Some(counter) = self.stats.statuses.get(told) {
             counter.inc();
