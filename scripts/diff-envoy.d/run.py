@@ -125,7 +125,12 @@ class Stage:
                 exchanges.append({"error": type(error).__name__})
             if case.pause:
                 await asyncio.sleep(case.pause)
+        if self.scene.beside:
+            await asyncio.sleep(0.15)
         await self.quiet()
+        # What comes beside other requests is put behind them.
+        beside = lambda record: record["host"].rpartition(".")[0] in self.scene.beside
+        self.received.sort(key=lambda record: (beside(record), beside(record) and record["host"]))
         result = {
             "exchanges": [compare.exchange(one) for one in exchanges],
             "upstream": [compare.received(one, self.names) for one in self.received],

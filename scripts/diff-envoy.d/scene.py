@@ -90,6 +90,9 @@ class Scene:
         self.without_pools = spec.pop("without_pools", False)
         # Statistics (regular expressions) that this scene leaves out, each with its reason in the file.
         self.ignore_stats = [re.compile(text) for text in spec.pop("ignore_stats", [])]
+        # Clusters whose requests come beside others, in no order; and those whose bodies are protobuf with times in it.
+        self.beside = spec.pop("beside", [])
+        self.protobuf = spec.pop("protobuf", [])
         self.manager = spec.pop("hcm", {})
         self.tcp = spec.pop("tcp", None)
         self.opaque = self.tcp is not None
