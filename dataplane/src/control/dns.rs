@@ -25,8 +25,8 @@ use tokio::{
 
 /// What a cluster's names resolve to now.
 pub(super) struct Resolution {
-    /// Which cluster.
-    pub(super) cluster: Arc<str>,
+    /// Which version of which cluster.
+    pub(super) cluster: Arc<Cluster>,
     /// All addresses of all its names; `None` when no name has ever been resolved.
     pub(super) endpoints: Option<Arc<LoadAssignment>>,
 }
@@ -66,7 +66,7 @@ impl Dns {
                 kept.handle.abort();
             }
             let resolving = Resolving {
-                cluster: cluster.name.clone(),
+                cluster: cluster.clone(),
                 assignment: assignment.clone(),
                 options: options.clone(),
                 sender: self.sender.clone(),
@@ -80,6 +80,14 @@ impl Dns {
             task.handle.abort();
         }
         started
+    }
+}
+
+impl Dns {
+    /// Whether it is the version in force whose names were resolved: an answer may wait while another version comes.
+    pub(super) fn is_current(&self, resolution: &Resolution) -> bool {
+        let task = self.tasks.get(&resolution.cluster.name);
+        task.is_some_and(|task| Arc::ptr_eq(&task.config, &resolution.cluster))
     }
 }
 
@@ -114,7 +122,7 @@ pub(super) async fn look_up(
 }
 
 struct Resolving {
-    cluster: Arc<str>,
+    cluster: Arc<Cluster>,
     assignment: Arc<DnsAssignment>,
     options: Arc<DnsOptions>,
     sender: mpsc::Sender<Resolution>,
@@ -132,7 +140,7 @@ impl Resolving {
         let mut tasks = JoinSet::new();
         for (index, name) in self.assignment.names.iter().enumerate() {
             let name = Name {
-                cluster: self.cluster.clone(),
+                cluster: self.cluster.name.clone(),
                 host: name.host.clone(),
                 options: self.options.clone(),
                 resolver: resolver.clone(),

@@ -313,7 +313,13 @@ impl Control {
     fn resolve(&mut self, resolution: Resolution) {
         let mut affected = Vec::new();
         let mut next = Some(resolution);
-        while let Some(Resolution { cluster, endpoints }) = next {
+        while let Some(resolution) = next {
+            next = self.events.resolutions.try_recv().ok();
+            if !self.dns.is_current(&resolution) {
+                continue;
+            }
+            let Resolution { cluster, endpoints } = resolution;
+            let cluster = cluster.name.clone();
             self.unresolved.remove(&cluster);
             let is_new = endpoints.is_some();
             // Where nothing was ever resolved, what an earlier version of the cluster resolved to serves on.
@@ -323,7 +329,6 @@ impl Control {
             if is_new || self.builder.holds(&cluster) {
                 affected.push(cluster);
             }
-            next = self.events.resolutions.try_recv().ok();
         }
         if affected.is_empty() {
             return;

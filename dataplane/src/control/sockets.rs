@@ -44,6 +44,13 @@ struct Bound {
     number: u64,
 }
 
+/// Sockets that another listener may take.
+struct Spare {
+    /// The listener that still has them, should nobody take them.
+    owner: Option<Arc<str>>,
+    bound: Bound,
+}
+
 /// An address and how it is to be bound.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Wanted {
@@ -71,16 +78,26 @@ impl Sockets {
                 errors.push(error);
             }
         }
+        // Whoever failed, and was to give an address to somebody who failed too, keeps it.
+        for spare in spare.extract_if(.., |spare| {
+            let owner = spare.owner.as_deref();
+            owner.is_some_and(|owner| errors.iter().any(|error| *error.listener == *owner))
+        }) {
+            let Spare { owner: Some(owner), bound } = spare else { continue };
+            self.bound.entry(owner).or_default().push(bound);
+        }
         if !spare.is_empty() {
             let open: HashSet<&Address> =
                 self.bound.values().flatten().map(|bound| &bound.wanted.address).collect();
-            spare.iter().for_each(|old| remove(old, !open.contains(&old.wanted.address), workers));
+            for Spare { bound: old, .. } in &spare {
+                remove(old, !open.contains(&old.wanted.address), workers);
+            }
         }
         errors
     }
 
     /// The sockets of listeners that are gone, and those that another listener wants as they are.
-    fn take_spare(&mut self, listeners: &[(&Arc<Listener>, Vec<Wanted>)]) -> Vec<Bound> {
+    fn take_spare(&mut self, listeners: &[(&Arc<Listener>, Vec<Wanted>)]) -> Vec<Spare> {
         let by_name: HashMap<&str, &[Wanted]> =
             listeners.iter().map(|(listener, wanted)| (listener.name.as_str(), wanted.as_slice())).collect();
         let users: HashMap<&Address, &Wanted> =
@@ -88,14 +105,15 @@ impl Sockets {
         let mut spare = Vec::new();
         self.bound.retain(|name, bound| {
             let Some(wanted) = by_name.get(&**name) else {
-                spare.append(bound);
+                spare.extend(bound.drain(..).map(|bound| Spare { owner: None, bound }));
                 return false;
             };
             let moves = |bound: &mut Bound| {
                 !wanted.contains(&bound.wanted)
                     && users.get(&bound.wanted.address).is_some_and(|user| **user == bound.wanted)
             };
-            spare.extend(bound.extract_if(.., moves));
+            let moved = bound.extract_if(.., moves);
+            spare.extend(moved.map(|bound| Spare { owner: Some(name.clone()), bound }));
             true
         });
         spare
@@ -106,7 +124,7 @@ impl Sockets {
         &mut self,
         listener: &Listener,
         wanted: &[Wanted],
-        spare: &mut Vec<Bound>,
+        spare: &mut Vec<Spare>,
         workers: &Workers,
     ) -> Result<(), BindError> {
         let name: Arc<str> = listener.name.as_str().into();
@@ -114,7 +132,7 @@ impl Sockets {
         let is_bound = |wanted: &&Wanted| before.iter().any(|bound| bound.wanted == **wanted);
         let (mut made, mut taken) = (Vec::new(), Vec::new());
         for wanted in wanted.iter().filter(|wanted| !is_bound(wanted)) {
-            if let Some(at) = spare.iter().position(|spare| spare.wanted == *wanted) {
+            if let Some(at) = spare.iter().position(|spare| spare.bound.wanted == *wanted) {
                 taken.push(spare.swap_remove(at));
                 continue;
             }
@@ -137,8 +155,9 @@ impl Sockets {
             }
         }
         let bound = self.bound.entry(name.clone()).or_default();
-        spare.extend(bound.extract_if(.., |bound| !wanted.contains(&bound.wanted)));
-        for old in taken {
+        let unwanted = bound.extract_if(.., |bound| !wanted.contains(&bound.wanted));
+        spare.extend(unwanted.map(|bound| Spare { owner: None, bound }));
+        for Spare { bound: old, .. } in taken {
             let number = old.number;
             workers.tell_all(|| Command::Rename { number, listener: name.clone() });
             bound.push(old);

@@ -203,7 +203,9 @@ impl Control {
             tokio::select! {
                 begun = self.events.stream.begin() => match begun {
                     Begun::Early(config) => {
-                        self.tls.apply(&config);
+                        if self.tls.apply(&config) {
+                            self.show_certificates();
+                        }
                         self.dialer.update(&config, &self.resolved, true);
                     }
                     Begun::First(update) => return Some(update),

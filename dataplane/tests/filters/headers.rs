@@ -3,6 +3,7 @@
 use crate::{
     DRIVERS, Scene, filter, get, logged, route, seen, settings,
     support::{
+        client::Client,
         culvert::{Culvert, bootstrap, cluster, free_port},
         upstream::Upstream,
     },
@@ -184,5 +185,25 @@ fn schemes_are_what_is_configured() {
         let answer = get(port, "/over", &[]);
         assert_eq!(seen(&answer, "x-forwarded-proto"), ["https"]);
         logged(culvert, "/over https");
+    });
+}
+
+#[test]
+fn a_request_whose_upgrade_was_taken_away_is_an_ordinary_one() {
+    let mutations = "mutations: {request_mutations: [{remove: upgrade}]}";
+    let filters = [filter("m", "header_mutation.v3.HeaderMutation", mutations)];
+    let routes =
+        ["{match: {prefix: /}, route: {cluster: up, upgrade_configs: [{upgrade_type: websocket}]}}"
+            .to_owned()];
+    Scene { filters: &filters, config: "", host: "", routes: &routes }.run(|culvert, port| {
+        let mut client = Client::connect(port);
+        for _ in 0..2 {
+            client.send("GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+            let answer = client.response("GET");
+            assert_eq!((answer.status, answer.header("connection")), (200, None));
+            assert!(seen(&answer, "upgrade").is_empty());
+        }
+        assert_eq!(culvert.stat("cluster.up.upstream_cx_total"), 1);
+        assert_eq!(culvert.stat("http.s.downstream_rq_response_before_rq_complete"), 0);
     });
 }

@@ -107,3 +107,25 @@ fn browsers_call_services() {
         assert_eq!((stat("a.S.M.0"), stat("a.S.M.total")), (2, 2));
     });
 }
+
+#[test]
+fn bodies_that_were_kept_before_are_read_as_others() {
+    let filters =
+        [filter("b", "buffer.v3.Buffer", "max_request_bytes: 1000"), filter("w", "grpc_web.v3.GrpcWeb", "")];
+    let routes = ["{match: {prefix: /}, route: {cluster: up}}".to_owned()];
+    Scene { filters: &filters, config: "", host: "", routes: &routes }.run(|culvert, port| {
+        let call = |body: &[u8]| {
+            let mut client = Client::connect(port);
+            client.send(format!(
+                "POST /a.S/M HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc-web-text\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            ));
+            client.send(body);
+            client.response("POST").status
+        };
+        assert_eq!(call(STANDARD.encode(MESSAGE).as_bytes()), 200);
+        let before = culvert.stat("cluster.up.upstream_rq_200");
+        assert_eq!((call(b"!!!!"), call(b"AAA")), (400, 400));
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_200"), before, "nobody else gets that");
+    });
+}

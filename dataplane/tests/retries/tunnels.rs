@@ -161,3 +161,19 @@ fn a_refused_upgrade_ends_its_connection() {
         assert_eq!(culvert.stat("cluster.up.upstream_cx_destroy_local_with_active_rq"), 1);
     });
 }
+
+#[test]
+fn a_silent_tunnel_is_no_attempt_that_hangs() {
+    let upstream = shouting();
+    let action =
+        format!("{ENDS}, timeout: 0.2s, retry_policy: {{per_try_idle_timeout: 0.2s, per_try_timeout: 0.2s}}");
+    run(&action, upstream.address, |culvert, port| {
+        let mut client = Client::connect(port);
+        client.send("CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n");
+        assert!(client.until(b"\r\n\r\n").unwrap().starts_with(b"HTTP/1.1 200"));
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        client.send("late");
+        assert_eq!(client.exactly(4).unwrap(), b"LATE");
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_per_try_idle_timeout"), 0);
+    });
+}

@@ -21,6 +21,29 @@ pub trait Encoder {
     }
 }
 
+/// Two encoders, one after the other.
+struct Chain {
+    first: Box<dyn Encoder>,
+    then: Box<dyn Encoder>,
+}
+
+impl Encoder for Chain {
+    fn encode(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.then.encode(&self.first.encode(bytes))
+    }
+
+    fn finish(&mut self, trailers: Option<&Headers>) -> Vec<u8> {
+        let rest = self.first.finish(trailers);
+        let mut bytes = if rest.is_empty() { Vec::new() } else { self.then.encode(&rest) };
+        bytes.extend(self.then.finish(trailers.filter(|_| !self.first.takes_trailers())));
+        bytes
+    }
+
+    fn takes_trailers(&self) -> bool {
+        self.first.takes_trailers() || self.then.takes_trailers()
+    }
+}
+
 /// Changes the body of a request before anybody else reads it.
 pub trait Decoder {
     /// What `bytes` become; `None` when they are not what they should be.
@@ -100,9 +123,14 @@ impl Detour {
         read(&self.kept.borrow().bytes)
     }
 
+    /// What those before it make of the body is what `encoder` gets.
     pub(super) fn set_encoder(&self, encoder: Box<dyn Encoder>) {
         self.encoding.set(true);
-        *self.encoder.borrow_mut() = Some(encoder);
+        let mut slot = self.encoder.borrow_mut();
+        *slot = Some(match slot.take() {
+            Some(first) => Box::new(Chain { first, then: encoder }),
+            None => encoder,
+        });
     }
 
     #[inline]

@@ -43,25 +43,24 @@ impl<'c> ServerStream<'c> {
     /// See [`ReceiveError`].
     #[inline]
     pub fn poll_body(self, cx: &mut Context<'_>) -> Poll<Result<Body, ReceiveError>> {
+        if self.detour.is_broken() {
+            return Poll::Ready(Err(ReceiveError::Encoding));
+        }
         if let Some(kept) = self.detour.take_kept() {
-            self.detour.received(&kept);
             return Poll::Ready(Ok(Body::Data(kept)));
         }
         if self.detour.has_ended() {
             return Poll::Ready(Ok(Body::End));
         }
-        let received = self.poll_received(cx);
+        self.poll_received(cx)
+    }
+
+    fn poll_received(self, cx: &mut Context<'_>) -> Poll<Result<Body, ReceiveError>> {
+        let received = if self.detour.is_decoding() { self.poll_decoded(cx) } else { self.poll_side(cx) };
         if let Poll::Ready(Ok(Body::Data(chunk))) = &received {
             self.detour.received(chunk);
         }
         received
-    }
-
-    fn poll_received(self, cx: &mut Context<'_>) -> Poll<Result<Body, ReceiveError>> {
-        if self.detour.is_decoding() {
-            return self.poll_decoded(cx);
-        }
-        self.poll_side(cx)
     }
 
     fn poll_side(self, cx: &mut Context<'_>) -> Poll<Result<Body, ReceiveError>> {
@@ -98,6 +97,9 @@ impl<'c> ServerStream<'c> {
     /// # Errors
     /// See [`ReceiveError`].
     pub fn poll_keep(self, cx: &mut Context<'_>) -> Poll<Result<bool, ReceiveError>> {
+        if self.detour.is_broken() {
+            return Poll::Ready(Err(ReceiveError::Encoding));
+        }
         if self.detour.has_ended() {
             return Poll::Ready(Ok(true));
         }
@@ -123,9 +125,10 @@ impl<'c> ServerStream<'c> {
         self.detour.has_ended()
     }
 
-    /// Takes what was kept of the request's body, where that is all of it. Its trailers are still to be taken.
+    /// Takes what was kept of the request's body, where that is all of it, and what it should be. Its trailers are still
+    /// to be taken.
     pub fn take_kept(self) -> Option<Vec<u8>> {
-        self.detour.has_ended().then(|| self.detour.take_bytes())
+        (self.detour.has_ended() && !self.detour.is_broken()).then(|| self.detour.take_bytes())
     }
 
     /// Has the request's body, whose end was reached, received once more.
@@ -136,6 +139,8 @@ impl<'c> ServerStream<'c> {
     /// Counts the messages of gRPC that request and response consist of, from now on.
     pub fn count_messages(self) {
         self.detour.count_messages();
+        // What came before it was asked for; what comes later is counted as it comes.
+        self.with_kept(|kept| self.detour.received(kept));
     }
 
     /// Messages of the request and of the response, as far as they were counted.

@@ -152,7 +152,10 @@ impl Exchange<'_> {
             }
             Outcome::Expired(expired) => {
                 match lent {
-                    Some(_) => self.count_cut(cluster, false),
+                    Some(lent) => {
+                        self.count_cut(cluster, false);
+                        passage.cut_tunnel(lent);
+                    }
                     None => self.discard_received(),
                 }
                 self.expired(expired, passage, Some(host))

@@ -150,6 +150,8 @@ impl Exchange<'_> {
             Ok(passage) => passage,
             Err(reply) => return Forwarded::Done(self.reply(reply)),
         };
+        // A filter may have taken away what it was asked for with.
+        self.upgrading = passage.upgrade;
         if passage.upgrade {
             self.framing = Framing::Tunnel;
         }
@@ -281,9 +283,9 @@ impl Exchange<'_> {
     }
 
     /// The body, as far as filters have received it, or a request before that was redirected.
-    fn received(&self) -> Kept {
-        if self.framing.is_empty() || self.upgrading {
-            return Kept::new(!self.upgrading);
+    fn received(&self, upgrade: bool) -> Kept {
+        if self.framing.is_empty() || upgrade {
+            return Kept::new(!upgrade);
         }
         let Some(bytes) = self.stream.take_kept() else { return Kept::new(false) };
         self.record.bytes_received.set(bytes.len() as u64);
@@ -348,7 +350,7 @@ impl Exchange<'_> {
             retrying: Retrying::new(policy, action.priority, &self.head.view()),
             upgrade,
             tunnel_open: Cell::new(false),
-            kept: self.received(),
+            kept: self.received(upgrade),
             sent: Cell::new(false),
             response_started: Cell::new(false),
             answering: Cell::new(false),

@@ -102,8 +102,10 @@ impl TryTimers {
         {
             self.due.set(time::now() + limit);
         }
-        if let Some(limit) = self.limits.per_try_idle {
+        // Nobody knows for how long a client, or either end of a tunnel, has nothing to say.
+        if complete && let Some(limit) = self.limits.per_try_idle {
             if !self.idle.is_set() {
+                self.last = time::now();
                 self.idle.set(self.last + limit);
             }
             while self.idle.poll_expired(cx).is_ready() {
