@@ -6,6 +6,7 @@
 pub mod access;
 pub mod access_log;
 pub mod codes;
+pub mod help;
 pub mod histogram;
 pub mod names;
 pub mod prometheus;

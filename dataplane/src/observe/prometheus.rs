@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use crate::observe::help::help;
 use crate::observe::registry::{HistogramStat, Kind, Snapshot, Stat};
 use crate::observe::view::View;
 
@@ -109,14 +110,21 @@ pub fn render(snapshot: &Snapshot) -> String {
     for (kind, type_name) in [(Kind::Counter, "counter"), (Kind::Gauge, "gauge")] {
         let stats = snapshot.stats.iter().filter(|stat| stat.kind == kind);
         for (name, group) in grouped(stats, &snapshot.view, |stat: &&Stat| &stat.name) {
-            let _ = writeln!(out, "# TYPE {name} {type_name}");
+            // Envoy's names are kept as they are known; Culvert's own follow Prometheus' rules.
+            let suffix = match kind {
+                Kind::Counter if name.starts_with("culvert_") && !name.ends_with("_total") => "_total",
+                _ => "",
+            };
+            let _ = writeln!(out, "# HELP {name}{suffix} {}", help(&name, Some(kind)));
+            let _ = writeln!(out, "# TYPE {name}{suffix} {type_name}");
             for (labels, stat) in group {
-                let _ = writeln!(out, "{name}{{{labels}}} {}", stat.value);
+                let _ = writeln!(out, "{name}{suffix}{{{labels}}} {}", stat.value);
             }
         }
     }
     let histograms = snapshot.histograms.iter();
     for (name, group) in grouped(histograms, &snapshot.view, |histogram: &&HistogramStat| &histogram.name) {
+        let _ = writeln!(out, "# HELP {name} {}", help(&name, None));
         let _ = writeln!(out, "# TYPE {name} histogram");
         for (labels, histogram) in group {
             write_histogram(&mut out, &name, &labels, histogram, snapshot.view.bounds(&histogram.name));
@@ -333,7 +341,8 @@ mod tests {
         clusters[0].0.upstream_rq_time.record(7);
         let text = render(&registry.snapshot());
         assert!(text.contains(
-            "# TYPE envoy_cluster_upstream_rq_total counter\n\
+            "# HELP envoy_cluster_upstream_rq_total Cluster upstream requests, since the start.\n\
+             # TYPE envoy_cluster_upstream_rq_total counter\n\
              envoy_cluster_upstream_rq_total{envoy_cluster_name=\"a\"} 5\n\
              envoy_cluster_upstream_rq_total{envoy_cluster_name=\"b\"} 0\n"
         ));
@@ -354,6 +363,7 @@ mod tests {
         );
         assert!(text.contains("envoy_cluster_upstream_rq_time_sum{envoy_cluster_name=\"a\"} 7\n"));
         assert!(text.contains("envoy_cluster_upstream_rq_time_count{envoy_cluster_name=\"a\"} 1\n"));
+        assert_eq!(text.matches("# HELP ").count(), text.matches("# TYPE ").count());
         let types = text.lines().filter(|line| line.starts_with("# TYPE"));
         let mut seen = std::collections::HashSet::new();
         assert!(types.into_iter().all(|line| seen.insert(line)), "a metric is announced once");

@@ -45,7 +45,7 @@ stat_set! {
     pub struct ConfigStats {
         /// From the arrival of a delivery or the change of a file to a worker having taken over what came of it, in
         /// microseconds; one sample per worker.
-        histogram apply_us,
+        histogram apply_time,
     }
 }
 

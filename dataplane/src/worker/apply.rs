@@ -79,7 +79,7 @@ impl Worker {
         }
         if let Some(arrived) = arrived {
             let elapsed = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.config_stats.apply_us.record(elapsed);
+            self.config_stats.apply_time.record(elapsed);
         }
     }
 

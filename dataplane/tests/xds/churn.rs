@@ -99,7 +99,7 @@ fn endpoints_change_ten_times_a_second_without_a_failed_request() {
         println!("{driver}: p50, p90, p99, p99.9 in us: calm {:?}, with changes {:?}", p(&calm), p(&busy));
         println!("{driver}: p99 with changes / calm, median of {rounds}: {:.2}", median(ratios));
         // Each change was taken over, and the time that took is on record.
-        let stats = scene.culvert.get("/stats?filter=culvert.config.apply_us").expect("stats");
+        let stats = scene.culvert.get("/stats?filter=culvert.config.apply_time").expect("stats");
         println!("{driver}: {changes} changes; {}", stats.lines().last().unwrap_or_default());
         scene.culvert.wait_until("every change", |c| c.stat("cluster.a.update_success") >= changes);
     }

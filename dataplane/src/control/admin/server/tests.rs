@@ -432,7 +432,8 @@ fn statistics_in_every_format() {
         let (_, body) = server.get(&target);
         assert!(
             body.starts_with(
-                "# TYPE envoy_cluster_upstream_rq counter\n\
+                "# HELP envoy_cluster_upstream_rq Answers, by status.\n\
+                 # TYPE envoy_cluster_upstream_rq counter\n\
                  envoy_cluster_upstream_rq{envoy_response_code=\"200\",envoy_cluster_name=\"backend\"} 1\n"
             ),
             "{body}"
