@@ -52,7 +52,7 @@ const FAULTS: &[(&str, Fault)] = &[
 ///
 /// # Panics
 /// There is no fault of that name: a test that believes it was seeded would prove nothing.
-pub fn seeded(config: &Config) -> Config {
+pub(crate) fn seeded(config: &Config) -> Config {
     let mut config = config.clone();
     let Ok(name) = std::env::var(VARIABLE) else { return config };
     let Some((_, fault)) = FAULTS.iter().find(|(known, _)| *known == name) else {
