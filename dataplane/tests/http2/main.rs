@@ -1,5 +1,6 @@
 //! HTTP/2 on both sides, with real peers, on both drivers.
 
+mod conformance;
 mod dead;
 mod floods;
 mod lifetime;
