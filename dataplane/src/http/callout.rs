@@ -5,6 +5,7 @@
 
 use std::{
     borrow::Cow,
+    cell::Cell,
     future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
@@ -207,8 +208,9 @@ async fn attempt(
         return Err(CallError::Unreachable);
     };
     let mut active = Active::new(&cluster, &host);
-    let outcome = within(due, converse(caller, question, &cluster, &host)).await;
+    let outcome = within(due, converse(caller, question, &cluster, &host, &active.begun)).await;
     active.over = true;
+    let begun = active.begun.get();
     match &outcome {
         Some(Ok(answer)) => {
             cluster.count(answer.status, true);
@@ -223,6 +225,9 @@ async fn attempt(
         }
         None => {
             cluster.stats.upstream_rq_timeout.inc();
+            if let Some(version) = begun {
+                cluster.count_cut(version == Version::Http2, false);
+            }
             cluster.count(504, true);
             host.stats(|stats| {
                 stats.rq_error.inc();
@@ -239,6 +244,7 @@ async fn converse(
     question: &Question<'_>,
     cluster: &Rc<Cluster>,
     host: &Rc<Host>,
+    begun: &Cell<Option<Version>>,
 ) -> Result<Answer, CallError> {
     let worker = caller.worker;
     let acquired = cluster.acquire(worker, host, &caller.via, Version::Http2, false).await;
@@ -251,6 +257,8 @@ async fn converse(
     })?;
     lent.host.reached(false);
     lent.begin_request();
+    cluster.stats.upstream_rq_total.inc();
+    begun.set(Some(lent.conn.version()));
     let mut head = worker.request_head();
     question.write(&mut head);
     let framing = match question.body.len() {
@@ -271,13 +279,24 @@ async fn converse(
             Ok(answer)
         }
         Err(error) => {
-            cluster.stats.upstream_rq_rx_reset.inc();
+            count_lost(cluster, lent.conn.version(), &error);
             host.failed(LocalFailure::Connection);
             Err(match error {
                 ReceiveError::Refused => CallError::Refused,
                 _ => CallError::Lost,
             })
         }
+    }
+}
+
+/// Counts a request of Culvert's own that the other end, or what it sent, has cut.
+pub(super) fn count_lost(cluster: &Cluster, version: Version, error: &ReceiveError) {
+    if version != Version::Http2 {
+        cluster.count_cut(false, !matches!(error, ReceiveError::Broken | ReceiveError::Fault(_)));
+    } else if matches!(error, ReceiveError::Closed | ReceiveError::Io(_) | ReceiveError::Truncated) {
+        cluster.stats.upstream_rq_pending_failure_eject.inc();
+    } else {
+        cluster.stats.upstream_rq_rx_reset.inc();
     }
 }
 
@@ -365,14 +384,16 @@ struct Active {
     cluster: Rc<Cluster>,
     since: Instant,
     over: bool,
+    /// How the request is sent, once it is.
+    begun: Cell<Option<Version>>,
     _host: ActiveRequest,
 }
 
 impl Active {
     fn new(cluster: &Rc<Cluster>, host: &Rc<Host>) -> Self {
-        cluster.stats.upstream_rq_total.inc();
         cluster.stats.upstream_rq_active.inc();
-        Self { cluster: cluster.clone(), since: time::now(), over: false, _host: host.begin() }
+        let (over, begun) = (false, Cell::new(None));
+        Self { cluster: cluster.clone(), since: time::now(), over, begun, _host: host.begin() }
     }
 }
 

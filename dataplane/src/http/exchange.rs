@@ -264,7 +264,8 @@ impl<'c> Exchange<'c> {
                     if self.record.health_check.get() {
                         self.discard_received();
                     }
-                    self.record.bytes_received.set(self.stream.with_kept(<[u8]>::len) as u64);
+                    let kept = self.stream.with_kept(<[u8]>::len) as u64;
+                    self.record.bytes_received.set(self.record.bytes_received.get().max(kept));
                     return Some(self.reply(reply));
                 }
             }

@@ -518,6 +518,8 @@ stat_set! {
         counter allowed,
         counter cors_preflight_bypassed,
         counter denied,
+        /// Tokens of known providers: none is ever kept.
+        counter jwt_cache_miss,
         counter jwks_fetch_failed,
         counter jwks_fetch_success,
     }
@@ -531,6 +533,13 @@ stat_set! {
         counter not_compressed,
         counter total_compressed_bytes,
         counter total_uncompressed_bytes,
+    }
+}
+
+stat_set! {
+    /// Scope `http.<stat_prefix>.compressor.<compressor_library.name>.<kind>.request`: bodies of requests never are.
+    pub struct RequestCompressorStats {
+        counter not_compressed,
     }
 }
 

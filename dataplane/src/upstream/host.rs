@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use culvert_model::{Address, LbPolicy, RoutePriority};
+use culvert_model::{Address, LbPolicy, RoutePriority, Value};
 
 use crate::{
     http::codec::h2::STREAMS_UNTIL_SETTINGS,
@@ -141,6 +141,13 @@ impl Host {
     /// The endpoint as configured.
     pub fn spec(&self) -> Rc<Local<HostSpec>> {
         self.spec.borrow().clone()
+    }
+
+    /// Whether it is on trial, as its metadata says (`envoy.lb`, `canary`).
+    pub fn is_canary(&self) -> bool {
+        let spec = self.spec.borrow();
+        let labels = spec.endpoint.metadata.as_ref().and_then(|metadata| metadata.0.get("envoy.lb"));
+        labels.and_then(|labels| labels.get("canary")) == Some(&Value::Bool(true))
     }
 
     /// Calls `f` with this worker's counters.

@@ -119,6 +119,8 @@ pub struct Cluster {
     origins: [OnceCell<Arc<CodeStats>>; 2],
     /// `retry.upstream_rq_<code>`: answers that were not the last ones; registered with the first.
     retry_codes: OnceCell<Arc<CodeStats>>,
+    /// `canary.upstream_rq_<code>`: answers of hosts that are on trial; registered with the first.
+    canary_codes: OnceCell<Arc<CodeStats>>,
     /// Of handshakes; registered with the first.
     tls_stats: OnceCell<Arc<TlsStats>>,
     http2_stats: OnceCell<Arc<Http2Stats>>,
@@ -148,6 +150,7 @@ impl Cluster {
             stats,
             codes,
             retry_codes: OnceCell::new(),
+            canary_codes: OnceCell::new(),
             origins: Default::default(),
             tls_stats: OnceCell::new(),
             http2_stats: OnceCell::new(),
@@ -169,6 +172,34 @@ impl Cluster {
             codes
         });
         origin.record(status);
+    }
+
+    /// Counts an answer of a host that is on trial, beside [`Self::count`].
+    pub fn count_canary(&self, status: u16) {
+        let codes = self.canary_codes.get_or_init(|| {
+            let codes = Arc::new(CodeStats::upstream());
+            self.registry.register(format!("cluster.{}.canary", self.config().stat_name), codes.clone());
+            codes
+        });
+        codes.record(status);
+    }
+
+    /// Counts what a request that was cut costs: the connection, or the stream of a `multiplexed` one. `remote`: the
+    /// upstream did it.
+    pub fn count_cut(&self, multiplexed: bool, remote: bool) {
+        let stats = &self.stats;
+        if multiplexed {
+            // A connection that others share is counted when it ends.
+            return stats.upstream_rq_tx_reset.inc();
+        }
+        stats.upstream_cx_destroy_with_active_rq.inc();
+        if remote {
+            stats.upstream_cx_destroy_remote.inc();
+            stats.upstream_cx_destroy_remote_with_active_rq.inc();
+        } else {
+            stats.upstream_cx_destroy_local.inc();
+            stats.upstream_cx_destroy_local_with_active_rq.inc();
+        }
     }
 
     /// Takes over a newer version. Hosts whose address stayed keep their connections; others close theirs when idle. With

@@ -9,7 +9,7 @@ use super::{Filter, Response, Scope, State, Verdict};
 use crate::{
     http::{codec::Encoder, exchange::Exchange},
     listener::is_enabled,
-    observe::stats::{CompressorStats, EncodingStats, Registry},
+    observe::stats::{CompressorStats, EncodingStats, Registry, RequestCompressorStats},
 };
 
 /// What is compressed where the configuration names no types; Envoy's list.
@@ -39,6 +39,7 @@ pub(super) struct ResponseCompressor {
     config: Arc<Compressor>,
     stats: Arc<CompressorStats>,
     choices: Arc<EncodingStats>,
+    requests: Arc<RequestCompressorStats>,
 }
 
 /// Which encoding a client gets, and why.
@@ -67,8 +68,10 @@ impl ResponseCompressor {
         let direction = if config.directed { format!("{scope}.response") } else { scope.clone() };
         registry.register(direction, stats.clone());
         let choices = Arc::new(EncodingStats::default());
+        let requests = Arc::new(RequestCompressorStats::default());
+        registry.register(format!("{scope}.request"), requests.clone());
         registry.register(scope, choices.clone());
-        Self { config, stats, choices }
+        Self { config, stats, choices, requests }
     }
 
     pub(super) fn decode(
@@ -81,9 +84,11 @@ impl ResponseCompressor {
             Some(Settings::Compressor(own)) => Some(own),
             _ => None,
         };
-        if own.is_some_and(|own: &CompressorOverride| own.disabled)
-            || !is_enabled(&self.config.enabled, &exchange.conn.worker)
-        {
+        if own.is_some_and(|own: &CompressorOverride| own.disabled) {
+            return Verdict::Continue;
+        }
+        self.requests.not_compressed.inc();
+        if !is_enabled(&self.config.enabled, &exchange.conn.worker) {
             return Verdict::Continue;
         }
         let headers = &mut exchange.head.headers;
@@ -108,8 +113,8 @@ impl ResponseCompressor {
         if !long {
             self.stats.content_length_too_small.inc();
         }
-        let wanted = long && self.takes_type(headers);
-        let fits = wanted
+        let fits = long
+            && self.takes_type(headers)
             && response.status != 101
             && !config.uncompressible.contains(&response.status)
             && !has_word(headers, "cache-control", "no-transform")
@@ -123,7 +128,7 @@ impl ResponseCompressor {
         let tunnel = response.framing == Framing::Tunnel;
         let has_body =
             !response.framing.is_empty() && !tunnel && exchange.downstream_version != Version::Http10;
-        if has_body && wanted && self.is_chosen(exchange, accepted.as_deref()) && compressible {
+        if has_body && long && self.is_chosen(exchange, accepted.as_deref(), headers) && compressible {
             self.stats.compressed.inc();
             headers.set("content-encoding", config.library.encoding());
             headers.remove("content-length");
@@ -155,7 +160,7 @@ impl ResponseCompressor {
     }
 
     /// Whether the client gets the encoding of this filter.
-    fn is_chosen(&self, exchange: &Exchange<'_>, accepted: Option<&[u8]>) -> bool {
+    fn is_chosen(&self, exchange: &Exchange<'_>, accepted: Option<&[u8]>, response: &Headers) -> bool {
         let Some(accepted) = accepted else {
             self.choices.no_accept_header.inc();
             return false;
@@ -169,6 +174,9 @@ impl ResponseCompressor {
                 state => (&entry.filter, state),
             };
             if let (Filter::Compressor(filter), State::Compressing(_)) = (filter, state) {
+                if !filter.takes_type(response) {
+                    continue;
+                }
                 if std::ptr::eq(filter, self) {
                     own = Some(encodings.len());
                 }

@@ -91,6 +91,7 @@ impl GlobalLimiter {
                 self.count(exchange, cluster.as_deref(), |stats| &stats.failure_mode_allowed);
                 return Verdict::Continue;
             }
+            exchange.discard_after_asking();
             let reply = Reply::new(config.status_on_error, "").flag(Flags::RATE_LIMIT_SERVICE_ERROR);
             return Verdict::Reply(reply.details("rate_limiter_error"));
         };
@@ -118,6 +119,7 @@ impl GlobalLimiter {
         if let Some(cluster) = &cluster {
             cluster.count(config.status, exchange.is_internal());
         }
+        exchange.discard_after_asking();
         let reply = Reply::new(config.status, "").flag(Flags::RATE_LIMITED).details("request_rate_limited");
         let reply = reply.body(answer.raw_body.into());
         Verdict::Reply(if config.resource_exhausted { reply.grpc_status("8") } else { reply })

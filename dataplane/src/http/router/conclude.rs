@@ -371,19 +371,7 @@ impl Exchange<'_> {
     /// Counts what a request that was cut costs its upstream: the connection, or with HTTP/2 the stream. `remote`: the
     /// upstream did it.
     pub(super) fn count_cut(&self, cluster: &Cluster, remote: bool) {
-        let stats = &cluster.stats;
-        if self.record.upstream_version.get() == Some(Version::Http2) {
-            // A connection that others share is counted when it ends.
-            return stats.upstream_rq_tx_reset.inc();
-        }
-        stats.upstream_cx_destroy_with_active_rq.inc();
-        if remote {
-            stats.upstream_cx_destroy_remote.inc();
-            stats.upstream_cx_destroy_remote_with_active_rq.inc();
-        } else {
-            stats.upstream_cx_destroy_local.inc();
-            stats.upstream_cx_destroy_local_with_active_rq.inc();
-        }
+        cluster.count_cut(self.record.upstream_version.get() == Some(Version::Http2), remote);
     }
 
     /// Counts a response that ended before its request did.
@@ -407,6 +395,13 @@ impl Exchange<'_> {
                 Poll::Ready(Ok(Body::End)) => record.times.borrow_mut().rx_end = Some(time::now()),
                 Poll::Ready(Err(_)) | Poll::Pending => return,
             }
+        }
+    }
+
+    /// The same after a service was asked: the body has had the time to come. Not where some of it was kept.
+    pub(in crate::http) fn discard_after_asking(&self) {
+        if self.stream.with_kept(<[u8]>::is_empty) {
+            self.discard_received();
         }
     }
 

@@ -27,8 +27,13 @@ use culvert_ring::{
 
 use super::{Passage, attempt::ActiveUpstream};
 use crate::{
-    http::{callout::final_head, codec::Body, codec::ReceiveError, exchange::Exchange, shared::millis},
-    upstream::{Choice, Cluster, Host, Lent, LocalFailure, Via},
+    http::{
+        callout::{count_lost, final_head},
+        codec::{Body, ReceiveError},
+        exchange::Exchange,
+        shared::millis,
+    },
+    upstream::{AcquireError, Choice, Cluster, Host, Lent, LocalFailure, Via},
     worker::Worker,
 };
 
@@ -240,8 +245,8 @@ impl Run {
                     lent.release(worker);
                 }
             }
-            Err(_) => {
-                cluster.stats.upstream_rq_rx_reset.inc();
+            Err(error) => {
+                count_lost(cluster, lent.conn.version(), &error);
                 host.failed(LocalFailure::Connection);
                 self.failed(&host);
             }

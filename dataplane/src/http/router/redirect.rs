@@ -1,6 +1,8 @@
 //! Redirects that culvert follows itself (`internal_redirect_policy`).
 
-use culvert_model::{InternalRedirects, RedirectPredicate};
+use std::rc::Rc;
+
+use culvert_model::{Action, InternalRedirects, RedirectPredicate};
 use culvert_proto::{Method, RequestHead, ResponseHead, Scheme, route::Table};
 use http::Uri;
 
@@ -8,6 +10,7 @@ use super::{Passage, body::Kept};
 use crate::{
     http::{exchange::Exchange, log::Flags},
     observe::access::{LogType, Times},
+    upstream::Cluster,
 };
 
 /// Which redirects a request has been through.
@@ -24,6 +27,8 @@ pub(super) struct Redirected {
     /// Without body.
     bare: bool,
     route: String,
+    /// Where the route leads.
+    cluster: Option<Rc<Cluster>>,
 }
 
 impl Exchange<'_> {
@@ -79,8 +84,8 @@ impl Exchange<'_> {
         head.set_path(uri.path_and_query().map_or("/", |path| path.as_str()));
         let local = self.conn.manager.table(&self.conn.worker, &head.view());
         let random = self.conn.worker.rng.borrow_mut().u64(..);
-        let found = local.as_ref().and_then(|table| target(&table.0, &head, random));
-        let Some(route) = found else {
+        let found = local.as_ref().and_then(|table| self.target(&table.0, &head, random));
+        let Some((route, cluster)) = found else {
             stats.passthrough_internal_redirect_no_route.inc();
             return None;
         };
@@ -114,23 +119,40 @@ impl Exchange<'_> {
         original.extend_from_slice(self.head.authority());
         original.extend_from_slice(self.head.path());
         head.headers.set("x-envoy-original-url", original);
-        Some(Box::new(Redirected { head, bare, route }))
+        Some(Box::new(Redirected { head, bare, route, cluster }))
+    }
+
+    /// The name of the route that the request would take, if there is one, and its cluster, if it leads to one.
+    fn target(
+        &self,
+        table: &Table,
+        head: &RequestHead,
+        random: u64,
+    ) -> Option<(String, Option<Rc<Cluster>>)> {
+        let matched = table.route(&head.view(), random).ok()?;
+        let cluster = match &matched.route.action {
+            Action::Forward(action) => self.cluster(action, random),
+            _ => None,
+        };
+        Some((matched.route.name.clone(), cluster.map(|(cluster, _)| cluster)))
     }
 
     /// Goes on as the request that a redirect made. What was there is logged as a request of its own.
     pub(super) fn become_redirected(&mut self, redirected: Redirected, status: u16, kept: Kept) {
-        let Redirected { head, bare, route } = redirected;
+        let Redirected { head, bare, route, cluster } = redirected;
         let before = std::mem::replace(&mut self.head, head);
         self.conn.worker.recycle(before, None);
         self.record.status.set(status);
         self.record.details.set("internal_redirect");
         *self.record.route_name.borrow_mut() = route;
+        *self.record.cluster.borrow_mut() = cluster;
         self.log(LogType::DownstreamEnd);
         self.record.status.set(0);
         self.record.details.set("");
         self.record.flags.set(Flags::default());
         self.record.route_name.borrow_mut().clear();
         self.record.attempts.set(0);
+        self.record.upstream_version.set(None);
         self.record.host.take();
         self.record.cluster.take();
         let mut times = self.record.times.borrow_mut();
@@ -157,11 +179,6 @@ fn parse(location: &[u8]) -> Option<(Scheme, Uri)> {
     };
     let authority = uri.authority()?.as_str();
     (!authority.is_empty() && !authority.contains('@')).then_some((scheme, uri))
-}
-
-/// The name of the route that the request would take, if there is one.
-fn target(table: &Table, head: &RequestHead, random: u64) -> Option<String> {
-    table.route(&head.view(), random).ok().map(|matched| matched.route.name.clone())
 }
 
 #[cfg(test)]

@@ -181,6 +181,9 @@ impl Exchange<'_> {
 
     fn upstream_answered(&self, passage: &Passage<'_>, lent: &Lent, head: &ResponseHead) {
         self.count_upstream(&passage.cluster, head.status);
+        if lent.host.is_canary() || head.headers.get("x-envoy-upstream-canary") == Some(b"true") {
+            passage.cluster.count_canary(head.status);
+        }
         lent.host.answered(outlier_status(head));
         if let Some(begun) = self.record.times.borrow().upstream_tx_begin {
             lent.host.answers_since(begun);

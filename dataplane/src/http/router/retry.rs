@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use culvert_model::{AvoidHost, RetryPolicy, RoutePriority, Struct, Value};
+use culvert_model::{AvoidHost, RetryPolicy, RoutePriority, Struct};
 use culvert_proto::{
     ResponseHead,
     retry::{BackOffState, Decision, Reset, Retries, rate_limited},
@@ -158,9 +158,7 @@ impl<'a> Retrying<'a> {
         let Some(policy) = self.policy else { return false };
         policy.avoid.iter().any(|avoid| match avoid {
             AvoidHost::Previous => self.state.borrow().tried.iter().any(|tried| Rc::ptr_eq(tried, host)),
-            AvoidHost::Canary => with_labels(host, |labels| {
-                labels.and_then(|labels| labels.get("canary")) == Some(&Value::Bool(true))
-            }),
+            AvoidHost::Canary => host.is_canary(),
             AvoidHost::Metadata(wanted) => with_labels(host, |labels| {
                 wanted.is_empty()
                     || labels.is_some_and(|labels| {

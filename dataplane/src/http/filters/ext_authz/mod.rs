@@ -114,16 +114,19 @@ impl Authorizer {
             Decision::Denied(denial) => {
                 self.count(exchange, cluster.as_deref(), &self.stats.denied, |stats| &stats.denied);
                 if let Some(cluster) = cluster.as_ref().filter(|_| config.charge_cluster) {
-                    cluster.count(denial.status, exchange.is_internal());
+                    // As Envoy does, whoever asked.
+                    cluster.count(denial.status, true);
                 }
                 if !denial.metadata.is_empty() {
                     exchange.filters.metadata.merge(NAMESPACE, denial.metadata.clone());
                 }
+                exchange.discard_after_asking();
                 Verdict::Reply(deny(*denial))
             }
             Decision::Error => {
                 self.count(exchange, cluster.as_deref(), &self.stats.error, |stats| &stats.error);
                 if !config.failure_mode_allow {
+                    exchange.discard_after_asking();
                     return Verdict::Reply(self.failure());
                 }
                 let allowed = &self.stats.failure_mode_allowed;
@@ -216,6 +219,7 @@ async fn hold_back(exchange: &Exchange<'_>, body: AuthBody) -> Option<Verdict> {
         Collected::Whole => None,
         Collected::Part if body.partial => None,
         Collected::Part => {
+            exchange.conn.manager.stats.downstream_rq_too_large.inc();
             let reply = Reply::new(413, "Payload Too Large").details("request_payload_too_large");
             Some(Verdict::Reply(reply))
         }

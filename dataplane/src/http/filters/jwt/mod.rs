@@ -77,6 +77,7 @@ impl Authenticator {
             && is_set("access-control-request-method")
         {
             self.stats.cors_preflight_bypassed.inc();
+            self.stats.allowed.inc();
             return Verdict::Continue;
         }
         let requirement = match self.requirement(exchange, scope) {
@@ -202,6 +203,9 @@ impl Authenticator {
         audiences: Option<&[String]>,
         text: &str,
     ) -> Result<(usize, Token), Fault> {
+        if provider.is_some() {
+            self.stats.jwt_cache_miss.inc();
+        }
         let token = Token::parse(text)?;
         let issues = |provider: &JwtProvider| provider.issuer.is_empty() || provider.issuer == token.issuer;
         let index = match provider {
@@ -237,8 +241,12 @@ impl Authenticator {
     /// Answers requests of a route that names a requirement that there is not.
     fn misnamed(&self, name: &str) -> Reply {
         self.stats.denied.inc();
-        let text = format!("Failed JWT authentication: Wrong requirement_name: {name}");
-        let details = format!("jwt_authn_access_denied{{{}}}", text.replace(' ', "_"));
+        let mut known: Vec<&str> = self.config.named.iter().map(|(name, _)| name.as_str()).collect();
+        known.sort_unstable();
+        let known = known.join(",");
+        let fault = format!("Wrong requirement_name: {name}. It should be one of [{known}]");
+        let details = format!("jwt_authn_access_denied{{{}}}", fault.replace(' ', "_"));
+        let text = format!("Failed JWT authentication: {fault}");
         Reply::new(403, "").details_text(details).body(text.into_bytes().into())
     }
 }
