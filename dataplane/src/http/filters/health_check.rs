@@ -8,7 +8,10 @@ use culvert_proto::route::header_matches;
 use super::{Response, State, Verdict};
 use crate::{
     http::{exchange::Exchange, log::Flags, reply::Reply},
-    observe::stats::{HealthAnswerStats, Registry},
+    observe::{
+        stats::{HealthAnswerStats, Registry},
+        trace::TracingStats,
+    },
 };
 
 /// The filter on one worker.
@@ -16,13 +19,17 @@ pub(super) struct HealthCheck {
     /// What a question looks like.
     matchers: Arc<Vec<HeaderMatcher>>,
     stats: Arc<HealthAnswerStats>,
+    /// Envoy counts them here also where nothing is traced.
+    tracing: Arc<TracingStats>,
 }
 
 impl HealthCheck {
     pub(super) fn new(matchers: Arc<Vec<HeaderMatcher>>, stat_prefix: &str, registry: &Registry) -> Self {
         let stats = Arc::new(HealthAnswerStats::default());
         registry.register(format!("http.{stat_prefix}.health_check"), stats.clone());
-        Self { matchers, stats }
+        let tracing = Arc::new(TracingStats::default());
+        registry.register(format!("http.{stat_prefix}.tracing"), tracing.clone());
+        Self { matchers, stats, tracing }
     }
 
     pub(super) fn decode(&self, exchange: &Exchange<'_>, state: &mut State) -> Verdict {
@@ -33,6 +40,7 @@ impl HealthCheck {
         *state = State::HealthCheck;
         exchange.record.health_check.set(true);
         self.stats.request_total.inc();
+        self.tracing.health_check.inc();
         Verdict::Reply(if is_failing(exchange) {
             self.stats.failed.inc();
             Reply::new(503, "").flag(Flags::FAILED_LOCAL_HEALTH_CHECK).details("health_check_failed")

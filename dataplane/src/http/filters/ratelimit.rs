@@ -117,7 +117,8 @@ impl GlobalLimiter {
             return Verdict::Continue;
         }
         if let Some(cluster) = &cluster {
-            cluster.count(config.status, exchange.is_internal());
+            // As Envoy does, whoever asked.
+            cluster.count(config.status, true);
         }
         exchange.discard_after_asking();
         let reply = Reply::new(config.status, "").flag(Flags::RATE_LIMITED).details("request_rate_limited");

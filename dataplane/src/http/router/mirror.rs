@@ -33,7 +33,7 @@ use crate::{
         exchange::Exchange,
         shared::millis,
     },
-    upstream::{AcquireError, Choice, Cluster, Host, Lent, LocalFailure, Via},
+    upstream::{Choice, Cluster, Host, Lent, LocalFailure, Via},
     worker::Worker,
 };
 
