@@ -84,7 +84,7 @@ fn an_upgrade_is_passed_on() {
     remove_hop_by_hop(&mut head.headers, true);
     let mut out = Vec::new();
     encode_request(&head, framing, HeaderCase::Lower, &mut out);
-    let expected = "GET /chat HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: WebSocket\r\n\r\n";
+    let expected = "GET /chat HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: WebSocket\r\n\r\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
 
