@@ -28,7 +28,7 @@ fn receives_wait_for_buffers_and_go_on_when_they_return() {
                 task::spawn(async move {
                     let lease = stream.read().await.unwrap();
                     // Held over a turn, so that the others have to wait.
-                    yield_now().await;
+                    task::yield_now().await;
                     assert_eq!(&*lease, &[number as u8; 500]);
                     done.set(done.get() + 1);
                 });
@@ -115,7 +115,7 @@ fn a_full_buffer_is_followed_by_a_large_one() {
             peer.write_all(&[1; 5000]).unwrap();
             let first = stream.read().await.unwrap();
             assert_eq!(first.len(), 1024);
-            yield_now().await;
+            task::yield_now().await;
             assert_eq!(stream.read().await.unwrap().len(), 5000 - 1024);
             peer.write_all(&[1; 10]).unwrap();
             assert_eq!(stream.read().await.unwrap().len(), 10);
@@ -134,8 +134,8 @@ fn idle_connections_hold_no_buffer() {
             for stream in &streams {
                 stream.park(0);
             }
-            yield_now().await;
-            yield_now().await;
+            task::yield_now().await;
+            task::yield_now().await;
             let (busy, mut peer) = pairs(1).await.map_first();
             for _ in 0..20 {
                 peer.write_all(b"x").unwrap();

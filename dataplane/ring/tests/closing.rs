@@ -50,7 +50,7 @@ async fn a_dropped_stream_gives_up_on_a_peer_that_does_not_read() {
     let (stream, peer) = pair().await;
     stream.send(vec![0; 64 << 20]);
     drop(stream);
-    yield_now().await;
+    task::yield_now().await;
     assert_eq!(stats().slots, 1);
     until(|| stats().slots == 0).await;
     drop(peer);
@@ -59,7 +59,7 @@ async fn a_dropped_stream_gives_up_on_a_peer_that_does_not_read() {
 async fn aborting_a_stream_resets_it() {
     let (stream, mut peer) = pair().await;
     stream.send(vec![0; 64 << 20]);
-    yield_now().await;
+    task::yield_now().await;
     stream.abort();
     let outcome = blocking(move || std::io::copy(&mut peer, &mut std::io::sink())).await;
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::ConnectionReset);
@@ -126,7 +126,7 @@ async fn a_read_that_was_given_up_loses_nothing() {
         .await;
         drop(read);
         peer.write_all(&[round; 10]).unwrap();
-        yield_now().await;
+        task::yield_now().await;
         assert_eq!(read_exact(&stream, 10).await, [round; 10]);
     }
 }
@@ -198,7 +198,7 @@ async fn a_key_that_was_used_again_is_another_stream() {
         let reader = task::spawn(async move {
             let _ = reading.read().await;
         });
-        yield_now().await;
+        task::yield_now().await;
         task::abort(reader);
         drop(stream);
         let (next, mut other) = pair().await;
@@ -220,7 +220,7 @@ async fn slots_are_freed_however_streams_end() {
             _ => stream.shutdown_write(),
         }
         if round % 2 == 0 {
-            yield_now().await;
+            task::yield_now().await;
         }
         if round % 7 == 0 { stream.abort() } else { drop(stream) }
     }
@@ -256,11 +256,11 @@ fn a_runtime_ends_with_operations_in_flight() {
             let (sending, reader) = pair().await;
             sending.send(vec![0; 8 << 20]);
             let (outlives, last) = pair().await;
-            yield_now().await;
+            task::yield_now().await;
             task::spawn(async move {
                 let _ = sending.drained(0).await;
             });
-            yield_now().await;
+            task::yield_now().await;
             (lease, outlives, vec![peer, late, reader, last])
         });
         drop(runtime);

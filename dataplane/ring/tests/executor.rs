@@ -88,14 +88,14 @@ async fn the_clock_stands_still_within_a_turn() {
     let before = time::now();
     thread::sleep(Duration::from_millis(3));
     assert_eq!(time::now(), before);
-    yield_now().await;
+    task::yield_now().await;
     assert!(time::now() >= before + Duration::from_millis(3));
 }
 
 async fn a_busy_task_does_not_stop_timers_and_sockets() {
     let busy = task::spawn(async {
         loop {
-            yield_now().await;
+            task::yield_now().await;
         }
     });
     time::sleep(Duration::from_millis(5)).await;
@@ -125,7 +125,7 @@ async fn a_task_that_ended_can_be_woken_and_aborted() {
         *slot.borrow_mut() = Some(cx.waker().clone());
         Poll::Ready(())
     }));
-    yield_now().await;
+    task::yield_now().await;
     let waker = waker.take().unwrap();
     let runs = Rc::new(Cell::new(0));
     let counted = Rc::clone(&runs);
@@ -133,11 +133,11 @@ async fn a_task_that_ended_can_be_woken_and_aborted() {
         counted.set(counted.get() + 1);
         Poll::<()>::Pending
     }));
-    yield_now().await;
+    task::yield_now().await;
     assert_ne!(first, second);
     waker.wake_by_ref();
     task::abort(first);
-    yield_now().await;
+    task::yield_now().await;
     assert_eq!((runs.get(), stats().tasks), (1, 1));
     task::abort(second);
     waker.wake();
@@ -264,13 +264,13 @@ fn tasks_go_on_in_the_next_block_on() {
         task::spawn(async move {
             loop {
                 counter.set(counter.get() + 1);
-                yield_now().await;
+                task::yield_now().await;
             }
         });
-        yield_now().await;
+        task::yield_now().await;
     });
     let before = ran.get();
-    runtime.block_on(yield_now());
+    runtime.block_on(task::yield_now());
     assert!(ran.get() > before);
     let counted = Rc::downgrade(&ran);
     drop(ran);

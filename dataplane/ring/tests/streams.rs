@@ -280,7 +280,7 @@ async fn two_streams_in_one_turn_share_the_worker() {
         assert_eq!(read_exact(&small, 4).await, b"ping");
     }
     task::abort(reader);
-    yield_now().await;
+    task::yield_now().await;
     blocking(move || writer.join().unwrap()).await;
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io::Read as _,
-    net::{Shutdown, TcpStream},
+    net::TcpStream,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -11,12 +11,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::{
     http2, on_each,
     peer::{DATA, GOAWAY, HEADERS, Raw, SETTINGS, frame},
-    support::{client::Client, culvert::Culvert, upstream::Upstream},
+    support::{client::Client, culvert::Culvert, gone::unnoticed, upstream::Upstream},
     upstream::at_once,
 };
 
@@ -86,29 +84,7 @@ fn nobody_notices_that_a_connection_is_gone() {
         });
     });
     on_each(upstream.address, "", &http2(""), |culvert, port| {
-        let pid = Pid::from_raw(i32::try_from(culvert.pid()).unwrap()).unwrap();
-        let mut clients: Vec<_> = (0..4).map(|_| Client::connect(port)).collect();
-        for round in 0..10 {
-            for client in &mut clients {
-                assert_eq!(client.get("/").status, 200);
-            }
-            let before = executed.load(Ordering::SeqCst);
-            kill_process(pid, Signal::STOP).unwrap();
-            for stream in open.lock().unwrap().drain(..) {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
-            thread::sleep(Duration::from_millis(20));
-            let method = if round % 2 == 0 { "POST" } else { "GET" };
-            for client in &mut clients {
-                let body = if method == "POST" { "content-length: 4\r\n\r\nbody" } else { "\r\n" };
-                client.send(format!("{method} / HTTP/1.1\r\nhost: t\r\n{body}"));
-            }
-            kill_process(pid, Signal::CONT).unwrap();
-            for client in &mut clients {
-                assert_eq!(client.response(method).status, 200, "{method}");
-            }
-            assert_eq!(executed.load(Ordering::SeqCst) - before, clients.len(), "each once");
-        }
+        unnoticed(culvert, port, 4, &open, &executed);
         assert_eq!((stat(culvert, "retry"), stat(culvert, "lost")), (0, 0));
     });
 }

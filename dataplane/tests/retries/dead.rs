@@ -12,13 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::{
     Client, Scene,
     support::{
         culvert::Culvert,
         full,
+        gone::unnoticed,
         upstream::{Upstream, ok, read_request, read_until},
     },
 };
@@ -159,30 +158,7 @@ fn nobody_notices_that_a_connection_is_gone() {
         }
     });
     Scene { routes: ROUTES, ..Scene::default() }.run(&[upstream.address], |culvert, port| {
-        let mut clients: Vec<_> = (0..8).map(|_| Client::connect(port)).collect();
-        let pid = Pid::from_raw(i32::try_from(culvert.pid()).unwrap()).unwrap();
-        for round in 0..10 {
-            for client in &mut clients {
-                assert_eq!(ask(client, "GET", "/"), 200);
-            }
-            let before = executed.load(Ordering::SeqCst);
-            kill_process(pid, Signal::STOP).unwrap();
-            for stream in idle.lock().unwrap().drain(..) {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
-            // The handles are what keeps the sockets open.
-            thread::sleep(Duration::from_millis(20));
-            let method = if round % 2 == 0 { "POST" } else { "GET" };
-            for client in &mut clients {
-                let body = if method == "POST" { "content-length: 4\r\n\r\nbody" } else { "\r\n" };
-                client.send(format!("{method} / HTTP/1.1\r\nhost: t\r\n{body}"));
-            }
-            kill_process(pid, Signal::CONT).unwrap();
-            for client in &mut clients {
-                assert_eq!(client.response(method).status, 200, "{method}");
-            }
-            assert_eq!(executed.load(Ordering::SeqCst) - before, clients.len(), "each once");
-        }
+        unnoticed(culvert, port, 8, &idle, &executed);
         assert_eq!(stat(culvert, "lost"), 0);
     });
 }

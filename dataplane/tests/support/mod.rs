@@ -5,6 +5,7 @@
 pub mod client;
 pub mod culvert;
 pub mod dns;
+pub mod gone;
 pub mod load;
 pub mod mesh;
 pub mod netns;
