@@ -3,6 +3,8 @@
 //! The floor for any proxy on this machine: per message one read and one write, and as few waits as epoll allows. One
 //! thread, one connection to the backend for each client, edge-triggered, one registration per socket.
 
+mod pipe;
+
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,6 +13,8 @@ use std::time::Duration;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventFlags};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use pipe::{Moved, Pipe};
 
 /// Forwards bytes without parsing them: the floor for any proxy.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,6 +28,9 @@ pub struct Args {
     /// Most bytes moved by one read
     #[arg(long, default_value_t = 16 * 1024, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
     buffer: u32,
+    /// Move bytes through pipes by splice(2) instead of reading them into the buffer
+    #[arg(long, conflicts_with = "buffer")]
+    pipes: bool,
 }
 
 const BACKLOG: i32 = 4096;
@@ -38,7 +45,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(5);
 /// # Errors
 /// When the address cannot be listened on.
 pub fn command(args: &Args) -> anyhow::Result<()> {
-    let forwarder = Forwarder::bind(args.listen, args.backend, args.buffer as usize)?;
+    let mut forwarder = Forwarder::bind(args.listen, args.backend, args.buffer as usize)?;
+    forwarder.pipes = args.pipes;
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "listening on {}", forwarder.address()?)?;
     stdout.flush()?;
@@ -53,6 +61,8 @@ pub struct Forwarder {
     poll: OwnedFd,
     backend: SocketAddr,
     buffer: Vec<u8>,
+    /// Bytes go through pipes, not through `buffer`.
+    pipes: bool,
     pairs: Vec<Option<Pair>>,
     /// Indexes of `pairs` that are free.
     free: Vec<u32>,
@@ -65,6 +75,8 @@ pub struct Forwarder {
 struct Pair {
     /// Client first, backend second.
     ends: [End; 2],
+    /// Where each end's bytes pass through.
+    pipes: Option<[Pipe; 2]>,
 }
 
 #[derive(Debug)]
@@ -101,7 +113,8 @@ impl Forwarder {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&poll, &listener, epoll::EventData::new_u64(LISTENER), EventFlags::IN)?;
         let buffer = vec![0; buffer_bytes.max(1)];
-        Ok(Self { listener, poll, backend, buffer, pairs: Vec::new(), free: Vec::new(), closed: Vec::new() })
+        let (pairs, free, closed) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { listener, poll, backend, buffer, pipes: false, pairs, free, closed })
     }
 
     /// Where it listens.
@@ -154,11 +167,12 @@ impl Forwarder {
         client.set_nonblocking(true)?;
         client.set_nodelay(true)?;
         let backend = connect(self.backend)?;
+        let pipes = if self.pipes { Some([Pipe::new()?, Pipe::new()?]) } else { None };
         let index = self.free.pop().unwrap_or_else(|| {
             self.pairs.push(None);
             (self.pairs.len() - 1) as u32
         });
-        let pair = Pair { ends: [End::new(client), End::new(backend)] };
+        let pair = Pair { ends: [End::new(client), End::new(backend)], pipes };
         for (side, end) in pair.ends.iter().enumerate() {
             let data = epoll::EventData::new_u64(u64::from(index) << 1 | side as u64);
             let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
@@ -178,7 +192,7 @@ impl Forwarder {
         pair.ends[side].writable |= flags.contains(EventFlags::OUT);
         let moved = pair.pump(side, ended, &mut self.buffer).and_then(|()| {
             // Only an end that waits for room cares whether there is any.
-            if pair.ends[side].waiting.is_empty() && !pair.ends[1 - side].readable {
+            if !pair.waits_for_room(side) && !pair.ends[1 - side].readable {
                 return Ok(());
             }
             pair.pump(1 - side, false, &mut self.buffer)
@@ -194,9 +208,13 @@ impl Pair {
     /// Moves bytes from one end to the other until one of them has to wait. A short read means that there is no more,
     /// unless the end of the stream is known to be `near`.
     fn pump(&mut self, from: Side, near: bool, buffer: &mut [u8]) -> io::Result<()> {
+        let pipe = self.pipes.as_mut().map(|pipes| &mut pipes[from]);
         let (left, right) = self.ends.split_at_mut(1);
         let (from, to) =
             if from == 0 { (&mut left[0], &mut right[0]) } else { (&mut right[0], &mut left[0]) };
+        if let Some(pipe) = pipe {
+            return from.splice(to, pipe);
+        }
         to.flush()?;
         while from.readable && to.waiting.is_empty() && to.writable {
             let count = match from.stream.read(buffer) {
@@ -216,11 +234,16 @@ impl Pair {
             from.readable = count == buffer.len() || near;
             to.send(&buffer[..count])?;
         }
-        if from.finished && to.waiting.is_empty() && !to.told {
-            to.told = true;
-            to.stream.shutdown(Shutdown::Write)?;
+        if to.waiting.is_empty() {
+            from.pass_end_on(to)?;
         }
         Ok(())
+    }
+
+    /// Whether bytes for that end wait for room in its socket.
+    fn waits_for_room(&self, side: Side) -> bool {
+        let in_pipe = self.pipes.as_ref().is_some_and(|pipes| !pipes[1 - side].is_empty());
+        in_pipe || !self.ends[side].waiting.is_empty()
     }
 
     fn is_over(&self) -> bool {
@@ -232,6 +255,36 @@ impl End {
     fn new(stream: TcpStream) -> Self {
         // Writable only once epoll says so: the backend's connect takes its time.
         Self { stream, waiting: Vec::new(), readable: false, writable: false, finished: false, told: false }
+    }
+
+    /// Moves bytes to another end until one of them has to wait.
+    fn splice(&mut self, to: &mut Self, pipe: &mut Pipe) -> io::Result<()> {
+        loop {
+            while !pipe.is_empty() {
+                if !to.writable {
+                    return Ok(());
+                }
+                if let Moved::Nothing = pipe.drain(&to.stream)? {
+                    to.writable = false;
+                }
+            }
+            if !self.readable || self.finished {
+                return self.pass_end_on(to);
+            }
+            match pipe.fill(&self.stream)? {
+                Moved::Bytes(0) => self.finished = true,
+                Moved::Bytes(_) => {}
+                Moved::Nothing => self.readable = false,
+            }
+        }
+    }
+
+    fn pass_end_on(&mut self, to: &mut Self) -> io::Result<()> {
+        if self.finished && !to.told {
+            to.told = true;
+            to.stream.shutdown(Shutdown::Write)?;
+        }
+        Ok(())
     }
 
     /// Writes what the socket takes and keeps the rest, at most one buffer.
@@ -284,9 +337,11 @@ mod tests {
     use super::*;
     use crate::wire::{append_pattern, pattern};
 
-    fn start(backend: SocketAddr, buffer_bytes: usize) -> SocketAddr {
+    /// A forwarder with a buffer of that many bytes, or with pipes.
+    fn start(backend: SocketAddr, buffer_bytes: Option<usize>) -> SocketAddr {
         let any = "127.0.0.1:0".parse().expect("address");
-        let forwarder = Forwarder::bind(any, backend, buffer_bytes).expect("bind");
+        let mut forwarder = Forwarder::bind(any, backend, buffer_bytes.unwrap_or(1)).expect("bind");
+        forwarder.pipes = buffer_bytes.is_none();
         let address = forwarder.address().expect("address");
         // Runs for as long as the test process.
         thread::spawn(move || forwarder.run());
@@ -295,9 +350,14 @@ mod tests {
 
     #[test]
     fn large_transfers_arrive_whole_in_both_directions_with_slow_readers() {
+        large_transfers(Some(4096));
+        large_transfers(None);
+    }
+
+    fn large_transfers(buffer_bytes: Option<usize>) {
         const TOTAL: usize = 3_000_000;
         let backend = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let address = start(backend.local_addr().expect("address"), 4096);
+        let address = start(backend.local_addr().expect("address"), buffer_bytes);
         let echo = thread::spawn(move || {
             let (mut stream, _) = backend.accept().expect("accept");
             // Reads only after a while, so that the forwarder has to hold the sender.
@@ -322,7 +382,7 @@ mod tests {
     #[test]
     fn a_dead_backend_closes_the_client() {
         let gone = TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
-        let address = start(gone, 4096);
+        let address = start(gone, Some(4096));
         let mut client = TcpStream::connect(address).expect("connect");
         client.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
         let end = client.read(&mut [0; 16]);
@@ -335,7 +395,7 @@ mod tests {
     #[test]
     fn many_connections_one_after_another_reuse_their_places() {
         let backend = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let address = start(backend.local_addr().expect("address"), 4096);
+        let address = start(backend.local_addr().expect("address"), Some(4096));
         let server = thread::spawn(move || {
             for _ in 0..200 {
                 let (mut stream, _) = backend.accept().expect("accept");
