@@ -35,6 +35,8 @@ macro_rules! tests {
 
 #[path = "capture/control.rs"]
 mod control;
+#[path = "capture/crowd.rs"]
+mod crowd;
 #[path = "capture/inbound.rs"]
 mod inbound;
 #[path = "capture/isolation.rs"]
