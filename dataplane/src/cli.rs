@@ -1,6 +1,7 @@
 //! The command line: Envoy's flags, Culvert's own, and the `pod` and `check` commands. Its `--help` is the manual.
 
 mod report;
+mod top;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,6 +13,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use crate::logging::Level;
 
 pub use report::{HOT_RESTART_VERSION, version};
+pub use top::{Sort, Top};
 
 const ABOUT: &str =
     "Service-mesh data plane: takes over pod traffic with eBPF and proxies it, configured like Envoy.";
@@ -20,8 +22,8 @@ const LONG_ABOUT: &str = "\
 Service-mesh data plane: takes over pod traffic with eBPF and proxies it, configured like Envoy.
 
 Started with a bootstrap configuration (-c), culvert serves until it is told to stop. It takes Envoy's flags, so that it \
-can stand in for the envoy binary; flags that mean nothing here are accepted with a warning. The commands `pod` and \
-`check` do one thing and end.";
+can stand in for the envoy binary; flags that mean nothing here are accepted with a warning. The commands below do \
+something else in its place.";
 
 const EXAMPLES: &str = "\
 EXAMPLES:
@@ -35,6 +37,7 @@ EXAMPLES:
     culvert -c bootstrap.yaml --capture ebpf --pods pods.yaml
     culvert pod add --netns /run/netns/web --cgroup /sys/fs/cgroup/web --policy permissive
     culvert pod list
+    culvert top
 
   More log from two components:
     culvert -c bootstrap.yaml --component-log-level capture:debug,config:trace
@@ -382,6 +385,8 @@ pub enum Command {
     Pod(PodCommand),
     /// Say of every resource whether it can be served, and name what cannot
     Check(Check),
+    /// Show what becomes of each pod's connections, as it happens
+    Top(Top),
 }
 
 /// `culvert check`.

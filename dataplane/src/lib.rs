@@ -27,5 +27,6 @@ pub mod observe;
 pub mod snapshot;
 pub mod tcp;
 pub mod tls;
+pub mod top;
 pub mod upstream;
 pub mod worker;

@@ -47,3 +47,5 @@ mod killed;
 mod live;
 #[path = "capture/outbound.rs"]
 mod outbound;
+#[path = "capture/top.rs"]
+mod top;

@@ -189,8 +189,13 @@ impl Mesh {
 
     /// `culvert pod` with these words: what it prints, or what it complains of.
     pub fn pod(&self, arguments: &[&str]) -> Result<String, String> {
+        self.ask(&[&["pod"], arguments].concat())
+    }
+
+    /// `culvert` with these words and the control socket: what it prints, or what it complains of.
+    pub fn ask(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(binary());
-        command.arg("pod").args(arguments).arg("--control-socket").arg(self.control_socket());
+        command.args(arguments).arg("--control-socket").arg(self.control_socket());
         let output = command.stdin(Stdio::null()).output().expect("culvert pod runs");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
