@@ -279,7 +279,7 @@ impl End {
         }
     }
 
-    fn pass_end_on(&mut self, to: &mut Self) -> io::Result<()> {
+    fn pass_end_on(&self, to: &mut Self) -> io::Result<()> {
         if self.finished && !to.told {
             to.told = true;
             to.stream.shutdown(Shutdown::Write)?;

@@ -21,8 +21,11 @@ pub enum Order {
     Name,
 }
 
-/// What is shown of a pod's connections: the heading, and the figure.
-const COLUMNS: [(&str, fn(&PodCounters) -> u64); 4] = [
+/// A figure of a pod's connections, with its heading.
+type Column = (&'static str, fn(&PodCounters) -> u64);
+
+/// What is shown of a pod's connections.
+const COLUMNS: [Column; 4] = [
     ("CAPTURED", |it| it.captured),
     ("BYPASSED", |it| it.bypassed),
     ("REFUSED", |it| it.refused),
@@ -39,7 +42,8 @@ pub(super) fn render(now: &Sample, before: Option<&Sample>, order: Order, rows: 
     let mut lines: Vec<Line<'_>> = now.pods.iter().map(|pod| Line::new(pod, before, seconds)).collect();
     match order {
         Order::Busiest => {
-            lines.sort_by(|a, b| b.busy().total_cmp(&a.busy()).then(a.pod.name.cmp(&b.pod.name)))
+            let busier = |a: &Line<'_>, b: &Line<'_>| b.busy().total_cmp(&a.busy());
+            lines.sort_by(|a, b| busier(a, b).then_with(|| a.pod.name.cmp(&b.pod.name)));
         }
         Order::Name => lines.sort_by(|a, b| a.pod.name.cmp(&b.pod.name)),
     }
