@@ -1,4 +1,4 @@
-//! Compiles the eBPF programs and leaves the object in `OUT_DIR` for the crate to embed.
+//! Compiles the eBPF programs and leaves the objects in `OUT_DIR` for the crate to embed.
 //!
 //! The programs are a crate of this workspace built for another target, which Cargo cannot express as a dependency,
 //! so a second cargo runs here. It gets a target directory of its own (the outer one is locked) and none of the
@@ -12,7 +12,7 @@ use std::{
 
 const TARGET: &str = "bpfel-unknown-none";
 const PACKAGE: &str = "culvert-bpf-programs";
-const OBJECT: &str = "culvert-bpf";
+const OBJECTS: [&str; 2] = ["culvert-bpf", "culvert-bpf-splice"];
 
 /// Variables with these prefixes configure how cargo reaches its registries, not what it builds.
 const KEPT: [&str; 6] =
@@ -61,8 +61,10 @@ fn build() -> Result<(), String> {
         }
         return Err(format!("the eBPF programs do not compile: {}", last_error(&output.stderr)));
     }
-    let built = target_dir.join(TARGET).join("release").join(OBJECT);
-    fs::copy(&built, out.join(OBJECT)).map_err(|e| format!("{}: {e}", built.display()))?;
+    for object in OBJECTS {
+        let built = target_dir.join(TARGET).join("release").join(object);
+        fs::copy(&built, out.join(object)).map_err(|e| format!("{}: {e}", built.display()))?;
+    }
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use culvert_bpf_common::{Address, Direction, MAX_PODS, Pod, PortKey};
 use ipnet::IpNet;
 
 use crate::{
-    Error, OrigDstTable, PodCounters, PodSpec, PodStatus,
+    Error, OrigDstTable, PodCounters, PodSpec, PodStatus, Splice, SpliceConfig,
     cgroup::Cgroup,
     links::Link,
     maps::{self, Maps},
@@ -48,6 +48,7 @@ pub struct Capture {
     maps: Maps,
     pod_lookup: PodLookup,
     orig_dst: OrigDstTable,
+    cgroup: Cgroup,
 }
 
 impl Capture {
@@ -69,6 +70,7 @@ impl Capture {
             pod_lookup: programs.pod_lookup(&pins)?,
             orig_dst: OrigDstTable::new(orig_dst),
             pins,
+            cgroup,
         };
         capture.adopt()?;
         Ok(capture)
@@ -77,6 +79,14 @@ impl Capture {
     /// The table from which accepting workers learn original destinations.
     pub fn orig_dst(&self) -> OrigDstTable {
         self.orig_dst.clone()
+    }
+
+    /// Loads the programs that splice connections of pods which are then named by [`Splice::add_pod`].
+    ///
+    /// # Errors
+    /// What the kernel lacks or refuses. The capture goes on without.
+    pub fn splice(&self, config: SpliceConfig) -> Result<Splice, Error> {
+        Splice::open(&self.pins, &self.cgroup, config)
     }
 
     /// Replaces what is not captured, for all pods: outbound connects to `cidrs` or `out_ports`, and inbound

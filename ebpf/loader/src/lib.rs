@@ -27,10 +27,11 @@ mod pod;
 mod probe;
 mod routing;
 mod rtnetlink;
+mod splice;
 mod sys;
 
 pub use culvert_bpf_common::{
-    PROXY_MARK, PROXY_MARK_MASK, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK, TRANSPARENT_PORTS,
+    PROXY_MARK, PROXY_MARK_MASK, SplicedPod, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK, TRANSPARENT_PORTS,
 };
 
 pub use crate::{
@@ -42,4 +43,5 @@ pub use crate::{
     pod::{InboundListener, PodCounters, PodSpec, PodStatus},
     probe::probe,
     routing::{NetnsState, prepare_netns, restore_netns},
+    splice::{Diag, EnterError, Leg, LegProgress, LegSpec, SlotPool, Splice, SpliceConfig},
 };

@@ -63,6 +63,21 @@ pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
+/// Attaches a program to a sockmap, for as long as anybody has the map open.
+pub(crate) fn prog_attach(
+    map: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+    attach_type: bpf_attach_type,
+) -> io::Result<()> {
+    let mut attr = zeroed();
+    // SAFETY: all variants of the union are plain integers.
+    let u = unsafe { &mut attr.__bindgen_anon_5 };
+    u.__bindgen_anon_1.target_fd = map.as_raw_fd() as u32;
+    u.attach_bpf_fd = program.as_raw_fd() as u32;
+    u.attach_type = attach_type as u32;
+    bpf(bpf_cmd::BPF_PROG_ATTACH, &mut attr).map(drop)
+}
+
 /// What a link is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinkTarget {
@@ -154,6 +169,94 @@ pub(crate) fn lookup_and_delete<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) ->
 pub(crate) fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
     element(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, key)
 }
+
+/// Whether an entry may be there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MapUpdate {
+    Any = 0,
+    New = 1,
+}
+
+/// Writes an entry.
+pub(crate) fn update<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    key: &K,
+    value: &V,
+    how: MapUpdate,
+) -> io::Result<()> {
+    let mut attr = zeroed();
+    // SAFETY: all variants of the union are plain integers.
+    let u = unsafe { &mut attr.__bindgen_anon_2 };
+    u.map_fd = map.as_raw_fd() as u32;
+    u.key = ptr::from_ref(key) as u64;
+    u.__bindgen_anon_1.value = ptr::from_ref(value) as u64;
+    u.flags = how as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// The keys of a map, one call each; those that come or go meanwhile may be missing.
+pub(crate) fn keys<K: Pod>(map: BorrowedFd<'_>) -> Vec<K> {
+    let mut keys: Vec<K> = Vec::new();
+    loop {
+        let mut next = mem::MaybeUninit::<K>::uninit();
+        let mut attr = zeroed();
+        // SAFETY: all variants of the union are plain integers.
+        let u = unsafe { &mut attr.__bindgen_anon_2 };
+        u.map_fd = map.as_raw_fd() as u32;
+        u.key = keys.last().map_or(0, |last| ptr::from_ref(last) as u64);
+        u.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
+        if bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr).is_err() {
+            return keys;
+        }
+        // SAFETY: the kernel has written the key; the caller's type is that of the map.
+        keys.push(unsafe { next.assume_init() });
+    }
+}
+
+/// Maps the memory of a map into this process, to be shared with programs. [`munmap`] must follow.
+pub(crate) fn mmap_shared(map: BorrowedFd<'_>, len: usize) -> io::Result<ptr::NonNull<u8>> {
+    let (access, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    // SAFETY: a new mapping, at an address of the kernel's choice.
+    let start = unsafe { libc::mmap(ptr::null_mut(), len, access, shared, map.as_raw_fd(), 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    ptr::NonNull::new(start.cast()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Ends a mapping that nobody refers to any more.
+pub(crate) fn munmap(start: ptr::NonNull<u8>, len: usize) {
+    // SAFETY: the caller owns the mapping and gives it up.
+    unsafe { libc::munmap(start.as_ptr().cast(), len) };
+}
+
+/// Bytes that a TCP socket has been given and its peer has not acknowledged (`SIOCOUTQ`).
+pub(crate) fn unsent(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one integer.
+    let ret = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(bytes.max(0) as u32) }
+}
+
+/// Whether a TCP socket that is in no map has received bytes that were not read.
+pub(crate) fn has_unread(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    for request in [libc::FIONREAD, SIOCATMARK] {
+        let mut answer: libc::c_int = 0;
+        // SAFETY: the kernel writes one integer.
+        let ret = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut answer) };
+        if ret < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // Before an urgent byte FIONREAD is silent about what comes behind it.
+        if answer != 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// asm-generic/sockios.h
+const SIOCATMARK: libc::Ioctl = 0x8905;
 
 /// Removes an entry; whether it was there.
 pub(crate) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
