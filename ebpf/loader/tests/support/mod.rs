@@ -72,6 +72,8 @@ impl World {
         let hub = &self.namespaces[0];
         ip(&format!("-n {hub} link add v{number} type veth peer name eth0 netns {name}"));
         ip(&format!("-n {hub} link set v{number} master br0 up"));
+        // A link-local address would come up some time later, and change what the namespace looks like.
+        ip(&format!("-n {name} link set eth0 addrgenmode none"));
         let v4 = Ipv4Addr::new(10, 77, 0, number as u8);
         let v6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number as u16);
         ip(&format!("-n {name} addr add {v4}/24 dev eth0"));
