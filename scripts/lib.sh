@@ -64,6 +64,31 @@ descendants() {
   done
 }
 
+# apt_get ARGUMENT...: quiet, unless it fails.
+apt_get() {
+  local log=$TARGET/tools/apt.log
+  mkdir -p "${log%/*}"
+  if DEBIAN_FRONTEND=noninteractive apt-get -y -q -o Dpkg::Use-Pty=0 "$@" </dev/null >"$log" 2>&1; then return; fi
+  tail -n 20 "$log" >&2
+  return 1
+}
+
+# apt_apart FOLDER ARGUMENT...: apt-get with sources, lists and cache of its own, those in FOLDER, where sources.list is.
+# Signatures are verified as ever.
+apt_apart() {
+  local APART
+  apart "$1"
+  apt_get "${APART[@]}" "${@:2}"
+}
+
+# apart FOLDER: leaves apt's options for that in APART.
+apart() {
+  mkdir -p "$1/lists/partial" "$1/cache/archives/partial"
+  APART=(-o Dir::Etc::SourceList="$1/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State::Lists="$1/lists"
+    -o Dir::Cache="$1/cache" -o APT::Sandbox::User=root -o Acquire::Languages=none
+    -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false)
+}
+
 # duration SECONDS: "1 min 5 s".
 duration() {
   if [ "$1" -ge 60 ]; then printf '%d min %d s' $(($1 / 60)) $(($1 % 60)); else printf '%d s' "$1"; fi
