@@ -16,9 +16,11 @@
 
 mod capture;
 mod cgroup;
+mod cookie;
 mod error;
 mod links;
 mod maps;
+mod memlock;
 mod netns;
 mod object;
 mod orig_dst;

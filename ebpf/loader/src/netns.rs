@@ -10,7 +10,7 @@ use std::{
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Socket, Type};
 
-use crate::Error;
+use crate::{Error, cookie};
 
 /// `SO_NETNS_COOKIE` of asm-generic/socket.h.
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -36,22 +36,29 @@ pub fn run_in_netns<T: Send>(netns: BorrowedFd<'_>, f: impl FnOnce() -> T + Send
     })
 }
 
-/// The cookie of a network namespace: unique until reboot, never reused. Linux 5.14 or later.
+/// The cookie of a network namespace: unique until reboot, never reused.
+///
+/// Before Linux 5.14 a socket cannot tell; an eBPF program is asked then, which takes the privileges of capture.
 pub fn netns_cookie(netns: BorrowedFd<'_>) -> Result<u64, Error> {
-    let error = |source: io::Error| match source.raw_os_error() {
-        Some(libc::ENOPROTOOPT) => Error::Kernel { feature: "SO_NETNS_COOKIE", since: "5.14" },
-        _ => Error::Netns { operation: "reading its cookie", source },
-    };
-    run_in_netns(netns, || {
-        Socket::new(Domain::UNIX, Type::DGRAM, None).and_then(|socket| cookie_of(&socket))
+    run_in_netns(netns, || match cookie_of_this_thread() {
+        Err(e) if e.raw_os_error() == Some(libc::ENOPROTOOPT) => cookie::ask().map_err(|source| {
+            let operation =
+                "reading its cookie by an eBPF program, as the kernel has no SO_NETNS_COOKIE (Linux 5.14)";
+            Error::Netns { operation, source }
+        }),
+        result => result.map_err(|source| Error::Netns { operation: "reading its cookie", source }),
     })?
-    .map_err(error)
 }
 
 /// The addresses of a network namespace's interfaces, those of the loopback device excepted.
 pub fn netns_addresses(netns: BorrowedFd<'_>) -> Result<Vec<IpAddr>, Error> {
     run_in_netns(netns, interface_addresses)?
         .map_err(|source| Error::Netns { operation: "listing its addresses", source })
+}
+
+/// As the kernel tells it a socket.
+pub(crate) fn cookie_of_this_thread() -> io::Result<u64> {
+    Socket::new(Domain::UNIX, Type::DGRAM, None).and_then(|socket| cookie_of(&socket))
 }
 
 fn cookie_of(socket: &Socket) -> io::Result<u64> {

@@ -6,7 +6,7 @@ use aya::{
     sys::{BpfHelper, is_helper_supported, is_program_supported},
 };
 
-use crate::Error;
+use crate::{Error, memlock};
 
 /// A feature that capture cannot do without.
 struct Needed {
@@ -32,17 +32,19 @@ const NEEDED: [Needed; 4] = [
         present: || is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_sk_storage_get),
     },
     Needed {
-        feature: "network namespace cookies in sock_ops programs",
-        since: "5.15",
-        present: || is_helper_supported(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_netns_cookie),
+        feature: "network namespace cookies in cgroup socket address programs",
+        since: "5.7",
+        present: || is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_get_netns_cookie),
     },
 ];
 
-/// Whether the kernel has what capture needs and the process may use it. Changes nothing.
+/// Whether the kernel has what capture needs and the process may use it. Changes nothing but, where the kernel counts
+/// eBPF maps against it, the limit on locked memory.
 ///
 /// # Errors
 /// [`Error::Privilege`] or [`Error::Kernel`], naming the first thing that is missing.
 pub fn probe() -> Result<(), Error> {
+    memlock::allow();
     for Needed { feature, since, present } in NEEDED {
         match present() {
             Ok(true) => {}

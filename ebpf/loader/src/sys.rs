@@ -13,7 +13,7 @@ use std::{
 
 use aya::Pod;
 use aya_obj::generated::{
-    bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_info, bpf_prog_type,
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_type,
 };
 
 /// Opens a pinned map or link.
@@ -33,6 +33,23 @@ pub(crate) fn obj_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     u.pathname = path.as_ptr() as u64;
     u.bpf_fd = object.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Makes a map without a name.
+pub(crate) fn map_create(
+    map_type: bpf_map_type,
+    key_size: usize,
+    value_size: usize,
+    max_entries: usize,
+) -> io::Result<OwnedFd> {
+    let narrow = |size: usize| u32::try_from(size).map_err(io::Error::other);
+    let mut attr = zeroed();
+    // SAFETY: all variants of the union are plain integers.
+    let u = unsafe { &mut attr.__bindgen_anon_1 };
+    u.map_type = map_type as u32;
+    (u.key_size, u.value_size, u.max_entries) =
+        (narrow(key_size)?, narrow(value_size)?, narrow(max_entries)?);
+    fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
 }
 
 /// Attaches a program to a cgroup or network namespace for as long as the link, or a pin of it, exists.
