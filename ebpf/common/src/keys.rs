@@ -23,7 +23,7 @@ impl OrigDstKey {
     }
 }
 
-/// An original destination: value of `ORIG_DST`, and of the socket storage that carries it from `connect` to the SYN.
+/// An original destination: value of `ORIG_DST`, and part of what a socket carries from `connect` to the SYN.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OrigDst {
@@ -36,10 +36,32 @@ pub struct OrigDst {
 }
 
 impl OrigDst {
+    /// Of a connect that was not captured.
+    pub const NONE: Self = Self { address: Address::from_words([0; 4]), port: 0, captured: 0 };
+
     /// The destination of a captured connect.
     #[inline(always)]
     pub const fn captured(address: Address, port: u16) -> Self {
         Self { address, port, captured: 1 }
+    }
+}
+
+/// Value of `SOCKETS`: what the `connect` programs leave on a pod's socket for the `sock_ops` program.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketNote {
+    /// Cookie of the socket's network namespace, which `sock_ops` programs cannot ask for before Linux 5.15.
+    pub netns: u64,
+    /// Where the socket meant to go, if its connect was captured.
+    pub original: OrigDst,
+    pad: u32,
+}
+
+impl SocketNote {
+    /// The note of a socket in the namespace `netns`.
+    #[inline(always)]
+    pub const fn new(netns: u64, original: OrigDst) -> Self {
+        Self { netns, original, pad: 0 }
     }
 }
 
@@ -108,6 +130,7 @@ impl PortKey {
 // Nothing may be left to the compiler's padding: it would hold stack bytes, and no lookup would ever hit.
 const _: () = assert!(size_of::<OrigDstKey>() == 8 + 16 + 2 + 6);
 const _: () = assert!(size_of::<OrigDst>() == 16 + 2 + 2);
+const _: () = assert!(size_of::<SocketNote>() == 8 + 20 + 4);
 const _: () = assert!(size_of::<BypassKey>() == 8 + 16 + 16 + 2 + 2 + 4);
 const _: () = assert!(size_of::<OwnAddressKey>() == 8 + 16);
 const _: () = assert!(size_of::<PortKey>() == 2 + 2);

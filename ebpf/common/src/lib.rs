@@ -19,13 +19,13 @@ mod pod;
 mod splice;
 
 pub use address::Address;
-pub use keys::{BypassKey, Direction, OrigDst, OrigDstKey, OwnAddressKey, PortKey};
+pub use keys::{BypassKey, Direction, OrigDst, OrigDstKey, OwnAddressKey, PortKey, SocketNote};
 pub use marks::{PROXY_MARK, PROXY_MARK_MASK, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK, TRANSPARENT_PORTS};
 pub use pod::{Counters, Pod, listener_slot};
 pub use splice::{Flow, Leg, MAX_DECLINED, MAX_DIALS, MAX_LEGS, Slot, SocketKey, SpliceSettings, SplicedPod};
 
 /// Version of everything in this crate, stored in the pinned `LAYOUT` map and compared before it is adopted.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Pods one instance can hold: the size of the `PODS`, `COUNTERS` and (twice) `LISTENERS` maps.
 pub const MAX_PODS: u32 = 1024;

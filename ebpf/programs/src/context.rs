@@ -12,7 +12,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_get},
     programs::SockAddrContext,
 };
-use culvert_bpf_common::{Address, OrigDst};
+use culvert_bpf_common::{Address, OrigDst, SocketNote, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK};
 
 use crate::maps::SOCKETS;
 
@@ -56,32 +56,46 @@ macro_rules! field_v6 {
 }
 pub(crate) use field_v6;
 
-/// Cookie of the network namespace the context's socket lives in.
+/// Cookie of the network namespace the context's socket lives in. Not in `sock_ops` programs, which have it since Linux
+/// 5.15 only: there it is in the socket's [`note`].
 #[inline(always)]
 pub fn netns_cookie(ctx: &impl EbpfContext) -> u64 {
     // SAFETY: the helper takes the program's own context.
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
 }
 
-/// The storage of a socket, if it has any.
+/// The note on a socket, if it has one.
 #[inline(always)]
-pub fn storage(sk: *mut bpf_sock) -> Option<&'static mut OrigDst> {
+pub fn note(sk: *mut bpf_sock) -> Option<&'static mut SocketNote> {
     storage_get(sk, ptr::null_mut(), 0)
 }
 
-/// Puts `value` into the socket's storage. `None` when the kernel is out of memory.
+/// The original destination that is noted on a socket.
 #[inline(always)]
-pub fn store(sk: *mut bpf_sock, mut value: OrigDst) -> Option<()> {
-    *storage_get(sk, &raw mut value, u64::from(BPF_SK_STORAGE_GET_F_CREATE))? = value;
+pub fn storage(sk: *mut bpf_sock) -> Option<&'static mut OrigDst> {
+    Some(&mut note(sk)?.original)
+}
+
+/// Notes `original` on the socket. `None` when the kernel is out of memory.
+#[inline(always)]
+pub fn store(sk: *mut bpf_sock, netns: u64, original: OrigDst) -> Option<()> {
+    let mut note = SocketNote::new(netns, original);
+    *storage_get(sk, &raw mut note, u64::from(BPF_SK_STORAGE_GET_F_CREATE))? = note;
     Some(())
 }
 
+/// Whether the proxy speaks on this socket with a client's address.
 #[inline(always)]
-fn storage_get(sk: *mut bpf_sock, init: *mut OrigDst, flags: u64) -> Option<&'static mut OrigDst> {
+pub fn is_transparent(sk: *mut bpf_sock) -> bool {
+    field!(u32, sk => bpf_sock.mark) & TRANSPARENT_MARK_MASK == TRANSPARENT_MARK
+}
+
+#[inline(always)]
+fn storage_get(sk: *mut bpf_sock, init: *mut SocketNote, flags: u64) -> Option<&'static mut SocketNote> {
     let map = ptr::from_ref(&SOCKETS).cast_mut().cast::<c_void>();
     // SAFETY: the helper is given a map, a socket and a value of that map; it answers null or that socket's value,
     // which lives as long as the socket. The socket is locked by the system call that runs this program.
-    unsafe { bpf_sk_storage_get(map, sk.cast(), init.cast(), flags).cast::<OrigDst>().as_mut() }
+    unsafe { bpf_sk_storage_get(map, sk.cast(), init.cast(), flags).cast::<SocketNote>().as_mut() }
 }
 
 /// The address and port that `connect` or `getpeername` is about.

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use culvert_bpf_common::{
     Address, BypassKey, Counters, MAX_BYPASS, MAX_EXCLUDED_PORTS, MAX_EXCLUDED_PREFIXES, MAX_ORIG_DSTS,
-    MAX_OWN_ADDRESSES, MAX_PODS, OrigDst, OrigDstKey, OwnAddressKey, Pod, PortKey,
+    MAX_OWN_ADDRESSES, MAX_PODS, OrigDst, OrigDstKey, OwnAddressKey, Pod, PortKey, SocketNote,
 };
 
 /// The layout version of these maps, in entry 0; written and checked by the loader.
@@ -47,9 +47,9 @@ pub static EXCLUDED_PORTS: HashMap<PortKey, u32> = HashMap::with_max_entries(MAX
 #[map]
 pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(MAX_PODS, 0);
 
-/// The original destination of a captured socket: freed with the socket, so it can neither leak nor be evicted.
+/// What is known of a pod's socket: freed with the socket, so it can neither leak nor be evicted.
 #[btf_map]
-pub static SOCKETS: SkStorage<OrigDst> = SkStorage::new();
+pub static SOCKETS: SkStorage<SocketNote> = SkStorage::new();
 
 /// The pod of a network namespace.
 #[inline(always)]

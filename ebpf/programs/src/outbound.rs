@@ -13,7 +13,7 @@ use aya_ebpf::{
 use culvert_bpf_common::{Address, Direction, OrigDst, PROXY_MARK, PROXY_MARK_MASK, Pod, PortKey};
 
 use crate::{
-    context::{IPPROTO_TCP, SockAddr, field, netns_cookie, storage, store},
+    context::{IPPROTO_TCP, SockAddr, field, is_transparent, netns_cookie, storage, store},
     maps::{EXCLUDED_PORTS, EXCLUDED_PREFIXES, count, is_own, pod},
 };
 
@@ -90,11 +90,16 @@ fn decide(addr: &SockAddr<'_>, destination: impl FnOnce() -> Address) -> Verdict
         stale.captured = 0;
     }
     let (destination, port) = (destination(), addr.port());
+    // What `sock_ops` keeps account of besides what is captured: the proxy's way around the capture, and who dials the
+    // listener itself.
+    if is_transparent(addr.sk()) || port == pod.outbound_port {
+        let _ = store(addr.sk(), netns, OrigDst::NONE);
+    }
     if pod.outbound_port == 0 {
         return Verdict::Pass;
     }
     match exemption(addr, netns, destination, port) {
-        None => capture(addr, pod, destination, port),
+        None => capture(addr, netns, pod, destination, port),
         Some(Exemption::Internal) => Verdict::Pass,
         Some(Exemption::Proxy) => {
             count(pod, |c| c.bypassed_out_marked += 1);
@@ -149,14 +154,14 @@ fn exemption(addr: &SockAddr<'_>, netns: u64, destination: Address, port: u16) -
 
 /// Turns the connect to the in-pod listener, or decides what its absence means.
 #[inline(always)]
-fn capture(addr: &SockAddr<'_>, pod: &Pod, destination: Address, port: u16) -> Verdict {
+fn capture(addr: &SockAddr<'_>, netns: u64, pod: &Pod, destination: Address, port: u16) -> Verdict {
     let to = if destination.is_v4() { Address::LOOPBACK_V4 } else { Address::LOOPBACK_V6 };
     let listening = is_listening(addr, to, pod.outbound_port);
     if !listening && !pod.is_strict() {
         count(pod, |c| c.bypassed_out_no_listener += 1);
         return Verdict::Pass;
     }
-    if store(addr.sk(), OrigDst::captured(destination, port)).is_none() {
+    if store(addr.sk(), netns, OrigDst::captured(destination, port)).is_none() {
         // Without its original destination the proxy could only reset the connection.
         return if pod.is_strict() { Verdict::Reject } else { Verdict::Pass };
     }

@@ -5,10 +5,10 @@ use aya_ebpf::{
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use culvert_bpf_common::{Address, BypassKey, OrigDstKey, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK};
+use culvert_bpf_common::{Address, BypassKey, OrigDstKey, SocketNote};
 
 use crate::{
-    context::{AF_INET, field, field_v6, netns_cookie, storage},
+    context::{AF_INET, field, field_v6, is_transparent, note},
     maps::{BYPASS, ORIG_DST, pod},
 };
 
@@ -31,13 +31,13 @@ pub fn sock_ops(ctx: SockOpsContext) -> u32 {
 /// The local port is chosen and the SYN is about to leave: the last moment before the proxy can ask.
 #[inline(always)]
 fn connecting(ctx: &SockOpsContext) {
-    let netns = netns_cookie(ctx);
-    let Some(pod) = pod(netns) else { return };
-    let Some(conn) = Connection::of(ctx, netns) else { return };
-    let original = storage(conn.sk).filter(|original| original.captured == 1);
+    // All that matter here were noted when they were told where to connect.
+    let Some((conn, note)) = Connection::of(ctx) else { return };
+    let Some(pod) = pod(conn.netns) else { return };
+    let original = Some(&note.original).filter(|original| original.captured == 1);
     let tracked = match original {
-        Some(original) => ORIG_DST.insert(conn.orig_dst_key(), &*original, 0).is_ok(),
-        None if conn.is_transparent() => BYPASS.insert(conn.bypass_key(), 1_u32, 0).is_ok(),
+        Some(original) => ORIG_DST.insert(conn.orig_dst_key(), original, 0).is_ok(),
+        None if is_transparent(conn.sk) => BYPASS.insert(conn.bypass_key(), 1_u32, 0).is_ok(),
         None => {
             // Somebody dials the listener itself. A record left under this tuple by a connection that was never
             // accepted must not become theirs.
@@ -56,8 +56,8 @@ fn connecting(ctx: &SockOpsContext) {
 /// Only sockets that were tracked come here, and also those of a pod that has been removed since.
 #[inline(always)]
 fn closed(ctx: &SockOpsContext) {
-    let Some(conn) = Connection::of(ctx, netns_cookie(ctx)) else { return };
-    if conn.is_transparent() {
+    let Some((conn, _)) = Connection::of(ctx) else { return };
+    if is_transparent(conn.sk) {
         let _ = BYPASS.remove(conn.bypass_key());
     } else if ctx.arg(0) == TCP_SYN_SENT {
         // Never accepted, never will be. A connection that was established keeps its record although its client is
@@ -66,7 +66,7 @@ fn closed(ctx: &SockOpsContext) {
     }
 }
 
-/// A connecting socket.
+/// A connecting socket of a pod.
 struct Connection {
     netns: u64,
     sk: *mut bpf_sock,
@@ -77,22 +77,19 @@ struct Connection {
 }
 
 impl Connection {
+    /// The connection, and what was noted of it. `None` for a socket without a note.
     #[inline(always)]
-    fn of(ctx: &SockOpsContext, netns: u64) -> Option<Self> {
+    fn of(ctx: &SockOpsContext) -> Option<(Self, &'static SocketNote)> {
         // SAFETY: reads a field of the context.
         let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
         if sk.is_null() {
             return None;
         }
+        let note = note(sk)?;
         let (local, remote) = addresses(sk);
         let local_port = field!(u32, sk => bpf_sock.src_port) as u16;
         let remote_port = u16::from_be(field!(u16, sk => bpf_sock.dst_port));
-        Some(Self { netns, sk, local, local_port, remote, remote_port })
-    }
-
-    #[inline(always)]
-    fn is_transparent(&self) -> bool {
-        field!(u32, self.sk => bpf_sock.mark) & TRANSPARENT_MARK_MASK == TRANSPARENT_MARK
+        Some((Self { netns: note.netns, sk, local, local_port, remote, remote_port }, note))
     }
 
     #[inline(always)]
