@@ -1,4 +1,4 @@
-//! The command line: Envoy's flags, Culvert's own, and the `pod` and `check` commands. Its `--help` is the manual.
+//! The command line: Envoy's flags, Culvert's own, and the `pod`, `check` and `doctor` commands. Its `--help` is the manual.
 
 mod report;
 mod top;
@@ -39,6 +39,9 @@ EXAMPLES:
     culvert pod list
     culvert top
 
+  Say what this machine allows and what each missing piece costs:
+    culvert doctor --capture ebpf
+
   More log from two components:
     culvert -c bootstrap.yaml --component-log-level capture:debug,config:trace
 
@@ -48,8 +51,23 @@ SIGNALS:
 
 EXIT STATUS:
   0  ended as asked, or the configuration is valid
-  1  the configuration cannot be served, or culvert could not start
+  1  the configuration cannot be served, or culvert could not start; `doctor`: could not serve as asked
   2  the command line is wrong";
+
+const DOCTOR: &str = "\
+Say what this kernel and container allow, what Culvert will use of it, and what each missing piece costs.
+
+Programs and maps are really loaded, and attached in a cgroup and a network namespace made for it; nothing remains. Works \
+without privilege too, and then says what could not be asked. Each line has a verdict:
+  ok        it is there and works
+  degraded  it works with a loss, or somebody else is there too
+  unknown   it could not be asked
+  missing   it is not there, or forbidden";
+
+const DOCTOR_STATUS: &str = "\
+EXIT STATUS:
+  0  Culvert can serve with this --capture; with `auto`, can take over pods by eBPF or by iptables
+  1  it cannot; what is missing is named on standard error";
 
 /// Everything the command line says.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
@@ -387,6 +405,8 @@ pub enum Command {
     Check(Check),
     /// Show what becomes of each pod's connections, as it happens
     Top(Top),
+    /// Say what this kernel and container allow, what Culvert will use of it, and what each missing piece costs
+    Doctor(Doctor),
 }
 
 /// `culvert check`.
@@ -408,6 +428,37 @@ pub struct Check {
     /// Take certificates and keys that are no PEM for errors, not for placeholders of what was left out
     #[arg(long)]
     pub strict_secrets: bool,
+}
+
+/// `culvert doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+#[command(long_about = DOCTOR, after_help = DOCTOR_STATUS)]
+pub struct Doctor {
+    /// The way of taking over pods that has to work; `auto`: eBPF or else iptables
+    #[arg(long, value_name = "MEANS", default_value = "auto")]
+    pub capture: DoctorCapture,
+    /// Print one JSON document in place of the table. Its keys stay the same from version to version
+    #[arg(long)]
+    pub json: bool,
+    /// Where programs and maps would be pinned
+    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/culvert")]
+    pub bpf_dir: PathBuf,
+    /// The cgroup (v2) that programs would be attached to [default: the root of the hierarchy]
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: Option<PathBuf>,
+}
+
+/// `--capture` of `culvert doctor`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DoctorCapture {
+    /// eBPF, or else iptables.
+    Auto,
+    /// eBPF programs.
+    Ebpf,
+    /// REDIRECT rules in the pod.
+    Iptables,
+    /// No capture.
+    None,
 }
 
 /// `culvert pod ...`: what is asked of the running culvert through its control socket.

@@ -1,6 +1,7 @@
 //! What the command line asks for: serving, validating, talking to a serving culvert.
 
 mod check;
+mod doctor;
 mod top;
 
 use std::time::Duration;
@@ -54,6 +55,7 @@ pub(crate) fn validate(cli: &Cli) -> anyhow::Result<()> {
 pub(crate) fn run(command: &Command, cli: &Cli) -> anyhow::Result<()> {
     match command {
         Command::Check(check) => check::run(check, cli),
+        Command::Doctor(doctor) => doctor::run(doctor),
         Command::Pod(command) => pod(command, cli),
         Command::Top(arguments) => top::run(arguments, cli),
     }

@@ -18,6 +18,7 @@
 pub mod capture;
 pub mod cli;
 pub mod control;
+pub mod doctor;
 #[cfg(feature = "seeded-faults")]
 mod faults;
 pub mod http;

@@ -428,6 +428,15 @@ impl Family {
 }
 
 impl Variant {
+    /// The name of the programs of this variant, IPv4.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Legacy => "iptables-legacy",
+            Self::Nft => "iptables-nft",
+            Self::Plain => "iptables",
+        }
+    }
+
     fn program(self, family: Family, action: &str) -> String {
         let base = if family == Family::V4 { "iptables" } else { "ip6tables" };
         match self {

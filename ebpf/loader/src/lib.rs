@@ -17,10 +17,12 @@
 mod capture;
 mod cgroup;
 mod cookie;
+pub mod doctor;
 mod error;
 mod links;
 mod maps;
 mod memlock;
+mod mounts;
 mod netns;
 mod object;
 mod orig_dst;
@@ -29,6 +31,7 @@ mod pod;
 mod probe;
 mod routing;
 mod rtnetlink;
+mod sandbox;
 mod splice;
 mod sys;
 
@@ -45,5 +48,6 @@ pub use crate::{
     pod::{InboundListener, PodCounters, PodSpec, PodStatus},
     probe::probe,
     routing::{NetnsState, prepare_netns, restore_netns},
+    sandbox::throwaway_netns,
     splice::{Diag, EnterError, Leg, LegProgress, LegSpec, SlotPool, Splice, SpliceConfig},
 };

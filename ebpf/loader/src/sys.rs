@@ -125,6 +125,18 @@ pub(crate) fn link_target(link: BorrowedFd<'_>, attach_type: bpf_attach_type) ->
     })
 }
 
+/// The id of the program that a link attaches.
+pub(crate) fn link_program(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // SAFETY: plain integers, for which zero is a value.
+    let mut info: bpf_link_info = unsafe { mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = link.as_raw_fd() as u32;
+    attr.info.info = (&raw mut info) as u64;
+    attr.info.info_len = size_of_val(&info) as u32;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info.prog_id)
+}
+
 /// Tells one map from another for as long as either exists.
 pub(crate) fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: plain integers, for which zero is a value.
@@ -305,18 +317,18 @@ fn element<K: Pod, V: Pod>(command: bpf_cmd, map: BorrowedFd<'_>, key: &K) -> io
     }
 }
 
-fn zeroed() -> bpf_attr {
+pub(crate) fn zeroed() -> bpf_attr {
     // SAFETY: a union of structures of plain integers; the kernel requires unused bytes to be zero.
     unsafe { mem::zeroed() }
 }
 
-fn fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+pub(crate) fn fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
     let fd = bpf(command, attr)?;
     // SAFETY: these commands answer with a new file descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
+pub(crate) fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i64> {
     // SAFETY: `attr` is a whole bpf_attr whose pointers the callers above keep alive across the call.
     let ret = unsafe { libc::syscall(libc::SYS_bpf, command as u32, ptr::from_mut(attr), size_of_val(attr)) };
     if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
