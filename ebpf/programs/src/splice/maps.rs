@@ -10,8 +10,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, SockHash},
 };
 use culvert_bpf_common::{
-    Flow, Leg, MAX_DECLINED, MAX_DIALS, MAX_LEGS, MAX_OWN_ADDRESSES, MAX_PODS, OrigDst, OwnAddressKey, Slot,
-    SocketKey, SpliceSettings, SplicedPod,
+    Flow, Leg, MAX_DECLINED, MAX_DIALS, MAX_LEGS, MAX_OWN_ADDRESSES, MAX_PODS, OwnAddressKey, Slot,
+    SocketKey, SocketNote, SpliceSettings, SplicedPod,
 };
 
 /// The pods whose sockets enter.
@@ -48,7 +48,7 @@ pub static OWN_ADDRESSES: HashMap<OwnAddressKey, u32> = HashMap::with_max_entrie
 
 /// The capture's: original destinations of captured sockets.
 #[btf_map]
-pub static SOCKETS: SkStorage<OrigDst> = SkStorage::new();
+pub static SOCKETS: SkStorage<SocketNote> = SkStorage::new();
 
 /// Filled in by the loader.
 #[unsafe(no_mangle)]
