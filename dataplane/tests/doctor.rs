@@ -94,6 +94,12 @@ fn root_is_told_everything() {
     assert_eq!(status(&report, "filesystems", "cgroup"), "ok");
     assert_ne!(status(&report, "others", "connect4"), "unknown");
     assert!(report["findings"]["others"]["sockmaps"]["found"].as_str().unwrap().contains("cannot be asked"));
+    // Where splicing is sound, which other tests ask too, every property of it was tested.
+    let failed =
+        report["findings"]["splice"].as_object().unwrap().iter().find(|(_, it)| it["status"] != "ok");
+    assert_eq!(report["splice"]["auto"], if failed.is_none() { "on" } else { "off" }, "{failed:?}");
+    assert_eq!(report["splice"]["failed"].is_null(), failed.is_none());
+    assert_ne!(status(&report, "splice", "setup"), "missing");
     // Whatever is not in order says what that costs.
     for (group, findings) in report["findings"].as_object().unwrap() {
         for (key, finding) in findings.as_object().unwrap() {
@@ -149,6 +155,9 @@ fn without_privilege_it_says_what_could_not_be_asked() {
     }
     let found = report["findings"]["programs"]["connect4"]["found"].as_str().unwrap();
     assert!(found.contains("lacks capabilities"), "{found}");
+
+    assert_eq!(report["splice"]["auto"], "off");
+    assert_eq!(report["splice"]["failed"], "setup");
 
     let (code, ..) = run(&mut copy.doctor(&["--capture", "none"]));
     assert_eq!(code, 0, "ordinary listeners need no privilege");

@@ -3,8 +3,13 @@
 mod means;
 mod process;
 mod report;
+mod splice;
 
-use culvert_bpf::doctor::{self as kernel, Finding, Need, Status};
+use culvert_bpf::{
+    SpliceConfig,
+    doctor::{self as kernel, Finding, Need, Status},
+    selftest::{SelfTest, SelfTestReport, selftest},
+};
 use culvert_ring::{IoChoice, Probe};
 
 use crate::capture::CaptureMode;
@@ -31,24 +36,30 @@ pub struct Examination {
     pub modes: Vec<(CaptureMode, Vec<String>)>,
     /// The driver that workers would use.
     pub io: Probe,
+    /// Whether splicing keeps what it must.
+    pub splice: SelfTestReport,
 }
 
-/// Examines the machine. Blocks for some tens of milliseconds and leaves nothing behind.
+/// Examines the machine. Blocks for a fraction of a second and leaves nothing behind.
 pub fn examine(options: &Options) -> Examination {
     let io = culvert_ring::probe(IoChoice::Auto).unwrap_or_else(|error| Probe {
         driver: culvert_ring::DriverKind::Epoll,
         tier: "epoll",
         reason: error.to_string(),
     });
-    let mut findings = kernel::examine(&options.bpf);
-    findings.extend(means::examine());
+    // Before any of them is raised.
+    let mut findings = Vec::from(process::limits());
     findings.push(process::driver(&io));
-    findings.extend(process::limits());
+    findings.extend(kernel::examine(&options.bpf));
+    findings.extend(means::examine());
     findings.extend(process::sysctls());
+    let limit = SpliceConfig::default().limit;
+    let splice = selftest(&SelfTest { limit, cgroup: options.bpf.cgroup.clone(), fault: None });
+    findings.extend(splice::findings(&splice));
     findings.sort_by_key(|finding| finding.group);
     let modes = [CaptureMode::Ebpf, CaptureMode::Iptables, CaptureMode::None];
     let modes = modes.map(|mode| (mode, lacking(&findings, mode))).into();
-    Examination { capture: options.capture, findings, modes, io }
+    Examination { capture: options.capture, findings, modes, io, splice }
 }
 
 /// What stands in the way of a way of capture.
@@ -110,7 +121,9 @@ mod tests {
         let modes = modes.map(|mode| (mode, lacking(&findings, mode))).into();
         let io =
             Probe { driver: culvert_ring::DriverKind::Epoll, tier: "epoll", reason: "asked for".to_owned() };
-        Examination { capture, findings, modes, io }
+        let splice =
+            SelfTestReport { checks: Vec::new(), verdict: false, elapsed: std::time::Duration::ZERO };
+        Examination { capture, findings, modes, io, splice }
     }
 
     fn finding(key: &'static str, status: Status, need: Need) -> Finding {

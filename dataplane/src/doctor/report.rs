@@ -35,6 +35,13 @@ pub fn table(examination: &Examination, out: &mut impl Write) -> io::Result<()> 
         }
         writeln!(out, "  {status:<8}  {:<width$}  {text}", format!("--capture {mode}"))?;
     }
+    let (status, text) = match &examination.splice.failure() {
+        None => (Status::Ok, "on under --splice auto, with --capture ebpf".to_owned()),
+        Some(check) => {
+            (Status::Degraded, format!("off under --splice auto: {}: {}", check.property, check.detail))
+        }
+    };
+    writeln!(out, "  {status:<8}  {:<width$}  {text}", "splicing")?;
     let counts = [Status::Ok, Status::Degraded, Status::Unknown, Status::Missing]
         .map(|status| format!("{} {status}", examination.count(status)));
     let used = examination.chosen().map_or_else(|| "nothing".to_owned(), |mode| format!("--capture {mode}"));
@@ -81,6 +88,12 @@ pub fn json(examination: &Examination) -> Json {
             "driver": examination.io.driver.to_string(),
             "tier": examination.io.tier,
             "reason": examination.io.reason,
+        },
+        "splice": {
+            "auto": if examination.splice.passed() { "on" } else { "off" },
+            "failed": examination.splice.failure().map(|check| check.property.name()),
+            "reason": examination.splice.failure().map(|check| check.detail.as_str()),
+            "verdict": examination.splice.verdict,
         },
         "findings": findings,
     })

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Error, mounts::mounts};
+use crate::{Error, mounts::mounts, sandbox::ProbeCgroup};
 
 /// The inode number of the root of the cgroup2 hierarchy, which no other cgroup has.
 pub(crate) const ROOT_INODE: u64 = 1;
@@ -58,7 +58,7 @@ impl Cgroup {
     /// The programs tell the proxy's own connections apart by seeing them being made. Attached where they do not, they
     /// would give the proxy's connection to the application back to the proxy, until a limit ends it.
     fn warn_unless_it_contains_this_process(path: &Path) {
-        if Self::contains_this_process(path) == Some(false) {
+        if Self::contains_this_process(path) == Some(false) && !ProbeCgroup::is_one(path) {
             log::warn!(
                 "cgroup {}: this process is not below it (it is in /{}); inbound capture will not work",
                 path.display(),

@@ -32,6 +32,7 @@ mod probe;
 mod routing;
 mod rtnetlink;
 mod sandbox;
+pub mod selftest;
 mod splice;
 mod sys;
 

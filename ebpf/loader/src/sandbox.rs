@@ -113,6 +113,11 @@ impl ProbeCgroup {
         }
     }
 
+    /// Whether this is the directory of such a cgroup, in which no process is ever at home.
+    pub(crate) fn is_one(path: &Path) -> bool {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(CGROUP_PREFIX))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

@@ -19,6 +19,7 @@ use rustix::process::geteuid;
 use crate::{
     CaptureConfig,
     cgroup::Cgroup,
+    memlock,
     sandbox::{self, ProbeCgroup},
 };
 
@@ -31,6 +32,7 @@ use finding::Denial;
 /// Takes some tens of milliseconds and blocks. Nothing on the machine is changed that outlives the call; a process
 /// that is killed in the middle leaves an empty cgroup `culvert-probe-*`, which a later call removes.
 pub fn examine(config: &CaptureConfig) -> Vec<Finding> {
+    memlock::allow();
     let denial = Denial::read();
     let mut findings = host::examine(&denial);
     findings.extend(surroundings::examine(config));
