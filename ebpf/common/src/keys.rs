@@ -31,7 +31,8 @@ pub struct OrigDst {
     pub address: Address,
     /// The port the application dialled.
     pub port: u16,
-    /// 1 when the socket's latest connect was captured; 0 when an earlier one was. Always 1 in `ORIG_DST`.
+    /// 1 when the socket's latest connect was captured, 2 when it went directly to an endpoint, and 0 when an earlier one
+    /// did either. Always 1 in `ORIG_DST`.
     pub captured: u16,
 }
 
@@ -43,6 +44,18 @@ impl OrigDst {
     #[inline(always)]
     pub const fn captured(address: Address, port: u16) -> Self {
         Self { address, port, captured: 1 }
+    }
+
+    /// The destination in whose place an endpoint is connected directly.
+    #[inline(always)]
+    pub const fn direct(address: Address, port: u16) -> Self {
+        Self { address, port, captured: 2 }
+    }
+
+    /// Whether the connection goes directly to an endpoint.
+    #[inline(always)]
+    pub const fn is_direct(&self) -> bool {
+        self.captured == 2
     }
 }
 

@@ -76,6 +76,10 @@ pub struct Counters {
     pub bypassed_in_no_listener: u64,
     /// Inbound connections of a strict pod refused because no listener was there.
     pub refused_in: u64,
+    /// Outbound connects that went directly to an endpoint.
+    pub direct_out: u64,
+    /// Connections that another pod has made directly to this one.
+    pub direct_in: u64,
 }
 
 impl core::ops::AddAssign for Counters {
@@ -90,11 +94,13 @@ impl core::ops::AddAssign for Counters {
         self.bypassed_in_proxy += other.bypassed_in_proxy;
         self.bypassed_in_no_listener += other.bypassed_in_no_listener;
         self.refused_in += other.refused_in;
+        self.direct_out += other.direct_out;
+        self.direct_in += other.direct_in;
     }
 }
 
 const _: () = assert!(size_of::<Pod>() == 4 * 4 + Pod::NAME_MAX);
-const _: () = assert!(size_of::<Counters>() == 10 * 8);
+const _: () = assert!(size_of::<Counters>() == 12 * 8);
 
 #[cfg(feature = "user")]
 mod user {

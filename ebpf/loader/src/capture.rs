@@ -12,7 +12,7 @@ use culvert_bpf_common::{Address, Direction, MAX_PODS, Pod, PortKey};
 use ipnet::IpNet;
 
 use crate::{
-    Error, OrigDstTable, PodCounters, PodSpec, PodStatus, Splice, SpliceConfig,
+    DirectTable, Error, OrigDstTable, PodCounters, PodSpec, PodStatus, Splice, SpliceConfig,
     cgroup::Cgroup,
     links::Link,
     maps::{self, Maps},
@@ -49,6 +49,7 @@ pub struct Capture {
     pod_lookup: PodLookup,
     orig_dst: OrigDstTable,
     cgroup: Cgroup,
+    direct: DirectTable,
 }
 
 impl Capture {
@@ -67,6 +68,7 @@ impl Capture {
         let orig_dst = sys::obj_get(&pins.map(maps::ORIG_DST)).map_err(|e| Error::pin(config.pin_dir, e))?;
         let mut capture = Self {
             maps: Maps::take(&mut ebpf)?,
+            direct: DirectTable::take(&mut ebpf)?,
             pod_lookup: programs.pod_lookup(&pins)?,
             orig_dst: OrigDstTable::new(orig_dst),
             pins,
@@ -87,6 +89,11 @@ impl Capture {
     /// What the kernel lacks or refuses. The capture goes on without.
     pub fn splice(&self, config: SpliceConfig) -> Result<Splice, Error> {
         Splice::open(&self.pins, &self.cgroup, config)
+    }
+
+    /// What may be dialled without the proxy, and what has been.
+    pub const fn direct(&mut self) -> &mut DirectTable {
+        &mut self.direct
     }
 
     /// Replaces what is not captured, for all pods: outbound connects to `cidrs` or `out_ports`, and inbound

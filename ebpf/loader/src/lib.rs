@@ -17,6 +17,8 @@
 mod capture;
 mod cgroup;
 mod cookie;
+mod diag;
+mod direct;
 pub mod doctor;
 mod error;
 mod links;
@@ -37,11 +39,14 @@ mod splice;
 mod sys;
 
 pub use culvert_bpf_common::{
-    PROXY_MARK, PROXY_MARK_MASK, SplicedPod, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK, TRANSPARENT_PORTS,
+    MAX_DIRECT_FLOWS as DIRECT_CONNECTIONS_MAX, PROXY_MARK, PROXY_MARK_MASK, SplicedPod, TRANSPARENT_MARK,
+    TRANSPARENT_MARK_MASK, TRANSPARENT_PORTS,
 };
 
 pub use crate::{
     capture::{Capture, CaptureConfig},
+    diag::{DiagSocket, OpenSocket},
+    direct::{DirectEndpoint, DirectFlow, DirectRule, DirectTable, DirectTally},
     error::Error,
     netns::{netns_addresses, netns_cookie, run_in_netns},
     orig_dst::OrigDstTable,

@@ -160,13 +160,16 @@ fn sync<M: KeySet>(
     Ok(())
 }
 
-fn typed<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error> {
+pub(crate) fn typed<M: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<M, Error> {
     let map = ebpf.take_map(name).ok_or_else(|| Error::map(name, MapError::ElementNotFound))?;
     M::try_from(map).map_err(|e| Error::map(name, e))
 }
 
 /// Absence as a value.
-fn optional<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
+pub(crate) fn optional<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(None),
@@ -176,7 +179,7 @@ fn optional<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
 }
 
 /// Success whether or not there was anything to remove. A sockmap says EINVAL for an empty place.
-fn empty(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(crate) fn empty(result: Result<(), MapError>) -> Result<(), MapError> {
     match optional(result) {
         Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         result => result.map(drop),

@@ -9,6 +9,7 @@ use culvert_bpf_common::{
 
 use crate::{
     context::{AF_INET6, IPPROTO_TCP, field, field_v6},
+    direct,
     maps::{BYPASS, EXCLUDED_PORTS, LISTENERS, count, is_own, pod},
 };
 
@@ -43,6 +44,10 @@ pub fn pod_lookup(ctx: SkLookupContext) -> u32 {
     }
     if BYPASS.get_ptr(arrival.bypass_key(netns)).is_some() {
         count(pod, |c| c.bypassed_in_proxy += 1);
+        return PASS;
+    }
+    if direct::passes(arrival.bypass_key(netns)) {
+        count(pod, |c| c.direct_in += 1);
         return PASS;
     }
     hand_over(&ctx, pod, arrival.v6)

@@ -9,6 +9,9 @@
 //!
 //! An inbound one meets `pod_lookup` ([`inbound`]), once per connection, which hands it to the in-pod listener.
 //!
+//! A connection that needs no proxy goes directly to a pod of the node ([`direct`]): the connect is turned to the endpoint,
+//! and `pod_lookup` of its pod lets it pass.
+//!
 //! Everything is keyed by the network namespace's cookie: a connection of a namespace that is not in `PODS` costs
 //! one hash lookup and is left alone.
 
@@ -17,6 +20,8 @@
 
 #[cfg(target_arch = "bpf")]
 mod context;
+#[cfg(target_arch = "bpf")]
+mod direct;
 #[cfg(target_arch = "bpf")]
 mod inbound;
 #[cfg(target_arch = "bpf")]

@@ -14,6 +14,7 @@ use culvert_bpf_common::{Address, Direction, OrigDst, PROXY_MARK, PROXY_MARK_MAS
 
 use crate::{
     context::{IPPROTO_TCP, SockAddr, field, is_transparent, netns_cookie, storage, store},
+    direct,
     maps::{EXCLUDED_PORTS, EXCLUDED_PREFIXES, count, is_own, pod},
 };
 
@@ -74,7 +75,7 @@ enum Verdict {
 #[inline(always)]
 fn captured(addr: &SockAddr<'_>) -> Option<&'static OrigDst> {
     let original = storage(addr.sk())?;
-    (original.captured == 1).then_some(&*original)
+    (original.captured != 0).then_some(&*original)
 }
 
 /// What to do with a connect to `destination`, which is read only for sockets of pods.
@@ -160,6 +161,11 @@ fn capture(addr: &SockAddr<'_>, netns: u64, pod: &Pod, destination: Address, por
     if !listening && !pod.is_strict() {
         count(pod, |c| c.bypassed_out_no_listener += 1);
         return Verdict::Pass;
+    }
+    // What is allowed is known for as long as somebody is there to withdraw it.
+    if listening && let Some((to, port)) = direct::choose(addr, netns, destination, port) {
+        count(pod, |c| c.direct_out += 1);
+        return Verdict::Redirect { to, port };
     }
     if store(addr.sk(), netns, OrigDst::captured(destination, port)).is_none() {
         // Without its original destination the proxy could only reset the connection.

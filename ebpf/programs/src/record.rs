@@ -9,12 +9,13 @@ use culvert_bpf_common::{Address, BypassKey, OrigDstKey, SocketNote};
 
 use crate::{
     context::{AF_INET, field, field_v6, is_transparent, note},
+    direct,
     maps::{BYPASS, ORIG_DST, pod},
 };
 
 /// States of `enum bpf_tcp_state`.
-const TCP_SYN_SENT: u32 = 2;
-const TCP_CLOSE: u32 = 7;
+pub const TCP_SYN_SENT: u32 = 2;
+pub const TCP_CLOSE: u32 = 7;
 
 /// Runs at the state changes of TCP sockets. Its answer means something for other operations only.
 #[sock_ops]
@@ -22,7 +23,7 @@ pub fn sock_ops(ctx: SockOpsContext) -> u32 {
     let op = ctx.op();
     if op == BPF_SOCK_OPS_TCP_CONNECT_CB {
         connecting(&ctx);
-    } else if op == BPF_SOCK_OPS_STATE_CB && ctx.arg(1) == TCP_CLOSE {
+    } else if op == BPF_SOCK_OPS_STATE_CB && !direct::changed(&ctx) && ctx.arg(1) == TCP_CLOSE {
         closed(&ctx);
     }
     1
@@ -34,8 +35,9 @@ fn connecting(ctx: &SockOpsContext) {
     // All that matter here were noted when they were told where to connect.
     let Some((conn, note)) = Connection::of(ctx) else { return };
     let Some(pod) = pod(conn.netns) else { return };
-    let original = Some(&note.original).filter(|original| original.captured == 1);
+    let original = Some(&note.original).filter(|original| original.captured != 0);
     let tracked = match original {
+        Some(original) if original.is_direct() => direct::connecting(ctx, original, &conn),
         Some(original) => ORIG_DST.insert(conn.orig_dst_key(), original, 0).is_ok(),
         None if is_transparent(conn.sk) => BYPASS.insert(conn.bypass_key(), 1_u32, 0).is_ok(),
         None => {
@@ -67,9 +69,9 @@ fn closed(ctx: &SockOpsContext) {
 }
 
 /// A connecting socket of a pod.
-struct Connection {
-    netns: u64,
-    sk: *mut bpf_sock,
+pub struct Connection {
+    pub netns: u64,
+    pub sk: *mut bpf_sock,
     local: Address,
     local_port: u16,
     remote: Address,
@@ -79,7 +81,7 @@ struct Connection {
 impl Connection {
     /// The connection, and what was noted of it. `None` for a socket without a note.
     #[inline(always)]
-    fn of(ctx: &SockOpsContext) -> Option<(Self, &'static SocketNote)> {
+    pub fn of(ctx: &SockOpsContext) -> Option<(Self, &'static SocketNote)> {
         // SAFETY: reads a field of the context.
         let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
         if sk.is_null() {
@@ -100,13 +102,19 @@ impl Connection {
     /// Named from the accepting side: what is local here is remote there.
     #[inline(always)]
     const fn bypass_key(&self) -> BypassKey {
-        BypassKey::new(self.netns, (self.remote, self.remote_port), (self.local, self.local_port))
+        self.key_in(self.netns)
+    }
+
+    /// The same where the accepting side is in another namespace.
+    #[inline(always)]
+    pub const fn key_in(&self, netns: u64) -> BypassKey {
+        BypassKey::new(netns, (self.remote, self.remote_port), (self.local, self.local_port))
     }
 }
 
 /// The addresses of a socket. One of family IPv6 that dials IPv4 has v4-mapped addresses here already.
 #[inline(always)]
-fn addresses(sk: *mut bpf_sock) -> (Address, Address) {
+pub fn addresses(sk: *mut bpf_sock) -> (Address, Address) {
     if field!(u32, sk => bpf_sock.family) == AF_INET {
         let local = Address::from_v4_word(field!(u32, sk => bpf_sock.src_ip4));
         return (local, Address::from_v4_word(field!(u32, sk => bpf_sock.dst_ip4)));
