@@ -215,6 +215,11 @@ pub struct CaptureFlags {
     /// hierarchy]
     #[arg(long, value_name = "PATH")]
     pub cgroup: Option<PathBuf>,
+
+    /// Whether connections between pods of this node go past the proxy where it would only pass bytes on: a TCP proxy
+    /// without access rules, logs or TLS on either side. For pods that do not say themselves; needs --capture ebpf
+    #[arg(long, value_name = "ON|OFF", default_value = "off")]
+    pub direct: Switch,
 }
 
 /// Application log and access logs.
@@ -377,6 +382,15 @@ pub enum Capture {
     None,
 }
 
+/// `--direct`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
 /// `--drain-strategy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DrainStrategy {
@@ -513,6 +527,10 @@ pub struct PodAdd {
     /// The pod's own addresses, separated by commas [default: those of its network interfaces]
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub addresses: Vec<IpAddr>,
+    /// Whether connections between this pod and others of the node may go past the proxy [default: --direct of the
+    /// serving culvert]
+    #[arg(long, value_name = "ON|OFF")]
+    pub direct: Option<Switch>,
 }
 
 /// `--policy` of a pod.

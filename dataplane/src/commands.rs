@@ -109,6 +109,7 @@ fn serve_options(cli: &Cli) -> ServeOptions {
         control_socket: cli.capture.control_socket.clone(),
         bpf_dir: cli.capture.bpf_dir.clone(),
         cgroup: cli.capture.cgroup.clone(),
+        direct: cli.capture.direct == cli::Switch::On,
         admin_address_path: cli.config.admin_address_path.clone(),
         drain: culvert::worker::DrainPolicy {
             time: cli.drain.drain_time(),
@@ -168,6 +169,7 @@ fn spec(add: &PodAdd) -> PodSpec {
     spec.outbound = target(&add.outbound);
     spec.inbound = target(&add.inbound);
     spec.addresses = add.addresses.clone();
+    spec.direct = add.direct.map(|direct| direct == cli::Switch::On);
     spec
 }
 
@@ -175,13 +177,14 @@ fn print_pods(pods: &[PodReport]) {
     for pod in pods {
         let counters = &pod.counters;
         println!(
-            "{}\t{}\t{:?}\toutbound {}\tinbound {}\tcaptured {}\tbypassed {}\trefused {}\tno-destination {}{}",
+            "{}\t{}\t{:?}\toutbound {}\tinbound {}\tcaptured {}\tdirect {}\tbypassed {}\trefused {}\tno-destination {}{}",
             pod.name,
             pod.mode,
             pod.policy,
             pod.outbound.as_deref().unwrap_or("-"),
             pod.inbound.as_deref().unwrap_or("-"),
             counters.captured,
+            counters.direct,
             counters.bypassed,
             counters.refused,
             counters.no_original_dst,

@@ -476,8 +476,16 @@ impl HostCounters {
 
     /// Those of one worker.
     pub fn of(&self, worker: usize) -> &HostStats {
-        let made = self.made.get_or_init(|| (0..self.workers).map(|_| HostStats::default()).collect());
-        &made[worker]
+        &self.made()[worker]
+    }
+
+    /// Those of the control thread, which counts connections that workers know nothing of.
+    pub fn of_control(&self) -> &HostStats {
+        &self.made()[self.workers]
+    }
+
+    fn made(&self) -> &[HostStats] {
+        self.made.get_or_init(|| (0..=self.workers).map(|_| HostStats::default()).collect())
     }
 
     /// Those that anything was counted in.

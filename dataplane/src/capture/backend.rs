@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use culvert_bpf::{Capture, InboundListener, NetnsState};
+use culvert_bpf::{Capture, DirectTable, InboundListener, NetnsState};
 use culvert_model::CaptureSettings;
 
 use crate::capture::{
@@ -55,6 +55,14 @@ impl Backend {
             }
             CaptureMode::Iptables => Ok(Self::Iptables(config.settings.clone())),
             CaptureMode::None => Ok(Self::None),
+        }
+    }
+
+    /// See [`Capture::direct`].
+    pub(super) fn direct_table(&mut self) -> Option<&mut DirectTable> {
+        match self {
+            Self::Ebpf(capture) => Some(capture.direct()),
+            Self::Iptables(_) | Self::None => None,
         }
     }
 
@@ -255,5 +263,6 @@ fn bpf_counters(counters: culvert_bpf::PodCounters) -> PodCounters {
             + counters.bypassed_in_no_listener,
         refused: counters.refused_out + counters.refused_in,
         no_original_dst: 0,
+        direct: counters.direct_out + counters.direct_in,
     }
 }

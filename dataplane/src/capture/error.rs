@@ -23,6 +23,9 @@ pub enum CaptureError {
         /// Those it could be.
         listeners: Vec<String>,
     },
+    /// Only eBPF programs can send connections past the proxy.
+    #[error("pod {0}: direct: needs --capture ebpf")]
+    DirectIptables(String),
     /// The network namespace went away while the pod was being enrolled.
     #[error("pod {0}: netns: the network namespace is gone")]
     Gone(String),

@@ -145,6 +145,24 @@ impl PodHandle {
         (!self.is_own(found, local)).then_some(found)
     }
 
+    /// A pod for tests of what does not look at it.
+    #[cfg(test)]
+    pub(crate) fn of_nobody() -> Self {
+        Self {
+            id: 1,
+            name: "nobody".into(),
+            netns: std::fs::File::open("/proc/self/ns/net").unwrap().into(),
+            netns_cookie: 0,
+            mode: CaptureMode::Ebpf,
+            policy: Policy::Strict,
+            addresses: Vec::new(),
+            outbound_port: 0,
+            inbound_port: 0,
+            origin: Origin::Iptables,
+            dialled_directly: AtomicU64::new(0),
+        }
+    }
+
     /// Whether a destination is an in-pod listener of this pod. Following it would lead back here.
     fn is_own(&self, destination: SocketAddr, local: SocketAddr) -> bool {
         let at_pod = destination.ip() == local.ip() || destination.ip().is_loopback();

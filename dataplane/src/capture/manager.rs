@@ -39,13 +39,13 @@ const CLOSING_TIME: Duration = Duration::from_secs(1);
 
 /// Owns the pods. Lives on the control thread.
 pub struct CaptureManager {
-    config: CaptureConfig,
+    pub(super) config: CaptureConfig,
     workers: Box<dyn WorkerPort>,
-    backend: Backend,
+    pub(super) backend: Backend,
     store: RecordStore,
     /// Name and direction of the configured listeners.
     listeners: Vec<(Arc<str>, TrafficDirection)>,
-    pods: BTreeMap<String, Pod>,
+    pub(super) pods: BTreeMap<String, Pod>,
     /// Namespaces in which listeners of removed pods, or of a process that was just killed, may still be open: until when.
     closing: Vec<(NetnsId, Instant)>,
     /// Removed pods that still have open connections.
@@ -53,22 +53,22 @@ pub struct CaptureManager {
     next_id: u32,
 }
 
-struct Pod {
-    record: Record,
-    state: State,
+pub(super) struct Pod {
+    pub(super) record: Record,
+    pub(super) state: State,
 }
 
-enum State {
+pub(super) enum State {
     Captured(Captured),
     /// Wanted, and not possible so far: the reason.
     Pending(String),
 }
 
 #[derive(Clone)]
-struct Captured {
-    handle: Arc<PodHandle>,
+pub(super) struct Captured {
+    pub(super) handle: Arc<PodHandle>,
     netns_id: NetnsId,
-    targets: Targets,
+    pub(super) targets: Targets,
     /// One of its inbound listeners, for the kernel to be told again.
     inbound: Option<Arc<OwnedFd>>,
 }
@@ -330,6 +330,11 @@ impl CaptureManager {
         Ok(Pod { record, state: State::Captured(Captured { handle, netns_id: netns.id, targets, inbound }) })
     }
 
+    /// Whether connections of the pod, and to it, may go past the proxy.
+    pub(super) fn allows_direct(&self, spec: &PodSpec) -> bool {
+        spec.direct.unwrap_or(self.config.direct)
+    }
+
     /// Whether the listeners of a pod can stay, and with them the connections that wait in their queues.
     fn is_current(&self, pod: &Captured, netns: NetnsId, targets: &Targets, addresses: &[IpAddr]) -> bool {
         pod.netns_id == netns
@@ -361,6 +366,9 @@ impl CaptureManager {
             CaptureMode::None => return Err(CaptureError::Off(name())),
             CaptureMode::Iptables if spec.policy == Policy::Permissive => {
                 return Err(CaptureError::PermissiveIptables(name()));
+            }
+            CaptureMode::Iptables if spec.direct == Some(true) => {
+                return Err(CaptureError::DirectIptables(name()));
             }
             CaptureMode::Ebpf | CaptureMode::Iptables => {}
         }
@@ -495,6 +503,7 @@ impl CaptureManager {
             outbound: None,
             inbound: None,
             addresses: spec.addresses.clone(),
+            direct: *mode == CaptureMode::Ebpf && self.allows_direct(spec),
             pending: None,
             counters: PodCounters::default(),
         };

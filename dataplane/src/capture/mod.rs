@@ -17,6 +17,7 @@
 
 pub mod control_socket;
 pub mod dial;
+pub mod direct;
 pub mod error;
 pub mod handle;
 pub mod iptables;
@@ -44,6 +45,7 @@ use serde::{Deserialize, Serialize};
 
 pub use control_socket::{Call, CallError, ControlSocket, ControlSocketError, InstanceLock, call};
 pub use dial::upstream_socket;
+pub use direct::DirectPod;
 pub use error::CaptureError;
 pub use handle::{Direction, InPodListener, Origin, PodHandle, WorkerPort};
 pub use inpod::InPodError;
@@ -76,6 +78,8 @@ pub struct CaptureConfig {
     pub pin_dir: PathBuf,
     /// The cgroup (v2) below which connects are seen. `None`: the root of the hierarchy.
     pub cgroup_root: Option<PathBuf>,
+    /// `--direct`: whether pods that do not say allow direct connections.
+    pub direct: bool,
     /// `culvert.v1.Capture`: what is never captured, in any pod. Loopback connections and the proxy's own never are either.
     pub settings: CaptureSettings,
     /// Length of the accept queue of every in-pod listener; the kernel caps it at `net.core.somaxconn`.
@@ -96,6 +100,7 @@ impl Default for CaptureConfig {
             state_dir: state_dir(Path::new(control_socket::DEFAULT_PATH)),
             pin_dir: "/sys/fs/bpf/culvert".into(),
             cgroup_root: None,
+            direct: false,
             settings: CaptureSettings::default(),
             backlog: 4096,
         }

@@ -69,6 +69,10 @@ pub struct PodSpec {
     /// The pod's own addresses; those of its interfaces unless given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
+    /// Whether connections between this pod and others of this node go past the proxy where it has nothing to do but pass
+    /// bytes on; `--direct` unless given. Both pods have to allow it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct: Option<bool>,
     /// The port of the outbound in-pod listener, on the pod's loopback addresses.
     #[serde(default = "outbound_port")]
     pub outbound_port: u16,
@@ -173,6 +177,7 @@ impl PodSpec {
             outbound: Target::default(),
             inbound: Target::default(),
             addresses: Vec::new(),
+            direct: None,
             outbound_port: OUTBOUND_PORT,
             inbound_port: INBOUND_PORT,
         }
@@ -308,6 +313,7 @@ fn pod(index: usize, value: Value) -> Result<PodSpec, PodError> {
     pod.outbound = take(&mut fields, &label, "outbound")?.unwrap_or_default();
     pod.inbound = take(&mut fields, &label, "inbound")?.unwrap_or_default();
     pod.addresses = take(&mut fields, &label, "addresses")?.unwrap_or_default();
+    pod.direct = take(&mut fields, &label, "direct")?;
     pod.outbound_port = take(&mut fields, &label, "outbound_port")?.unwrap_or(OUTBOUND_PORT);
     pod.inbound_port = take(&mut fields, &label, "inbound_port")?.unwrap_or(INBOUND_PORT);
     match fields.keys().next() {

@@ -78,6 +78,9 @@ pub struct PodReport {
     pub inbound: Option<String>,
     /// Given, or found in the namespace.
     pub addresses: Vec<IpAddr>,
+    /// Whether it allows direct connections.
+    #[serde(default)]
+    pub direct: bool,
     /// Why the pod waits, when it is known but not captured yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<String>,
@@ -96,6 +99,9 @@ pub struct PodCounters {
     pub refused: u64,
     /// Made to an in-pod listener by a process of the pod itself: no original destination, reset.
     pub no_original_dst: u64,
+    /// Made directly to another pod of the node, or by one to this pod.
+    #[serde(default)]
+    pub direct: u64,
 }
 
 impl Response {

@@ -135,7 +135,7 @@ fn bad_values_are_refused_by_name() {
 fn pod_commands() {
     let add = pod(
         "pod add --netns /run/netns/web --cgroup /sys/fs/cgroup/web --name web --outbound out --inbound in \
-         --policy permissive --addresses 10.0.0.1,fd00::1",
+         --policy permissive --addresses 10.0.0.1,fd00::1 --direct on",
     );
     let expected = PodAdd {
         netns: "/run/netns/web".into(),
@@ -145,6 +145,7 @@ fn pod_commands() {
         inbound: Some("in".into()),
         policy: Policy::Permissive,
         addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+        direct: Some(Switch::On),
     };
     assert_eq!(add, PodCommand::Add(expected));
     assert_eq!(pod("pod remove web"), PodCommand::Remove { name: Some("web".into()), netns: None });

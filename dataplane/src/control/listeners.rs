@@ -32,6 +32,10 @@ impl Control {
             if let Some(manager) = &mut self.manager {
                 manager.set_listeners(config.listeners.iter().map(|l| (l.name.as_str().into(), l.direction)));
             }
+            // What a pod's choice means may be another listener now.
+            if self.shared.live.get() {
+                self.follow_pods();
+            }
         }
         failed
     }

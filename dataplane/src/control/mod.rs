@@ -4,6 +4,7 @@ pub mod admin;
 mod backend;
 mod collectors;
 mod dialer;
+mod direct;
 mod dns;
 mod events;
 mod health;
@@ -44,6 +45,7 @@ use crate::{
     control::{
         admin::{AdminError, DrainRequest, DrainScope, ServerInfo, ServerState},
         dialer::ClusterDialer,
+        direct::Direct,
         dns::{Dns, Resolution},
         events::{Events, Happening, arrived},
         health::{HealthChecks, HealthEvent},
@@ -101,6 +103,9 @@ pub enum ServeError {
 /// How often the manager looks for pods that are gone, and certificate files are looked at.
 const REAP_EVERY: Duration = Duration::from_secs(1);
 
+/// How often direct connections are looked after.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
 /// What the control thread and its admin server share.
 pub(crate) struct Shared {
     pub(crate) process: Arc<Process>,
@@ -155,6 +160,7 @@ struct Control {
     unresolved: HashSet<Arc<str>>,
     health: HealthChecks,
     outliers: Outliers,
+    direct: Direct,
     manager: Option<CaptureManager>,
     calls: mpsc::Receiver<Call>,
     listener_stats: Arc<ListenerManagerStats>,
@@ -191,6 +197,8 @@ impl Control {
         flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reap = tokio::time::interval(REAP_EVERY);
         reap.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 happened = self.events.next() => self.take(happened),
@@ -212,6 +220,7 @@ impl Control {
                     self.bind_again();
                     self.forget_former();
                 }
+                _ = look.tick() => self.look_at_direct(),
                 _ = hangup.recv() => self.reload_pods(),
                 _ = reopen.recv() => self.shared.process.access_logs.reopen(),
                 _ = terminate.recv() => break,
@@ -290,6 +299,26 @@ impl Control {
         let before = self.shared.snapshot.replace(snapshot);
         self.former.push(before);
         self.forget_former();
+        // Before the start is over no pod is captured.
+        if self.shared.live.get() {
+            self.follow_pods();
+        }
+    }
+
+    /// What goes past the proxy is what the configuration in force allows the pods that there are.
+    fn follow_pods(&mut self) {
+        if let Some(manager) = &mut self.manager {
+            let snapshot = self.shared.snapshot.borrow().clone();
+            self.direct.follow(&snapshot, manager);
+        }
+    }
+
+    fn look_at_direct(&mut self) {
+        if let Some(manager) = &mut self.manager
+            && self.direct.look(manager)
+        {
+            self.follow_pods();
+        }
     }
 
     /// Frees the snapshots that no worker runs on any more: a large one takes its time, which a worker does not have.
@@ -364,6 +393,7 @@ impl Control {
             Some(manager) => manager.handle(call.request),
             None => Response::error("capture is off: start culvert with --capture ebpf or iptables"),
         };
+        self.follow_pods();
         // Whoever asked may have gone.
         let _ = call.reply.send(response);
     }
@@ -374,11 +404,16 @@ impl Control {
             Ok(pods) => manager.reload(pods),
             Err(error) => log::error!(target: "capture", "{error}; the pods stay as they are"),
         }
+        self.follow_pods();
     }
 
     fn reap(&mut self) {
-        for line in self.manager.iter_mut().flat_map(CaptureManager::reap) {
+        let gone: Vec<_> = self.manager.iter_mut().flat_map(CaptureManager::reap).collect();
+        for line in &gone {
             log::info!(target: "capture", "{line}");
+        }
+        if !gone.is_empty() {
+            self.follow_pods();
         }
     }
 

@@ -23,6 +23,8 @@ pub struct ServeOptions {
     pub bpf_dir: PathBuf,
     /// `--cgroup`
     pub cgroup: Option<PathBuf>,
+    /// `--direct`
+    pub direct: bool,
     /// `--admin-address-path`
     pub admin_address_path: Option<PathBuf>,
     /// `--drain-time-s`, `--drain-strategy`

@@ -20,6 +20,7 @@ use super::{
     backend::AdminBackend,
     collectors::Collectors,
     dialer::ClusterDialer,
+    direct::Direct,
     dns::Dns,
     events::Events,
     health::HealthChecks,
@@ -131,12 +132,13 @@ impl Control {
             outliers,
             dialer,
             tls,
-            builder: Builder::new(options.concurrency, registry, contexts, trips)
+            builder: Builder::new(options.concurrency, registry.clone(), contexts, trips)
                 .among(loaded.bootstrap.local_cluster.clone(), loaded.bootstrap.locality.clone()),
             sockets: Sockets::default(),
             dns: Dns::new(sender, loaded.bootstrap.resolver.clone()),
             resolved: Resolved::new(),
             unresolved: HashSet::new(),
+            direct: Direct::new(registry, loaded.bootstrap.max_downstream_connections.is_some()),
             manager,
             calls,
             listener_stats,
@@ -226,6 +228,7 @@ impl Control {
             None => Vec::new(),
         };
         manager.start(pods)?;
+        self.follow_pods();
         Ok(())
     }
 }
@@ -251,6 +254,9 @@ type Capture = (Option<CaptureManager>, mpsc::Receiver<Call>);
 
 fn start_capture(loaded: &Loaded, options: &ServeOptions, shared: &Shared) -> Result<Capture, ServeError> {
     let (sender, calls) = mpsc::channel(16);
+    if options.direct && options.capture != CaptureMode::Ebpf {
+        log::warn!(target: "capture", "--direct needs --capture ebpf: every connection goes through the proxy");
+    }
     if options.capture == CaptureMode::None {
         capture::clear_leftovers(&options.control_socket);
         return Ok((None, calls));
@@ -261,6 +267,7 @@ fn start_capture(loaded: &Loaded, options: &ServeOptions, shared: &Shared) -> Re
         state_dir: capture::state_dir(&options.control_socket),
         pin_dir: options.bpf_dir.clone(),
         cgroup_root: options.cgroup.clone(),
+        direct: options.direct,
         settings: loaded.bootstrap.capture.clone(),
         ..CaptureConfig::default()
     };

@@ -13,6 +13,16 @@ const TEXTS: &[(&str, &str)] = &[
     ("culvert_capture_captured_inbound", "Inbound connections taken over from pods."),
     ("culvert_capture_captured_outbound", "Outbound connections taken over from pods."),
     ("culvert_capture_no_original_dst", "Captured connections whose original destination is unknown."),
+    (
+        "culvert_direct_cx_idle_timeout",
+        "Direct connections that were closed because they were idle for too long.",
+    ),
+    (
+        "culvert_direct_cx_withdrawn",
+        "Direct connections that were closed because they are not allowed any more.",
+    ),
+    ("culvert_direct_rules", "Destinations, over all pods, that are dialled past the proxy."),
+    ("culvert_direct_rules_proxied", "Destinations, over all pods, that are exceptions from these."),
     ("envoy_cluster_external_upstream_rq", "Answers to requests from outside, by status."),
     ("envoy_cluster_external_upstream_rq_xx", "Answers to requests from outside, by class of status."),
     ("envoy_cluster_internal_upstream_rq", "Answers to requests from inside, by status."),

@@ -631,6 +631,24 @@ stat_set! {
 }
 
 stat_set! {
+    /// Scope `culvert.direct`; one set, owned by the control thread.
+    pub struct DirectStats {
+        /// Connections that are open.
+        gauge cx_active,
+        counter cx_total,
+        counter cx_connect_fail,
+        /// Closed because nothing allows them any more.
+        counter cx_withdrawn,
+        /// Closed because they were idle for too long.
+        counter cx_idle_timeout,
+        /// Rules that lead to endpoints.
+        gauge rules,
+        /// Rules that lead to the proxy.
+        gauge rules_proxied,
+    }
+}
+
+stat_set! {
     /// Scope `culvert.capture`: connections that pods' traffic made, as the workers see them.
     pub struct CaptureStats {
         /// Outbound connections accepted with a recorded original destination.

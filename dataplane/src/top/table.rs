@@ -25,8 +25,9 @@ pub enum Order {
 type Column = (&'static str, fn(&PodCounters) -> u64);
 
 /// What is shown of a pod's connections.
-const COLUMNS: [Column; 4] = [
+const COLUMNS: [Column; 5] = [
     ("CAPTURED", |it| it.captured),
+    ("DIRECT", |it| it.direct),
     ("BYPASSED", |it| it.bypassed),
     ("REFUSED", |it| it.refused),
     ("NO-DEST", |it| it.no_original_dst),
@@ -123,6 +124,7 @@ mod tests {
             outbound: None,
             inbound: None,
             addresses: Vec::new(),
+            direct: false,
             pending: None,
             counters: PodCounters { captured, ..PodCounters::default() },
         }
