@@ -6,6 +6,7 @@
 //! - [`probe`] decides between io_uring and epoll.
 //! - [`Listener`] and [`Stream`] are sockets. Receiving is on demand and yields [`Lease`]s on shared buffers; sending
 //!   queues [`Chunk`]s.
+//! - [`UdpSocket`] is one for datagrams, in trains of which one call moves many.
 //! - [`task`], [`time`] and [`mailbox`] are what a task needs besides.
 //! - [`net`] makes sockets and sets their options.
 //! - [`heap`] gives memory back.
@@ -29,6 +30,7 @@ mod stats;
 mod stream;
 pub mod task;
 pub mod time;
+mod udp;
 mod wake;
 
 pub use buf::{Chunk, Lease};
@@ -39,4 +41,5 @@ pub use probe::{Probe, ProbeError, probe};
 pub use runtime::Runtime;
 pub use stats::{RuntimeStats, stats};
 pub use stream::{Stream, poll_parked_event};
+pub use udp::{Ecn, MAX_SEGMENTS, Received, Transmit, UdpSocket};
 pub use wake::WakeHandle;

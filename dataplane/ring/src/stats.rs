@@ -21,6 +21,8 @@ pub struct RuntimeStats {
     pub sent_bytes: u64,
     /// Connections accepted.
     pub accepts: u64,
+    /// Datagrams received that were longer than a buffer, and were dropped.
+    pub truncated: u64,
     /// Times a listener paused because descriptors ran out (EMFILE, ENFILE, ENOBUFS, ENOMEM).
     pub accept_backoffs: u64,
     /// Receives that found no buffer and had to wait.

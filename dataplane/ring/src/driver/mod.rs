@@ -3,6 +3,7 @@
 //! It has the shape of completions: an operation either finishes at once or its outcome arrives from [`Driver::wait`].
 //! Receiving is on demand: nothing is received that was not asked for, which is what carries back-pressure to the peer.
 
+pub(crate) mod datagram;
 mod direct;
 mod epoll;
 mod uring;
@@ -80,6 +81,9 @@ pub(crate) trait Driver {
 
     /// Makes sure that [`Event::Ready`] or [`Event::Received`] is reported when something arrives.
     fn watch(&mut self, key: Key, slot: &mut Slot, pool: &Rc<Pool>) -> Attempt<Lease>;
+
+    /// Makes sure that [`Event::Ready`] is reported when there is room to send again.
+    fn watch_writable(&mut self, key: Key, slot: &mut Slot) -> Attempt<()>;
 
     /// Asks for the end of what is in flight: everything, or all but sends.
     fn cancel(&mut self, key: Key, slot: &mut Slot, sends_too: bool);
@@ -159,6 +163,10 @@ impl Driver for AnyDriver {
     #[inline]
     fn watch(&mut self, key: Key, slot: &mut Slot, pool: &Rc<Pool>) -> Attempt<Lease> {
         each!(self, it => it.watch(key, slot, pool))
+    }
+
+    fn watch_writable(&mut self, key: Key, slot: &mut Slot) -> Attempt<()> {
+        each!(self, it => it.watch_writable(key, slot))
     }
 
     fn cancel(&mut self, key: Key, slot: &mut Slot, sends_too: bool) {

@@ -4,6 +4,7 @@ mod outbox;
 mod slot;
 
 mod close;
+mod datagram;
 mod read;
 mod write;
 
@@ -140,15 +141,15 @@ impl Io {
         }
         if slot.read_turn != self.turn {
             slot.read_turn = self.turn;
-            slot.accepts = 0;
+            slot.taken = 0;
         }
-        if slot.accepts >= ACCEPT_BUDGET {
+        if slot.taken >= ACCEPT_BUDGET {
             self.again.push(key);
             return Poll::Pending;
         }
         match self.driver.accept(key, slot) {
             Attempt::Done(Ok(fd)) => {
-                slot.accepts += 1;
+                slot.taken += 1;
                 self.stats.accepts += 1;
                 Poll::Ready(Ok(fd))
             }
@@ -235,6 +236,10 @@ impl Io {
 
     fn ready(&mut self, key: Key, readable: bool, writable: bool) {
         let Some(slot) = self.slots.get_mut(key) else { return };
+        if slot.phase == Phase::Closing {
+            // It became ready before the cancellation reached it.
+            return self.free_if_idle(key);
+        }
         if readable {
             if let Park::Quiet(tag) = slot.park {
                 slot.park = Park::Disturbed;
@@ -323,6 +328,12 @@ impl Io {
             let Some(slot) = self.slots.get_mut(key) else { continue };
             if slot.phase == Phase::Listening {
                 slot.starved = false;
+            }
+            // Datagrams wait for room without having anything queued.
+            if slot.queued() == 0
+                && let Some(waker) = slot.writer.take()
+            {
+                waker.wake();
             }
             // Readers and listeners start anew; what is queued is sent, what is parked is watched again.
             if let Some(waker) = slot.reader.take() {

@@ -54,8 +54,8 @@ pub(crate) struct Slot {
     pub(crate) sent: u64,
 
     pub(crate) park: Park,
-    /// Connections accepted in this turn (listeners only).
-    pub(crate) accepts: u32,
+    /// Connections accepted, or datagrams and trains of them received, in this turn (not for streams).
+    pub(crate) taken: u32,
     /// Accepted connections that were not asked for yet (listeners only).
     #[expect(clippy::box_collection, reason = "a word instead of four in every stream")]
     pub(crate) backlog: Option<Box<VecDeque<OwnedFd>>>,
@@ -100,6 +100,8 @@ pub(crate) struct Drive {
     /// io_uring: the kind of receive that is in flight.
     pub(crate) receive_op: u8,
     pub(crate) sending: bool,
+    /// io_uring: the kind of send that is in flight.
+    pub(crate) send_op: u8,
     pub(crate) connecting: bool,
     pub(crate) accepting: bool,
 }

@@ -3,6 +3,7 @@
 mod listen;
 mod netns;
 mod options;
+mod udp;
 
 pub use listen::{Keepalive, ListenOptions, RawOption, listener, set_keepalive, unix_listener};
 pub use netns::in_netns;
@@ -10,6 +11,9 @@ pub use options::{
     TcpInfo, bind_source, drop_packets, netns_cookie, original_dst, reset_on_close, set_freebind, set_mark,
     set_nodelay, set_option, set_transparent, tcp_info,
 };
+
+pub(crate) use udp::{Offers, prepare};
+pub use udp::{UdpOptions, udp_socket};
 
 use std::{io, net::SocketAddr, os::fd::OwnedFd};
 

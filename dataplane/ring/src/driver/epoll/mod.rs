@@ -154,6 +154,10 @@ impl Driver for EpollDriver {
         self.pending(key, slot)
     }
 
+    fn watch_writable(&mut self, key: Key, slot: &mut Slot) -> Attempt<()> {
+        self.pending(key, slot)
+    }
+
     fn cancel(&mut self, _key: Key, slot: &mut Slot, _sends_too: bool) {
         slot.drive.connecting = false;
     }

@@ -54,6 +54,7 @@ enum Op {
     Cancel,
     Connect,
     Poll,
+    PollOut,
     Recv,
     Send,
     Wake,
@@ -61,7 +62,8 @@ enum Op {
 
 impl Op {
     fn from_byte(byte: u8) -> Option<Self> {
-        const ALL: [Op; 7] = [Op::Accept, Op::Cancel, Op::Connect, Op::Poll, Op::Recv, Op::Send, Op::Wake];
+        const ALL: [Op; 8] =
+            [Op::Accept, Op::Cancel, Op::Connect, Op::Poll, Op::PollOut, Op::Recv, Op::Send, Op::Wake];
         ALL.get(usize::from(byte).wrapping_sub(1)).copied()
     }
 
@@ -214,6 +216,7 @@ impl UringDriver {
                 Some(Op::Accept) => accepted(key, &entry, slots),
                 Some(Op::Connect) => self.connected(key, &entry, slots),
                 Some(Op::Poll) => polled(key, &entry, slots),
+                Some(Op::PollOut) => polled_out(key, &entry, slots),
                 Some(Op::Recv) => self.received(key, &entry, slots),
                 Some(Op::Send) => sent(key, &entry, slots),
                 Some(Op::Wake) => {
@@ -321,6 +324,19 @@ impl Driver for UringDriver {
         // follow the completion; the slot keeps the outbox while `sending` is set.
         unsafe { self.push(&entry.user_data(Op::Send.on(key))) };
         slot.drive.sending = true;
+        slot.drive.send_op = Op::Send as u8;
+        Attempt::Pending
+    }
+
+    fn watch_writable(&mut self, key: Key, slot: &mut Slot) -> Attempt<()> {
+        if slot.drive.sending {
+            return Attempt::Pending;
+        }
+        let entry = opcode::PollAdd::new(types::Fd(raw(slot)), libc::POLLOUT as u32).build();
+        // SAFETY: the entry refers to no memory.
+        unsafe { self.push(&entry.user_data(Op::PollOut.on(key))) };
+        slot.drive.sending = true;
+        slot.drive.send_op = Op::PollOut as u8;
         Attempt::Pending
     }
 
@@ -361,7 +377,7 @@ impl Driver for UringDriver {
             drive.receiving.then(|| Op::from_byte(drive.receive_op)).flatten(),
             drive.accepting.then_some(Op::Accept),
             drive.connecting.then_some(Op::Connect),
-            (drive.sending && sends_too).then_some(Op::Send),
+            (drive.sending && sends_too).then(|| Op::from_byte(drive.send_op)).flatten(),
         ];
         for op in wanted.into_iter().flatten() {
             let entry = opcode::AsyncCancel::new(op.on(key)).build().user_data(Op::Cancel.on(key));
@@ -440,6 +456,19 @@ fn polled(key: Key, entry: &cqueue::Entry, slots: &mut Slots) -> Event {
             Event::Ready { key, readable: true, writable: false }
         }
         // Cancelled, or polling was refused; a receive tells the reason.
+        Err(_) => Event::Stalled(key),
+    }
+}
+
+fn polled_out(key: Key, entry: &cqueue::Entry, slots: &mut Slots) -> Event {
+    let Some(slot) = slots.get_mut(key) else { return Event::Stale };
+    slot.drive.sending = false;
+    match result(entry) {
+        Ok(_) => {
+            slot.drive.writable = true;
+            Event::Ready { key, readable: false, writable: true }
+        }
+        // Cancelled, or polling was refused; a send tells the reason.
         Err(_) => Event::Stalled(key),
     }
 }
