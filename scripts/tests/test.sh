@@ -31,7 +31,7 @@ test_a_stage_that_hangs_is_ended_and_counted() {
 test_scripts_pass_shellcheck() {
   have shellcheck || skip 'needs shellcheck'
   cd "$ROOT" || return
-  shellcheck -x .ci/run scripts/{diff-envoy,fuzz,install,peers,quickstart,test,tidy,vmtest,lib.sh} dataplane/proto/fuzz/run scripts/quickstart.d/*.sh scripts/vmtest.d/* scripts/tests/*
+  shellcheck -x .ci/run scripts/{diff-envoy,fuzz,install,peers,quickstart,test,tidy,vmtest,lib.sh} dataplane/proto/fuzz/run scripts/quickstart.d/*.sh scripts/vmtest.d/{init,kernel.sh} scripts/tests/*
 }
 
 test_manifests_are_well_formed() {

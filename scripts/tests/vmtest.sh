@@ -27,10 +27,10 @@ test_a_program_that_dies_has_failed() {
     'test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured' 'vm: end b 0 at 4 s' 'vm: done' | count)" = '1 1 0' ]
 }
 
-test_a_skipped_part_is_not_a_pass() {
+test_a_skipped_program_is_not_a_pass() {
   # shellcheck source=scripts/vmtest
   . "$ROOT/scripts/vmtest"
-  [ "$(said 'vm: start doctor' 'vm: end doctor 0 at 3 s' 'vm: skipped doctor: no such command' 'vm: done' | count)" = '0 0 1' ]
+  [ "$(said 'vm: start doctor' 'vm: end doctor 0 at 3 s' 'vm: skipped doctor: for a reason' 'vm: done' | count)" = '0 0 1' ]
 }
 
 test_programs_bring_their_libraries() {

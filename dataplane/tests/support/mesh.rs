@@ -10,11 +10,13 @@ use std::{
 };
 
 use culvert::capture::{PodCounters, PodReport};
+use culvert_ring::IoChoice;
 
 use super::{
     client::Response,
     culvert::{Culvert, PATIENCE, binary, cluster, indent},
     netns::{App, Pod, World},
+    skip::skip,
 };
 
 /// One way to run culvert.
@@ -27,6 +29,17 @@ pub struct Variant {
 }
 
 impl Variant {
+    /// This variant, unless the kernel has no such driver: then the test is skipped.
+    pub fn of_this_machine(mode: &'static str, driver: &'static str) -> Option<Self> {
+        if driver == "uring"
+            && let Err(error) = culvert_ring::probe(IoChoice::Uring)
+        {
+            skip(error);
+            return None;
+        }
+        Some(Self { mode, driver })
+    }
+
     pub fn is_ebpf(self) -> bool {
         self.mode == "ebpf"
     }

@@ -10,6 +10,7 @@ pub mod load;
 pub mod mesh;
 pub mod netns;
 pub mod said;
+pub mod skip;
 pub mod upstream;
 
 /// Both I/O drivers; every test of the request path runs on each.

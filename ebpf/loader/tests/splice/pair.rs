@@ -7,13 +7,17 @@ use std::{
     os::fd::AsFd as _,
 };
 
+use aya::{
+    programs::ProgramType,
+    sys::{BpfHelper, is_helper_supported},
+};
 use culvert_bpf::{
     Capture, Diag, EnterError, Leg, LegSpec, PROXY_MARK, SlotPool, Splice, SpliceConfig, SplicedPod,
     TRANSPARENT_MARK, prepare_netns,
 };
 use socket2::{Domain, Socket};
 
-use crate::support::{HANG_GUARD, Pod, Proxy, World, accept, connect};
+use crate::support::{HANG_GUARD, Pod, Proxy, World, accept, connect, skip};
 
 /// Small, so that tests reach it soon.
 pub const LIMIT: u64 = 64 * 1024;
@@ -49,11 +53,16 @@ pub struct ProxySocket {
 }
 
 impl Setup {
-    pub fn new() -> Self {
+    /// `None`, and the test is skipped, on kernels that have no splicing.
+    pub fn new() -> Option<Self> {
         Self::with(SpliceConfig { limit: LIMIT, ..SpliceConfig::default() })
     }
 
-    pub fn with(config: SpliceConfig) -> Self {
+    pub fn with(config: SpliceConfig) -> Option<Self> {
+        if !is_helper_supported(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_netns_cookie).unwrap() {
+            skip("sock_ops programs cannot ask for the network namespace (Linux 5.15)");
+            return None;
+        }
         let mut world = World::new();
         let (client, server) = (world.pod(), world.pod());
         let (proxy, server_proxy) = (client.proxy(), server.proxy());
@@ -66,7 +75,7 @@ impl Setup {
             splice.add_pod(pod.cookie).unwrap();
         }
         let pool = splice.slots(0, 1);
-        Self { splice, pool, capture, client, proxy, server, server_proxy, world }
+        Some(Self { splice, pool, capture, client, proxy, server, server_proxy, world })
     }
 
     pub fn pod(&self, pod: &Pod) -> SplicedPod {
