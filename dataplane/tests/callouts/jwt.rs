@@ -400,6 +400,76 @@ fn requirements_are_put_together() {
 }
 
 #[test]
+fn tokens_count_at_the_places_of_their_provider() {
+    let rule =
+        |prefix: &str, requires: &str| format!("{{match: {{prefix: {prefix}}}, requires: {requires}}}");
+    let list = |kind: &str, requirements: &str| format!("{{{kind}: {{requirements: [{requirements}]}}}}");
+    let rules = [
+        rule("/missing", "{allow_missing: {}}"),
+        rule("/failed", "{allow_missing_or_failed: {}}"),
+        rule("/beside", &list("requires_any", "{allow_missing: {}}, {provider_name: p}")),
+        rule(
+            "/nested",
+            &list(
+                "requires_any",
+                &format!("{}, {{allow_missing: {{}}}}", list("requires_all", "{provider_name: p}, {provider_name: q}")),
+            ),
+        ),
+        rule("/twice", &list("requires_all", "{provider_name: p}, {provider_name: p}")),
+        rule("/nobody", "{provider_and_audiences: {provider_name: p, audiences: []}}"),
+        rule("/", &list("requires_any", "{provider_name: p}, {provider_name: q}")),
+    ];
+    let fields = format!("rules: [{}]", rules.join(", "));
+    let p = "from_headers: [{name: x-p}, {name: x-both, value_prefix: \"T \"}], from_params: [tp], from_cookies: [cp], \
+             forward_payload_header: x-payload";
+    let q = "from_headers: [{name: x-q}, {name: x-both, value_prefix: \"T \"}]";
+    let q = format!("issuer: iss2, {q}, forward: true, claim_to_headers: [{{header_name: x-is, claim_name: iss}}],");
+    let filter = authn(p, "", &fields).replace("issuer: iss2,", &q);
+    let (keys, _, _) = server();
+    let clusters = cluster("jwks", &[keys.address]);
+    Scene { filters: &[filter], routes: &[route("/", &[])], clusters, ..Scene::default() }.run(|_, port| {
+        let (p, q) = (token(json!({})), token(json!({"iss": "iss2"})));
+        let other = token(json!({"aud": "a9"}));
+        const STRANGER: &str = "Jwt issuer is not configured";
+        for (path, headers, status, text) in [
+            ("/", vec![("x-p", &p)], 200, ""),
+            ("/", vec![("x-q", &q)], 200, "x-is"),
+            ("/", vec![("x-q", &p)], 401, STRANGER),
+            ("/", vec![("x-p", &q)], 401, STRANGER),
+            ("/missing", vec![("x-p", &p)], 200, "x-payload"),
+            ("/missing", vec![("x-q", &p)], 401, STRANGER),
+            ("/missing", vec![("x-p", &q)], 401, STRANGER),
+            ("/failed", vec![("x-q", &p), ("x-p", &q)], 200, ""),
+            ("/failed", vec![("x-q", &p), ("x-p", &p)], 200, "x-payload"),
+            ("/beside", vec![("x-q", &p)], 200, ""),
+            ("/beside", vec![("x-p", &q)], 401, STRANGER),
+            ("/nested", vec![("x-q", &p)], 401, STRANGER),
+            ("/nested", vec![("x-q", &q)], 200, "x-is"),
+            ("/twice", vec![("x-p", &p)], 401, "Jwt is missing"),
+            ("/nobody", vec![("x-p", &other)], 403, "Audiences in Jwt are not allowed"),
+        ] {
+            let given: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let answer = get(port, path, &given);
+            assert_eq!(answer.status, status, "{path} {given:?}: {}", answer.text());
+            if status != 200 {
+                assert_eq!(answer.text(), text, "{path} {given:?}");
+                continue;
+            }
+            for told in ["x-payload", "x-is"].into_iter().filter(|_| path != "/") {
+                assert_eq!(!seen(&answer, told).is_empty(), told == text, "{path} {given:?}: {told}");
+            }
+        }
+        for (name, value) in [("x-p", ""), ("x-both", "T ."), ("x-p", "\u{e9}")] {
+            assert_eq!(get(port, "/missing", &[(name, value)]).status, 401, "no token is not a missing one");
+        }
+        assert_eq!(get(port, "/missing", &[("x-both", &format!("U T  {p}"))]).status, 200);
+        assert_eq!(get(port, &format!("/missing?%74p={q}"), &[]).status, 401, "a name that is encoded");
+        assert_eq!(get(port, &format!("/missing?tp={p}&tp=x"), &[]).status, 200, "the first one counts");
+        assert_eq!(get(port, "/missing", &[("cookie", &format!("cp={p}; cp=x"))]).status, 200);
+    });
+}
+
+#[test]
 fn keys_are_fetched_ahead_of_requests_and_again() {
     let (keys, status, asked) = server();
     let q = "async_fetch: {failed_refetch_duration: 0.05s}, cache_duration: 0.2s, retry_policy: {retry_on: 5xx, \

@@ -89,7 +89,7 @@ pub struct RemoteJwks {
 /// `JwtRequirement`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum JwtRequirement {
-    /// `requires_all`
+    /// `requires_all`; empty where nothing is required.
     All(Vec<Self>),
     /// `allow_missing`
     AllowMissing,
@@ -101,7 +101,7 @@ pub enum JwtRequirement {
     Provider {
         /// Which of the providers.
         index: usize,
-        /// In place of the provider's, in the same form.
+        /// In place of the provider's, in the same form; never empty.
         audiences: Option<Vec<String>>,
     },
 }

@@ -94,15 +94,16 @@ fn requirement(
         list.into_iter().collect::<Option<Vec<_>>>()
     };
     Some(match &requirement.requires_type {
-        None => JwtRequirement::AllowMissingOrFailed,
+        // Nothing is required, and nobody looks for tokens.
+        None => JwtRequirement::All(Vec::new()),
         Some(RequiresType::ProviderName(name)) => {
             JwtRequirement::Provider { index: find(&at.field("provider_name"), name)?, audiences: None }
         }
         Some(RequiresType::ProviderAndAudiences(it)) => {
             let at = at.field("provider_and_audiences");
-            let audiences = it.audiences.iter().map(|audience| plain(audience)).collect();
+            let audiences: Vec<_> = it.audiences.iter().map(|audience| plain(audience)).collect();
             let index = find(&at.field("provider_name"), &it.provider_name)?;
-            JwtRequirement::Provider { index, audiences: Some(audiences) }
+            JwtRequirement::Provider { index, audiences: Some(audiences).filter(|list| !list.is_empty()) }
         }
         Some(RequiresType::RequiresAny(any)) => JwtRequirement::Any(list("requires_any", &any.requirements)?),
         Some(RequiresType::RequiresAll(all)) => JwtRequirement::All(list("requires_all", &all.requirements)?),

@@ -2,12 +2,13 @@
 
 mod keys;
 mod place;
+mod requirement;
 mod source;
 mod token;
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
-use culvert_model::{JwtAuthentication, JwtOverride, JwtProvider, JwtRequirement, Struct, Value};
+use culvert_model::{JwtAuthentication, JwtOverride, JwtProvider, Struct, Value};
 use culvert_proto::{
     Headers, Method,
     filter::Settings,
@@ -18,7 +19,8 @@ use culvert_ring::time;
 use serde_json::Value as Json;
 
 use self::{
-    place::Place,
+    place::{Carried, Place},
+    requirement::{Found, Requirement, Valid},
     source::Source,
     token::{Fault, Token},
 };
@@ -41,12 +43,11 @@ pub(super) struct Authenticator {
     stats: Arc<JwtStats>,
     /// In the order of the providers.
     sources: Vec<Source>,
+    /// In the order of the rules.
+    rules: Vec<Option<Requirement>>,
+    /// In the order of `requirement_map`.
+    named: Vec<Requirement>,
 }
-
-/// Tokens that are valid, of which provider, and where they were.
-type Found = Vec<(usize, Place, Token)>;
-
-type Verifying<'a> = Pin<Box<dyn Future<Output = Result<(), Fault>> + 'a>>;
 
 impl Authenticator {
     pub(super) fn new(config: Arc<JwtAuthentication>, stat_prefix: &str, worker: &Worker) -> Self {
@@ -58,7 +59,9 @@ impl Authenticator {
         worker.process.registry.register(scope, stats.clone());
         let source = |provider: &JwtProvider| Source::new(&provider.keys, &stats, worker);
         let sources = config.providers.iter().map(source).collect();
-        Self { config, stats, sources }
+        let rules = config.rules.iter().map(|(_, it)| it.as_ref().map(|it| Requirement::new(&config, it)));
+        let named = config.named.iter().map(|(_, it)| Requirement::new(&config, it));
+        Self { rules: rules.collect(), named: named.collect(), config, stats, sources }
     }
 
     pub(super) async fn decode(&self, exchange: &mut Exchange<'_>, scope: &Scope<'_>) -> Verdict {
@@ -89,7 +92,7 @@ impl Authenticator {
             Err(name) => return Verdict::Reply(self.misnamed(name)),
         };
         let mut found = Found::new();
-        let verifying = self.verify(exchange, requirement, &mut found);
+        let verifying = requirement.verify(self, exchange, &mut found);
         let outcome = match exchange.attended(verifying).await {
             Ok(outcome) => outcome,
             Err(verdict) => return verdict,
@@ -98,8 +101,8 @@ impl Authenticator {
             self.stats.denied.inc();
             return Verdict::Reply(self.refusal(exchange, fault));
         }
-        for (index, place, token) in found {
-            apply(exchange, &self.config.providers[index], &place, &token);
+        for valid in found {
+            apply(exchange, &self.config.providers[valid.provider], valid.place, &valid.token);
         }
         self.stats.allowed.inc();
         Verdict::Continue
@@ -110,114 +113,44 @@ impl Authenticator {
         &'a self,
         exchange: &Exchange<'_>,
         scope: &Scope<'a>,
-    ) -> Result<Option<&'a JwtRequirement>, &'a str> {
+    ) -> Result<Option<&'a Requirement>, &'a str> {
         match scope.settings() {
             Some(Settings::Jwt(JwtOverride::Disabled)) => Ok(None),
             Some(Settings::Jwt(JwtOverride::Requirement(name))) => {
-                let found = self.config.named.iter().find(|(known, _)| known == name);
-                found.map(|(_, requirement)| Some(requirement)).ok_or(name)
+                let found = self.config.named.iter().position(|(known, _)| known == name);
+                found.map(|index| Some(&self.named[index])).ok_or(name)
             }
             _ => {
                 let random = exchange.conn.worker.rng.borrow_mut().u64(..);
                 let view = exchange.head.view();
-                let rule = self.config.rules.iter().find(|(rule, _)| request_matches(rule, &view, random));
-                Ok(rule.and_then(|(_, requirement)| requirement.as_ref()))
+                let rule = self.config.rules.iter().position(|(rule, _)| request_matches(rule, &view, random));
+                Ok(rule.and_then(|index| self.rules[index].as_ref()))
             }
         }
     }
 
-    fn verify<'a>(
-        &'a self,
-        exchange: &'a Exchange<'_>,
-        requirement: &'a JwtRequirement,
-        found: &'a mut Found,
-    ) -> Verifying<'a> {
-        Box::pin(async move {
-            match requirement {
-                JwtRequirement::Provider { index, audiences } => {
-                    let tokens = place::tokens(&self.config.providers[*index], &exchange.head);
-                    if tokens.is_empty() {
-                        return Err(Fault::Missing);
-                    }
-                    // All of them have to be valid: who comes after may look at another one than this filter.
-                    for (place, text) in tokens {
-                        let (index, token) =
-                            self.token(exchange, Some(*index), audiences.as_deref(), &text).await?;
-                        found.push((index, place, token));
-                    }
-                    Ok(())
-                }
-                JwtRequirement::All(list) => {
-                    for requirement in list {
-                        self.verify(exchange, requirement, found).await?;
-                    }
-                    Ok(())
-                }
-                JwtRequirement::Any(list) => {
-                    let mut fault = Fault::Missing;
-                    let (mut missing, mut failed) = (false, false);
-                    for requirement in list {
-                        match requirement {
-                            JwtRequirement::AllowMissing => missing = true,
-                            JwtRequirement::AllowMissingOrFailed => failed = true,
-                            requirement => match self.verify(exchange, requirement, found).await {
-                                Ok(()) => return Ok(()),
-                                Err(other) if weight(other) >= weight(fault) => fault = other,
-                                Err(_) => {}
-                            },
-                        }
-                    }
-                    if failed || missing && fault == Fault::Missing { Ok(()) } else { Err(fault) }
-                }
-                JwtRequirement::AllowMissing => self.all(exchange, found).await,
-                JwtRequirement::AllowMissingOrFailed => {
-                    // What is valid is told of, the rest is nobody's business.
-                    let _ = self.all(exchange, found).await;
-                    Ok(())
-                }
-            }
-        })
-    }
-
-    /// Verifies whatever tokens there are, each by the provider that is its issuer.
-    async fn all(&self, exchange: &Exchange<'_>, found: &mut Found) -> Result<(), Fault> {
-        let mut seen: Vec<(Place, String)> = Vec::new();
-        for provider in &self.config.providers {
-            for token in place::tokens(provider, &exchange.head) {
-                if !seen.contains(&token) {
-                    seen.push(token);
-                }
-            }
-        }
-        for (place, text) in seen {
-            let (index, token) = self.token(exchange, None, None, &text).await?;
-            found.push((index, place, token));
-        }
-        Ok(())
-    }
-
-    async fn token(
+    /// Verifies a token; without a provider by that which is its issuer, or which takes tokens of whomever.
+    async fn token<'p>(
         &self,
         exchange: &Exchange<'_>,
         provider: Option<usize>,
         audiences: Option<&[String]>,
-        text: &str,
-    ) -> Result<(usize, Token), Fault> {
+        carried: &Carried<'p>,
+    ) -> Result<Valid<'p>, Fault> {
         if provider.is_some() {
             self.stats.jwt_cache_miss.inc();
         }
-        let token = Token::parse(text)?;
-        let issues = |provider: &JwtProvider| provider.issuer.is_empty() || provider.issuer == token.issuer;
-        let index = match provider {
-            Some(index) => Some(index).filter(|index| issues(&self.config.providers[*index])),
-            None => self.config.providers.iter().position(issues),
-        };
+        let token = Token::parse(&carried.text)?;
+        if !carried.may_be_of(&token.issuer) {
+            return Err(Fault::UnknownIssuer);
+        }
+        let find = |issuer: &str| self.config.providers.iter().position(|it| it.issuer == issuer);
+        let index = provider.or_else(|| find(&token.issuer)).or_else(|| find(""));
         let index = index.ok_or(Fault::UnknownIssuer)?;
-        let provider = &self.config.providers[index];
-        check(provider, audiences, &token)?;
+        check(&self.config.providers[index], audiences, &token)?;
         let keys = self.sources[index].keys(&exchange.conn.worker).await?;
         keys.verify(&token)?;
-        Ok((index, token))
+        Ok(Valid { provider: index, place: carried.place, token })
     }
 
     fn refusal(&self, exchange: &Exchange<'_>, fault: Fault) -> Reply {
@@ -248,15 +181,6 @@ impl Authenticator {
         let details = format!("jwt_authn_access_denied{{{}}}", fault.replace(' ', "_"));
         let text = format!("Failed JWT authentication: {fault}");
         Reply::new(403, "").details_text(details).body(text.into_bytes().into())
-    }
-}
-
-/// Which of several faults is told: what is wrong with a token says more than that there is none.
-fn weight(fault: Fault) -> u8 {
-    match fault {
-        Fault::Missing => 0,
-        Fault::UnknownIssuer => 1,
-        _ => 2,
     }
 }
 
