@@ -1,6 +1,6 @@
 //! HTTP filters, and what routes say about them.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use culvert_model::{
     CorsPolicy, CsrfPolicy, DiscoveredFilter, FaultAbort, FaultAnswer, FaultDelay, FilterOverride,
@@ -46,7 +46,7 @@ use envoy_types::pb::{
 
 use super::{
     basic_auth, core, ext_authz, extension_name, header, matcher,
-    network::FILL_INTERVAL_MIN,
+    rate_limit::Bucket,
     rbac::{self, Subject},
     unpack,
 };
@@ -437,22 +437,14 @@ fn abort(at: &At<'_>, abort: &fault_pb::FaultAbort) -> Option<FaultAbort> {
 }
 
 fn rate_limit(at: &At<'_>, limit: &rate_pb::LocalRateLimit) -> Option<Arc<HttpRateLimit>> {
-    let (max_tokens, tokens_per_fill, fill_interval) = match &limit.token_bucket {
+    let bucket = match &limit.token_bucket {
         None if limit.filter_enabled.is_some() => {
             return at
                 .field("token_bucket")
                 .error("local rate limit token bucket must be set for per filter configs");
         }
-        None => (0, 1, FILL_INTERVAL_MIN),
-        Some(bucket) => {
-            let at = at.field("token_bucket");
-            let at = at.field("fill_interval");
-            let interval = core::duration_or(&at, bucket.fill_interval.as_ref(), Duration::ZERO)?;
-            if interval < FILL_INTERVAL_MIN {
-                return at.error("local rate limit token bucket fill timer must be >= 50ms");
-            }
-            (bucket.max_tokens, bucket.tokens_per_fill.as_ref().map_or(1, |tokens| tokens.value), interval)
-        }
+        None => Bucket::EMPTY,
+        Some(bucket) => super::rate_limit::bucket(at, bucket, "")?,
     };
     let status = limit.status.as_ref().map_or(429, |status| status.code);
     let of = |percent: &Option<RuntimeFractionalPercent>| {
@@ -467,9 +459,9 @@ fn rate_limit(at: &At<'_>, limit: &rate_pb::LocalRateLimit) -> Option<Arc<HttpRa
     Some(Arc::new(HttpRateLimit {
         stat_prefix: limit.stat_prefix.clone(),
         status: u16::try_from(status).ok().filter(|status| *status >= 400).unwrap_or(429),
-        max_tokens,
-        tokens_per_fill,
-        fill_interval,
+        max_tokens: bucket.max_tokens,
+        tokens_per_fill: bucket.tokens_per_fill,
+        fill_interval: bucket.fill_interval,
         enabled: of(&limit.filter_enabled),
         enforced: of(&limit.filter_enforced),
         request_add: request_add?,

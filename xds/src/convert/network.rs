@@ -1,6 +1,6 @@
 //! Network filters: what a connection meets before the terminal one, and that.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use culvert_model::{
     ConnectionLimit, ConnectionRateLimit, FilterStateValue, NetworkFilter, NetworkRbac, RuntimeFlag,
@@ -26,14 +26,11 @@ use envoy_types::pb::{
 };
 
 use super::{
-    Clusters, access_log, core, extension_name, http,
+    Clusters, access_log, core, extension_name, http, rate_limit,
     rbac::{self, Subject},
     tcp, unpack,
 };
 use crate::at::At;
-
-/// What Envoy calls too short for `token_bucket.fill_interval`.
-pub(super) const FILL_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
 /// The filters of a chain. A chain without any closes its connections.
 pub(super) fn filters(
@@ -141,17 +138,11 @@ fn network_filter(at: &At<'_>, any: &Any) -> Option<NetworkFilter> {
         })));
     }
     if let Some(limit) = unpack::<rate_pb::LocalRateLimit>(any) {
-        let bucket = limit.token_bucket.as_ref()?;
-        let at = at.field("token_bucket");
-        let at = at.field("fill_interval");
-        let fill_interval = core::duration_or(&at, bucket.fill_interval.as_ref(), Duration::ZERO)?;
-        if fill_interval < FILL_INTERVAL_MIN {
-            return at.error("local rate limit token bucket fill timer must be >= 50ms");
-        }
+        let bucket = rate_limit::bucket(at, limit.token_bucket.as_ref()?, "")?;
         return Some(NetworkFilter::LocalRateLimit(Arc::new(ConnectionRateLimit {
             max_tokens: bucket.max_tokens,
-            tokens_per_fill: bucket.tokens_per_fill.as_ref().map_or(1, |tokens| tokens.value),
-            fill_interval,
+            tokens_per_fill: bucket.tokens_per_fill,
+            fill_interval: bucket.fill_interval,
             enabled: flag(limit.runtime_enabled.as_ref()),
             stat_prefix: limit.stat_prefix,
         })));

@@ -22,12 +22,15 @@ use envoy_types::pb::{
                 rate_limit_per_route::VhRateLimitsOptions,
             },
         },
-        r#type::metadata::v3::{MetadataKey, metadata_key},
+        r#type::{
+            metadata::v3::{MetadataKey, metadata_key},
+            v3::TokenBucket,
+        },
     },
     google::protobuf::BoolValue,
 };
 
-use super::{call, core, filter_chain, header, http_filter, matcher, network::FILL_INTERVAL_MIN};
+use super::{call, core, filter_chain, header, http_filter, matcher};
 use crate::at::At;
 
 /// The filter.
@@ -233,18 +236,40 @@ fn path(at: &At<'_>, key: &MetadataKey) -> Option<MetadataPath> {
     Some(MetadataPath { namespace: key.key.clone(), path })
 }
 
+/// A `token_bucket`.
+pub(super) struct Bucket {
+    pub(super) max_tokens: u32,
+    pub(super) tokens_per_fill: u32,
+    pub(super) fill_interval: Duration,
+}
+
+impl Bucket {
+    /// Where none is given.
+    pub(super) const EMPTY: Self =
+        Self { max_tokens: 0, tokens_per_fill: 1, fill_interval: FILL_INTERVAL_MIN };
+}
+
+/// What Envoy calls too short for `token_bucket.fill_interval`.
+const FILL_INTERVAL_MIN: Duration = Duration::from_millis(50);
+
+/// The field `token_bucket`; `of` is what the error says it is of.
+pub(super) fn bucket(at: &At<'_>, bucket: &TokenBucket, of: &str) -> Option<Bucket> {
+    let at = at.field("token_bucket");
+    let at = at.field("fill_interval");
+    let fill_interval = core::duration_or(&at, bucket.fill_interval.as_ref(), Duration::ZERO)?;
+    if fill_interval < FILL_INTERVAL_MIN {
+        return at.error(format!("local rate limit{of} token bucket fill timer must be >= 50ms"));
+    }
+    let tokens_per_fill = bucket.tokens_per_fill.as_ref().map_or(1, |tokens| tokens.value);
+    Some(Bucket { max_tokens: bucket.max_tokens, tokens_per_fill, fill_interval })
+}
+
 /// Limits that are kept here.
 pub(super) fn descriptors(at: &At<'_>, list: &[LocalRateLimitDescriptor]) -> Option<Vec<LocalDescriptor>> {
     let mut converted: Vec<LocalDescriptor> = Vec::with_capacity(list.len());
     for (index, descriptor) in list.iter().enumerate() {
         let at = at.index(index);
-        let bucket = descriptor.token_bucket.as_ref()?;
-        let at_bucket = at.field("token_bucket");
-        let at_interval = at_bucket.field("fill_interval");
-        let interval = core::duration_or(&at_interval, bucket.fill_interval.as_ref(), Duration::ZERO)?;
-        if interval < FILL_INTERVAL_MIN {
-            return at_interval.error("local rate limit descriptor token bucket fill timer must be >= 50ms");
-        }
+        let bucket = bucket(&at, descriptor.token_bucket.as_ref()?, " descriptor")?;
         let entries: Vec<_> =
             descriptor.entries.iter().map(|entry| (entry.key.clone(), entry.value.clone())).collect();
         if converted.iter().any(|known| known.entries == entries) {
@@ -253,8 +278,8 @@ pub(super) fn descriptors(at: &At<'_>, list: &[LocalRateLimitDescriptor]) -> Opt
         converted.push(LocalDescriptor {
             entries,
             max_tokens: bucket.max_tokens,
-            tokens_per_fill: bucket.tokens_per_fill.as_ref().map_or(1, |tokens| tokens.value),
-            fill_interval: interval,
+            tokens_per_fill: bucket.tokens_per_fill,
+            fill_interval: bucket.fill_interval,
             shadow: descriptor.shadow_mode,
         });
     }
