@@ -147,13 +147,13 @@ impl<'a> Engine<'a> {
         if self.stage == Stage::WarmUp && now >= self.schedule.start + self.plan.warm_up {
             self.stage = Stage::Window;
             self.schedule.window = Some(now..now + self.plan.duration);
-            self.meter.start()?;
+            self.meter.start(now)?;
         }
         let Some(end) = self.schedule.window.as_ref().map(|window| window.end) else { return Ok(false) };
         let sent_all = self.schedule.issued_in_window >= self.schedule.in_window_max && self.outstanding == 0;
         if self.stage == Stage::Window && (now >= end || sent_all) {
             self.stage = Stage::Drain;
-            self.meter.stop()?;
+            self.meter.stop(now)?;
         }
         let quiet = self.outstanding == 0 && self.schedule.peek(now).is_none();
         Ok(self.stage == Stage::Drain && (quiet || now >= end + self.plan.timeout))

@@ -33,13 +33,14 @@ impl Meter {
         Self { cgroups: cgroups.to_vec(), start: None, stop: None }
     }
 
-    pub(super) fn start(&mut self) -> io::Result<()> {
-        self.start = Some(self.sample()?);
+    /// `at`: when the window opened, which may be some time ago on a busy machine.
+    pub(super) fn start(&mut self, at: Instant) -> io::Result<()> {
+        self.start = Some(self.sample(at)?);
         Ok(())
     }
 
-    pub(super) fn stop(&mut self) -> io::Result<()> {
-        self.stop = Some(self.sample()?);
+    pub(super) fn stop(&mut self, at: Instant) -> io::Result<()> {
+        self.stop = Some(self.sample(at)?);
         Ok(())
     }
 
@@ -60,12 +61,12 @@ impl Meter {
         }
     }
 
-    fn sample(&self) -> io::Result<Sample> {
+    fn sample(&self, at: Instant) -> io::Result<Sample> {
         let own = clock_gettime(ClockId::ProcessCPUTime);
         let own_cpu =
             Duration::new(u64::try_from(own.tv_sec).unwrap_or(0), u32::try_from(own.tv_nsec).unwrap_or(0));
         let cgroup_cpu_us =
             self.cgroups.iter().map(|path| cgroup::cpu_usage_us(path)).collect::<io::Result<_>>()?;
-        Ok(Sample { at: Instant::now(), own_cpu, cgroup_cpu_us })
+        Ok(Sample { at, own_cpu, cgroup_cpu_us })
     }
 }

@@ -113,8 +113,8 @@ fn open_loop_keeps_the_rate() {
     let upstream = upstream();
     let url = format!("http://{}/", upstream.address());
     let outcome = run(&plan(&url, &["-R", "400", "-d", "1", "-c", "4", "--warm-up", "0.2"])).expect("run");
-    // The schedule is exact; the window begins and ends with a wake-up that may be late.
-    assert!((380..=402).contains(&outcome.latency_us.count), "{outcome:?}");
+    // However late the generator wakes up, those are counted that were due in the window.
+    assert!((399..=401).contains(&outcome.latency_us.count), "{outcome:?}");
     assert_eq!(outcome.failed(), 0);
     assert!(outcome.seconds >= 1.0, "{outcome:?}");
 }
