@@ -123,7 +123,8 @@ impl Authenticator {
             _ => {
                 let random = exchange.conn.worker.rng.borrow_mut().u64(..);
                 let view = exchange.head.view();
-                let rule = self.config.rules.iter().position(|(rule, _)| request_matches(rule, &view, random));
+                let rule =
+                    self.config.rules.iter().position(|(rule, _)| request_matches(rule, &view, random));
                 Ok(rule.and_then(|index| self.rules[index].as_ref()))
             }
         }
@@ -230,7 +231,7 @@ fn apply(exchange: &mut Exchange<'_>, provider: &JwtProvider, place: &Place, tok
         if let Some(value) =
             claim.and_then(claim_text).filter(|value| is_field(name.as_bytes(), value.as_bytes()))
         {
-            headers.set(name, value);
+            headers.push(name, value);
             changed = true;
         }
     }

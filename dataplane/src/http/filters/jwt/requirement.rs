@@ -26,7 +26,13 @@ type Verifying<'a> = Pin<Box<dyn Future<Output = Result<(), Fault>> + 'a>>;
 /// A requirement on one worker.
 pub(super) enum Requirement {
     All(Vec<Self>),
-    Any(Vec<Self>),
+    Any {
+        list: Vec<Self>,
+        /// Whether requests without tokens for any of them pass.
+        missing: bool,
+        /// Whether all others do as well.
+        failed: bool,
+    },
     Provider {
         index: usize,
         audiences: Option<Vec<String>>,
@@ -45,7 +51,16 @@ impl Requirement {
         let open = |failed| Self::Open { places: Places::of(&config.providers), failed };
         match requirement {
             JwtRequirement::All(list) => Self::All(list.iter().map(|it| Self::new(config, it)).collect()),
-            JwtRequirement::Any(list) => Self::Any(any(config, list)),
+            JwtRequirement::Any(list) => {
+                let asks = |it: &&JwtRequirement| {
+                    !matches!(it, JwtRequirement::AllowMissing | JwtRequirement::AllowMissingOrFailed)
+                };
+                Self::Any {
+                    list: list.iter().filter(asks).map(|it| Self::new(config, it)).collect(),
+                    missing: list.contains(&JwtRequirement::AllowMissing),
+                    failed: list.contains(&JwtRequirement::AllowMissingOrFailed),
+                }
+            }
             JwtRequirement::Provider { index, audiences } => Self::Provider {
                 index: *index,
                 audiences: audiences.clone(),
@@ -70,7 +85,7 @@ impl Requirement {
                     }
                     Ok(())
                 }
-                Self::Any(list) => {
+                Self::Any { list, missing, failed } => {
                     let mut fault = Fault::Missing;
                     for requirement in list {
                         match requirement.verify(filter, exchange, found).await {
@@ -79,7 +94,7 @@ impl Requirement {
                             Err(_) => {}
                         }
                     }
-                    Err(fault)
+                    if *failed || *missing && fault == Fault::Missing { Ok(()) } else { Err(fault) }
                 }
                 Self::Provider { index, audiences, places } => {
                     let tokens = places.tokens(&exchange.head, |place| is_taken(filter, found, place));
@@ -106,31 +121,6 @@ impl Requirement {
             }
         })
     }
-}
-
-/// The members of `requires_any`. What lets requests without tokens pass comes last, is one, and looks where the
-/// providers beside it look.
-fn any(config: &JwtAuthentication, list: &[JwtRequirement]) -> Vec<Requirement> {
-    let mut members = Vec::with_capacity(list.len());
-    let (mut missing, mut failed) = (false, false);
-    let mut beside = Vec::new();
-    for requirement in list {
-        match requirement {
-            JwtRequirement::AllowMissing => missing = true,
-            JwtRequirement::AllowMissingOrFailed => failed = true,
-            requirement => {
-                if let JwtRequirement::Provider { index, .. } = requirement {
-                    beside.push(&config.providers[*index]);
-                }
-                members.push(Requirement::new(config, requirement));
-            }
-        }
-    }
-    if missing || failed {
-        let places = if beside.is_empty() { Places::of(&config.providers) } else { Places::of(beside) };
-        members.push(Requirement::Open { places, failed });
-    }
-    members
 }
 
 fn is_taken(filter: &Authenticator, found: &Found<'_>, place: &Place) -> bool {

@@ -1,5 +1,7 @@
 //! JSON Web Tokens (RFC 7519) in their compact form.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 /// What is wrong with a token or its use; the words are Envoy's.
@@ -174,8 +176,13 @@ fn number_of(map: &Map<String, Value>, key: &str, fault: Fault) -> Result<u64, F
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// Base64url (RFC 4648 section 5), with or without padding. `None` where it is none.
+/// Base64url (RFC 4648 section 5), with or without padding. `None` where it is none. Blanks are passed over, as Envoy does:
+/// what is wrong with such a token is its signature.
 pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
+    let text: Cow<'_, str> = match text.contains(|c: char| c.is_ascii_whitespace()) {
+        true => text.split_ascii_whitespace().collect::<String>().into(),
+        false => text.into(),
+    };
     let bytes = text.trim_end_matches('=').as_bytes();
     if text.len() - bytes.len() > 2 || bytes.len() % 4 == 1 {
         return None;
