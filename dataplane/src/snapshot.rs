@@ -277,6 +277,22 @@ pub struct ClusterSpec {
 }
 
 impl ClusterSpec {
+    /// A version of the cluster that is as it is, and not arranged yet.
+    pub fn version(&self) -> Self {
+        Self {
+            config: self.config.clone(),
+            hosts: self.hosts.clone(),
+            passing_tls: self.passing_tls.clone(),
+            passing_proxy: self.passing_proxy,
+            policy: self.policy.clone(),
+            children: self.children.clone(),
+            local: self.local.clone(),
+            limits: self.limits.clone(),
+            high_limits: self.high_limits.clone(),
+            arranged: OnceLock::new(),
+        }
+    }
+
     /// Has [`ClusterSpec::arranged`] made before a worker asks: where `before`, the version in use, was asked, and where
     /// choosing takes tables or subsets, unless it is one of `many`: thousands of tables, of which most are never used, would
     /// take seconds and gigabytes. What nobody uses yet costs nothing otherwise.
@@ -399,6 +415,8 @@ pub enum HealthFlag {
     Excluded = 1 << 5,
     /// The last check that failed got no answer in time.
     ActiveTimeout = 1 << 6,
+    /// It is to be checked, and was not yet.
+    Unchecked = 1 << 7,
 }
 
 impl HealthWord {

@@ -293,7 +293,7 @@ impl Control {
 
     fn publish(&mut self, snapshot: Arc<Snapshot>) {
         log::debug!(target: "config", "generation {}", snapshot.generation);
-        self.health.follow(&snapshot);
+        self.health.follow(&snapshot, self.builder.warming());
         self.outliers.follow(&snapshot);
         self.shared.workers.tell_all(|| Command::Publish(snapshot.clone()));
         let before = self.shared.snapshot.replace(snapshot);
@@ -386,6 +386,9 @@ impl Control {
             }
         }
         self.refresh(changed);
+        if let Some(snapshot) = self.builder.warmed() {
+            self.publish(snapshot);
+        }
     }
 
     fn answer(&mut self, call: Call) {

@@ -10,7 +10,10 @@ mod zones;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -57,10 +60,18 @@ pub(super) struct Builder {
     aggregates: BTreeSet<Arc<str>>,
     /// Clusters that serve on as they were until the names of their new version are resolved.
     held: HashSet<Arc<str>>,
+    /// Versions of clusters whose hosts are checked for the first time. Until then the version before serves on, if there
+    /// is one.
+    warming: HashMap<Arc<str>, Known>,
+    /// How many those are.
+    unchecked: Arc<AtomicU64>,
+    /// Whether new versions of clusters have to warm. The start itself waits for what it begins with.
+    warms: bool,
     zones: Zones,
 }
 
 /// A cluster of the snapshot before.
+#[derive(Clone)]
 struct Known {
     spec: Arc<ClusterSpec>,
     endpoints: Arc<LoadAssignment>,
@@ -92,6 +103,9 @@ impl Builder {
             users: HashMap::new(),
             aggregates: BTreeSet::new(),
             held: HashSet::new(),
+            warming: HashMap::new(),
+            unchecked: Arc::default(),
+            warms: false,
             zones: Zones::default(),
         }
     }
@@ -149,6 +163,34 @@ impl Builder {
         self.held.contains(name)
     }
 
+    /// From now on new versions of clusters take the place of those before once each of their hosts was checked.
+    pub(super) fn warm_from_now_on(&mut self) {
+        self.warms = true;
+    }
+
+    /// How many clusters are warming, as it changes.
+    pub(super) fn unchecked(&self) -> Arc<AtomicU64> {
+        self.unchecked.clone()
+    }
+
+    /// Versions of clusters that wait for the first checks of their hosts.
+    pub(super) fn warming(&self) -> impl Iterator<Item = &Arc<ClusterSpec>> {
+        self.warming.values().map(|known| &known.spec)
+    }
+
+    /// The next snapshot after all hosts of warming clusters were checked, if there are any such.
+    pub(super) fn warmed(&mut self) -> Option<Arc<Snapshot>> {
+        let warm: Vec<_> = self.warming.extract_if(|_, known| !is_unchecked(&known.spec)).collect();
+        if warm.is_empty() {
+            return None;
+        }
+        let names = warm.iter().map(|(name, _)| name.clone()).collect();
+        for (name, known) in warm {
+            self.install(name, known, true);
+        }
+        Some(self.finish(names, None))
+    }
+
     /// The next snapshot after names of the clusters `affected` were resolved.
     pub(super) fn resolve(
         &mut self,
@@ -167,6 +209,7 @@ impl Builder {
     /// The next snapshot after the health of hosts of these clusters changed. Hosts that only stayed because they passed
     /// their checks go when they do not any more.
     pub(super) fn refresh(&mut self, names: Vec<Arc<str>>) -> Arc<Snapshot> {
+        let names: Vec<_> = names.into_iter().filter(|name| self.clusters.contains_key(name)).collect();
         for name in &names {
             let Some(known) = self.clusters.get_mut(name) else { continue };
             let spec = &known.spec;
@@ -179,23 +222,13 @@ impl Builder {
                 known.stats.membership_change.inc();
             }
             count_members(&known.stats, &hosts);
-            known.spec = Arc::new(ClusterSpec {
-                config: spec.config.clone(),
-                hosts,
-                passing_tls: spec.passing_tls.clone(),
-                passing_proxy: spec.passing_proxy,
-                policy: spec.policy.clone(),
-                children: spec.children.clone(),
-                local: spec.local.clone(),
-                limits: spec.limits.clone(),
-                high_limits: spec.high_limits.clone(),
-                arranged: OnceLock::new(),
-            });
+            known.spec = Arc::new(ClusterSpec { hosts, ..spec.version() });
         }
         self.finish(names, None)
     }
 
     fn finish(&mut self, mut changed_clusters: Vec<Arc<str>>, arrived: Option<Instant>) -> Arc<Snapshot> {
+        self.unchecked.store(self.warming.len() as u64, Ordering::Relaxed);
         if !changed_clusters.is_empty() {
             self.update_zones(&mut changed_clusters);
             self.update_aggregates(&mut changed_clusters);
@@ -280,15 +313,16 @@ impl Builder {
         let stats = self.manager_stats.clone();
         let mut names = Vec::with_capacity(changed.len());
         for name in changed {
-            let known = self.clusters.remove(name.as_str());
-            if let Some(key) = known.as_ref().and_then(|known| assignment_key(&known.spec.config)) {
+            let warming = self.warming.remove(name.as_str());
+            let latest = warming.or_else(|| self.clusters.get(name.as_str()).cloned());
+            if let Some(key) = latest.as_ref().and_then(|known| assignment_key(&known.spec.config)) {
                 let users = self.users.entry(key.clone()).or_default();
                 users.retain(|user| **user != **name);
                 if users.is_empty() {
                     self.users.remove(&key);
                 }
             }
-            match (by_name.get(name.as_str()), &known) {
+            match (by_name.get(name.as_str()), &latest) {
                 (Some(_), None) => stats.cluster_added.inc(),
                 (Some(_), Some(_)) => stats.cluster_modified.inc(),
                 (None, Some(_)) => stats.cluster_removed.inc(),
@@ -296,6 +330,7 @@ impl Builder {
             }
             self.aggregates.remove(name.as_str());
             let Some(cluster) = by_name.get(name.as_str()) else {
+                self.clusters.remove(name.as_str());
                 names.push(name.as_str().into());
                 continue;
             };
@@ -306,9 +341,13 @@ impl Builder {
                 self.aggregates.insert(cluster.name.clone());
             }
             let endpoints = endpoints(config, cluster, resolved);
-            let next = self.next_cluster(cluster, &endpoints, known);
-            self.clusters.insert(cluster.name.clone(), next);
-            names.push(cluster.name.clone());
+            let next = self.next_cluster(cluster, &endpoints, latest);
+            if self.warms && is_unchecked(&next.spec) {
+                self.warming.insert(cluster.name.clone(), next);
+            } else {
+                self.install(cluster.name.clone(), next, true);
+                names.push(cluster.name.clone());
+            }
         }
         stats.cluster_updated.inc();
         names
@@ -317,12 +356,30 @@ impl Builder {
     /// Gives clusters the endpoints they have now.
     fn update_endpoints(&mut self, config: &Config, names: &[Arc<str>], resolved: &Resolved) {
         for name in names {
-            let Some(known) = self.clusters.remove(name) else { continue };
-            let cluster = known.spec.config.clone();
-            let endpoints = endpoints(config, &cluster, resolved);
-            let next = self.next_cluster(&cluster, &endpoints, Some(known));
-            self.clusters.insert(name.clone(), next);
+            let next = |known: &Known| {
+                let cluster = known.spec.config.clone();
+                let endpoints = endpoints(config, &cluster, resolved);
+                self.next_cluster(&cluster, &endpoints, Some(known.clone()))
+            };
+            let warming = self.warming.get(name).map(next);
+            let serving = self.clusters.get(name).map(|known| (next(known), known.spec.clone()));
+            if let Some(warming) = warming {
+                self.warming.insert(name.clone(), warming);
+            }
+            if let Some((serving, before)) = serving {
+                let is_new = !Arc::ptr_eq(&serving.spec, &before);
+                self.install(name.clone(), serving, is_new);
+            }
         }
+    }
+
+    /// Takes a version of a cluster into service.
+    fn install(&mut self, name: Arc<str>, known: Known, is_new: bool) {
+        if is_new {
+            count_members(&known.stats, &known.spec.hosts);
+            known.stats.membership_change.inc();
+        }
+        self.clusters.insert(name, known);
     }
 
     fn next_cluster(
@@ -335,13 +392,7 @@ impl Builder {
             && Arc::ptr_eq(&known.spec.config, config)
             && Arc::ptr_eq(&known.endpoints, endpoints)
         {
-            return Known {
-                spec: known.spec.clone(),
-                endpoints: known.endpoints.clone(),
-                stats: known.stats.clone(),
-                breakers: known.breakers.clone(),
-                sockets: known.sockets.clone(),
-            };
+            return known.clone();
         }
         let sockets = match &known {
             Some(known) if Arc::ptr_eq(&known.spec.config, config) => known.sockets.clone(),
@@ -357,8 +408,6 @@ impl Builder {
             _ => self.breakers(config, &limits, &high_limits),
         };
         let stats = known.map_or_else(|| self.control_stats(config), |known| known.stats);
-        count_members(&stats, &hosts);
-        stats.membership_change.inc();
         let passing = matches!(config.discovery, Discovery::OriginalDst(_));
         let passing = passing.then(|| sockets.get(bare_match(config)));
         let spec = Arc::new(ClusterSpec {
@@ -401,6 +450,12 @@ impl Builder {
         self.registry.register(format!("cluster.{}", config.stat_name), stats.clone());
         stats
     }
+}
+
+/// Whether hosts of a cluster wait for their first check. In Envoy a cluster warms until there are none, also where
+/// `wait_for_warm_on_init` is false.
+fn is_unchecked(spec: &ClusterSpec) -> bool {
+    spec.hosts.iter().any(|host| host.health.has(HealthFlag::Unchecked))
 }
 
 /// The load assignment of an EDS cluster.

@@ -50,11 +50,14 @@ struct Warming {
     name: &'static str,
     count: fn(&ConfigView) -> u64,
     view: ConfigView,
+    /// Clusters whose hosts are checked for the first time.
+    unchecked: Arc<AtomicU64>,
 }
 
 impl StatSet for Warming {
     fn visit(&self, f: &mut dyn FnMut(&str, Sample<'_>)) {
-        let value = i64::try_from((self.count)(&self.view)).unwrap_or(i64::MAX);
+        let value = (self.count)(&self.view) + self.unchecked.load(Ordering::Relaxed);
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
         f(self.name, Sample::Gauge { value, used: true });
     }
 }
@@ -85,14 +88,20 @@ pub(super) struct Sources {
 
 impl Sources {
     /// Registers what is counted for all sources together.
-    pub(super) fn new(view: &ConfigView, registry: &Registry) -> Self {
-        let warming = |scope: &str, name, count| {
-            let set = Arc::new(Warming { name, count, view: view.clone() });
+    pub(super) fn new(view: &ConfigView, registry: &Registry, unchecked: Arc<AtomicU64>) -> Self {
+        let warming = |scope: &str, name, count, unchecked| {
+            let set = Arc::new(Warming { name, count, view: view.clone(), unchecked });
             registry.register(scope, set.clone());
             set
         };
-        let clusters = warming("cluster_manager", "warming_clusters", ConfigView::warming_clusters);
-        let listeners = warming("listener_manager", "total_listeners_warming", ConfigView::warming_listeners);
+        let clusters =
+            warming("cluster_manager", "warming_clusters", ConfigView::warming_clusters, unchecked);
+        let listeners = warming(
+            "listener_manager",
+            "total_listeners_warming",
+            ConfigView::warming_listeners,
+            Arc::default(),
+        );
         Self { registered: BTreeMap::new(), seen: 0, _warming: [clusters, listeners] }
     }
 

@@ -126,14 +126,14 @@ impl Control {
             HealthChecks::new(contexts.clone(), registry.clone(), shared.process.access_logs.clone(), marked);
         let (outliers, sweeps) = Outliers::new(registry.clone());
         let (trips, tripped) = mpsc::unbounded_channel();
+        let builder = Builder::new(options.concurrency, registry.clone(), contexts, trips)
+            .among(loaded.bootstrap.local_cluster.clone(), loaded.bootstrap.locality.clone());
         Ok(Self {
             events: Events { stream, resolutions, checks, tripped, sweeps },
             health,
             outliers,
             dialer,
             tls,
-            builder: Builder::new(options.concurrency, registry.clone(), contexts, trips)
-                .among(loaded.bootstrap.local_cluster.clone(), loaded.bootstrap.locality.clone()),
             sockets: Sockets::default(),
             dns: Dns::new(sender, loaded.bootstrap.resolver.clone()),
             resolved: Resolved::new(),
@@ -142,7 +142,8 @@ impl Control {
             manager,
             calls,
             listener_stats,
-            sources: Sources::new(&shared.view, &shared.process.registry),
+            sources: Sources::new(&shared.view, &shared.process.registry, builder.unchecked()),
+            builder,
             unbound: false,
             parsed: false,
             former: Vec::new(),
@@ -188,6 +189,7 @@ impl Control {
         self.report(&failed);
         self.start_pods()?;
         self.listener_stats.workers_started.set(1);
+        self.builder.warm_from_now_on();
         self.shared.live.set(true);
         self.shared.server.live.set(1);
         self.shared.server.initialization_time_ms.record(elapsed_ms(self.shared.started));

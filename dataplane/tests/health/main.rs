@@ -1,6 +1,7 @@
 //! Active health checks and outlier detection, with servers whose answers can be switched, on both drivers.
 #![allow(unreachable_pub)]
 
+mod cds;
 mod eds;
 mod grpc;
 mod http;

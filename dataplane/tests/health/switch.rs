@@ -7,6 +7,8 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
+    time::Duration,
 };
 
 use crate::support::upstream::{Upstream, ok, read_request};
@@ -22,6 +24,8 @@ pub struct Switch {
     answer: Arc<Mutex<Vec<u8>>>,
     /// Whether requests are answered with 500.
     failing: Arc<AtomicBool>,
+    /// Whether checks wait for their answer.
+    holding: Arc<AtomicBool>,
     /// Heads and bodies of the checks it has got.
     pub checks: Arc<Mutex<Vec<Check>>>,
 }
@@ -32,11 +36,15 @@ impl Switch {
         let answer = Arc::new(Mutex::new(ok(b"fine")));
         let failing = Arc::new(AtomicBool::new(false));
         let checks: Arc<Mutex<Vec<_>>> = Arc::default();
-        let (told, seen, fails) = (answer.clone(), checks.clone(), failing.clone());
+        let holding = Arc::new(AtomicBool::new(false));
+        let (told, seen, fails, holds) = (answer.clone(), checks.clone(), failing.clone(), holding.clone());
         let upstream = Upstream::start(move |mut stream| {
             while let Some((head, body)) = read_request(&mut stream) {
                 let answer = if head.contains(PATH) {
                     seen.lock().expect("checks").push((head, body));
+                    while holds.load(Ordering::SeqCst) {
+                        thread::sleep(Duration::from_millis(5));
+                    }
                     told.lock().expect("an answer").clone()
                 } else if fails.load(Ordering::SeqCst) {
                     status(500, "")
@@ -49,7 +57,7 @@ impl Switch {
                 }
             }
         });
-        Self { upstream, answer, failing, checks }
+        Self { upstream, answer, failing, holding, checks }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -69,6 +77,11 @@ impl Switch {
     /// Whether requests fail from now on.
     pub fn fail(&self, failing: bool) {
         self.failing.store(failing, Ordering::SeqCst);
+    }
+
+    /// Whether checks wait for their answer from now on.
+    pub fn hold(&self, holding: bool) {
+        self.holding.store(holding, Ordering::SeqCst);
     }
 
     /// The first check it got: head and body.

@@ -47,6 +47,8 @@ pub(super) struct HealthChecks {
     context: Rc<Context>,
     registry: Registry,
     clusters: HashMap<Arc<str>, ClusterChecks>,
+    /// Those of versions that wait for the first checks of their hosts.
+    warming: HashMap<Arc<str>, ClusterChecks>,
 }
 
 /// What all sessions need.
@@ -65,6 +67,15 @@ struct ClusterChecks {
     traffic: Rc<Traffic>,
     log: Rc<EventLog>,
     running: Vec<Running>,
+}
+
+impl ClusterChecks {
+    /// Shows how the hosts are.
+    fn show(&self) {
+        let with = |flag| self.running.iter().filter(|it| it.host.health.has(flag)).count() as u64;
+        self.stats.healthy.set(self.running.len() as u64 - with(HealthFlag::FailedActive));
+        self.stats.degraded.set(with(HealthFlag::DegradedActive));
+    }
 }
 
 /// A task that checks a host. Ends with this.
@@ -112,19 +123,33 @@ impl HealthChecks {
     ) -> (Self, mpsc::UnboundedReceiver<HealthEvent>) {
         let (events, receiver) = mpsc::unbounded_channel();
         let context = Rc::new(Context { contexts, marked, events, logs });
-        (Self { context, registry, clusters: HashMap::new() }, receiver)
+        (Self { context, registry, clusters: HashMap::new(), warming: HashMap::new() }, receiver)
     }
 
-    /// Checks the hosts that there are now. Has to run inside a `LocalSet`.
-    pub(super) fn follow(&mut self, snapshot: &Snapshot) {
+    /// Checks the hosts that there are now, and those of versions that are `warming`: once such a version serves, its
+    /// checks go on. Has to run inside a `LocalSet`.
+    pub(super) fn follow<'s>(
+        &mut self,
+        snapshot: &Snapshot,
+        warming: impl Iterator<Item = &'s Arc<ClusterSpec>>,
+    ) {
+        let warming: HashMap<_, _> = warming.map(|spec| (spec.config.name.clone(), spec)).collect();
         for name in &snapshot.changed_clusters {
-            let checked = snapshot.clusters.get(name);
-            match checked.and_then(|spec| Some((spec, spec.config.health_check.as_ref()?))) {
-                Some((spec, check)) => self.follow_cluster(spec, check),
-                None => {
-                    self.clusters.remove(name);
-                }
-            }
+            let is_warming = warming.contains_key(name);
+            let warmed = if is_warming { None } else { self.warming.remove(name) };
+            let serving = self.clusters.remove(name);
+            let Some(spec) = snapshot.clusters.get(name) else { continue };
+            let Some(check) = &spec.config.health_check else { continue };
+            let checks = self.follow_cluster(spec, check, warmed.or(serving));
+            checks.show();
+            self.clusters.insert(name.clone(), checks);
+        }
+        self.warming.retain(|name, _| warming.contains_key(name));
+        for (name, spec) in warming {
+            let Some(check) = &spec.config.health_check else { continue };
+            let known = self.warming.remove(&name);
+            let checks = self.follow_cluster(spec, check, known);
+            self.warming.insert(name, checks);
         }
     }
 
@@ -135,9 +160,13 @@ impl HealthChecks {
         waiting.any(|checks| checks.running.iter().any(|host| host.first && !host.checked.get()))
     }
 
-    fn follow_cluster(&mut self, spec: &ClusterSpec, check: &HealthCheck) {
+    fn follow_cluster(
+        &self,
+        spec: &ClusterSpec,
+        check: &HealthCheck,
+        known: Option<ClusterChecks>,
+    ) -> ClusterChecks {
         let config = &spec.config;
-        let known = self.clusters.remove(&config.name);
         let same = known.as_ref().is_none_or(|known| Arc::ptr_eq(&known.config, config));
         let log = match known.as_ref().filter(|_| same) {
             Some(known) => known.log.clone(),
@@ -145,15 +174,16 @@ impl HealthChecks {
         };
         let (mut before, stats, traffic) = match known {
             Some(known) => (known.running, known.stats, known.traffic),
-            None => (Vec::new(), self.new_stats(config), Rc::default()),
+            None => {
+                // The version that serves has them already.
+                let stats = self.clusters.get(&config.name).map(|serving| serving.stats.clone());
+                (Vec::new(), stats.unwrap_or_else(|| self.new_stats(config)), Rc::default())
+            }
         };
         *traffic.hosts.borrow_mut() = spec.hosts.clone();
         let first = before.is_empty();
         let mut running = Vec::with_capacity(before.len());
-        let mut counts = [0; 2];
         for host in spec.hosts.iter().filter(|host| is_checked(config, &host.endpoint)) {
-            counts[0] += u64::from(!host.health.has(HealthFlag::FailedActive));
-            counts[1] += u64::from(host.health.has(HealthFlag::DegradedActive));
             let goes_on = |known: &Running| same && is_checked_alike(&known.host, host);
             // Hosts are mostly in the order they were in.
             let place = match before.last().is_some_and(goes_on) {
@@ -166,10 +196,7 @@ impl HealthChecks {
             });
         }
         running.reverse();
-        stats.healthy.set(counts[0]);
-        stats.degraded.set(counts[1]);
-        let checks = ClusterChecks { config: config.clone(), stats, traffic, log, running };
-        self.clusters.insert(config.name.clone(), checks);
+        ClusterChecks { config: config.clone(), stats, traffic, log, running }
     }
 
     fn new_stats(&self, config: &Cluster) -> Arc<HealthCheckStats> {

@@ -130,6 +130,7 @@ impl Session {
     fn mark(&self, state: &Checked, report: &Report, timed_out: bool) -> bool {
         let word = &self.host.health;
         let excluded = state.is_failed() && (report.excluded || word.has(HealthFlag::Excluded));
+        word.set(HealthFlag::Unchecked, false);
         word.set(HealthFlag::ActiveTimeout, state.is_failed() && timed_out);
         let changes = [
             word.set(HealthFlag::FailedActive, state.is_failed()),

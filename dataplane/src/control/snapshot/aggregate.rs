@@ -1,8 +1,8 @@
 //! Aggregate clusters: which of the clusters they stand for serves what.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use culvert_model::{AssignmentPolicy, Discovery, LoadAssignment};
+use culvert_model::{Discovery, LoadAssignment};
 use culvert_proto::balance::child_shares;
 
 use super::Builder;
@@ -34,18 +34,7 @@ impl Builder {
             if known.spec.children == children {
                 continue;
             }
-            known.spec = Arc::new(ClusterSpec {
-                config: known.spec.config.clone(),
-                hosts: known.spec.hosts.clone(),
-                policy: AssignmentPolicy::default(),
-                children,
-                passing_tls: None,
-                passing_proxy: None,
-                local: None,
-                limits: known.spec.limits.clone(),
-                high_limits: known.spec.high_limits.clone(),
-                arranged: OnceLock::new(),
-            });
+            known.spec = Arc::new(ClusterSpec { children, ..known.spec.version() });
             if !changed.contains(&name) {
                 changed.push(name);
             }

@@ -68,6 +68,7 @@ impl Builder {
             None => {
                 let word = HealthWord::default();
                 word.set(HealthFlag::FailedActive, checked);
+                word.set(HealthFlag::Unchecked, checked);
                 word.set(HealthFlag::PendingActive, checked && config.ignore_new_until_checked);
                 Arc::new(word)
             }
@@ -95,6 +96,7 @@ impl Builder {
                 HealthFlag::PendingActive,
                 HealthFlag::Excluded,
                 HealthFlag::ActiveTimeout,
+                HealthFlag::Unchecked,
             ] {
                 health.set(flag, false);
             }

@@ -1,6 +1,6 @@
 //! Where Culvert is among those like it, for zone-aware routing.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use culvert_model::{Endpoint, Locality, LocalityPolicy};
 use culvert_proto::balance::LocalZones;
@@ -45,18 +45,7 @@ impl Builder {
             if !matches!(spec.config.localities, LocalityPolicy::ZoneAware(_)) || spec.hosts.is_empty() {
                 continue;
             }
-            known.spec = Arc::new(ClusterSpec {
-                config: spec.config.clone(),
-                hosts: spec.hosts.clone(),
-                passing_tls: spec.passing_tls.clone(),
-                passing_proxy: spec.passing_proxy,
-                policy: spec.policy.clone(),
-                children: spec.children.clone(),
-                local: self.zones.now.clone(),
-                limits: spec.limits.clone(),
-                high_limits: spec.high_limits.clone(),
-                arranged: OnceLock::new(),
-            });
+            known.spec = Arc::new(ClusterSpec { local: self.zones.now.clone(), ..spec.version() });
             if !changed.contains(name) {
                 changed.push(name.clone());
             }
