@@ -118,9 +118,16 @@ pub(super) async fn serve(shared: Shared, stream: Transport, received: Option<Ch
         Some(Ok(conn)) => conn,
         Some(Err(error)) => {
             log::debug!(target: "http", "HTTP/2 preface: {error}");
-            return shared.manager.stats.downstream_cx_protocol_error.inc();
+            if !error.is_io() {
+                shared.manager.stats.downstream_cx_protocol_error.inc();
+            }
+            // As in Envoy there is no GOAWAY: what came was not HTTP/2.
+            return linger(&shared, &wire, false, &mut timer).await;
         }
-        None => return shared.manager.stats.downstream_cx_idle_timeout.inc(),
+        None => {
+            shared.manager.stats.downstream_cx_idle_timeout.inc();
+            return linger(&shared, &wire, false, &mut timer).await;
+        }
     };
     let streams = Rc::new(Streams {
         shared,
@@ -134,7 +141,7 @@ pub(super) async fn serve(shared: Shared, stream: Transport, received: Option<Ch
     });
     let abandoned = run(&streams, conn, &mut timer).await;
     streams.flushing.take();
-    linger(&streams, abandoned, &mut timer).await;
+    linger(&streams.shared, &wire, abandoned, &mut timer).await;
 }
 
 /// Serves requests to the end of the connection. Whether the client did not take what was left for it in time.
@@ -360,8 +367,8 @@ impl Streams {
 
 /// Reads what the client still sends, because a close with unread bytes would reset the connection under what is on its
 /// way.
-async fn linger(streams: &Rc<Streams>, abandoned: bool, timer: &mut Timer) {
-    let (wire, manager) = (&streams.wire, &streams.shared.manager);
+async fn linger(shared: &Shared, wire: &Wire, abandoned: bool, timer: &mut Timer) {
+    let manager = &shared.manager;
     if wire.is_closed() {
         return manager.stats.downstream_cx_destroy_remote.inc();
     }

@@ -1,6 +1,9 @@
 //! What handshakes agree to speak.
 
-use std::sync::Arc;
+use std::{
+    io::{Read as _, Write as _},
+    sync::Arc,
+};
 
 use crate::{
     downstream, h2_peer, own, peer,
@@ -47,6 +50,30 @@ fn clients_speak_what_the_handshake_agreed_on() {
         let mut stream = peer::connect(&config, port, "a.test").unwrap();
         assert!(peer::get(&mut stream, "/", "").unwrap().0.starts_with("HTTP/1.1 200"));
         assert_eq!(culvert.stat("http.ingress.downstream_cx_http1_total"), 1);
+    }
+}
+
+/// As in Envoy: no GOAWAY, for what came was not HTTP/2; and the end is one that the client can tell from an attack.
+#[test]
+fn a_client_that_does_not_speak_what_was_agreed_on_is_told_of_the_end() {
+    let (ca, upstream) = (Ca::new("ca"), Upstream::mirror());
+    let server = ca.issue(&Leaf { dns: &["a.test"], ..Leaf::default() });
+    for driver in DRIVERS {
+        let common = own(&server) + "alpn_protocols: [h2]\n";
+        let (admin, port, text) =
+            with_socket("", &cluster("up", &[upstream.address]), &downstream(&common, ""));
+        let culvert = Culvert::start(driver, admin, &text);
+        let mut config = peer::client_config(&ca, None, rustls::DEFAULT_VERSIONS);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let config = Arc::new(config);
+        for turn in 1..=5 {
+            let mut stream = peer::connect(&config, port, "a.test").expect("a handshake");
+            // Far more than is read before it is clear that this is none.
+            stream.write_all(&vec![b'x'; 300_000]).expect("sent");
+            let mut said = Vec::new();
+            stream.read_to_end(&mut said).expect("close_notify");
+            assert_eq!(culvert.stat("http.ingress.downstream_cx_protocol_error"), turn);
+        }
     }
 }
 
