@@ -2,7 +2,6 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    collections::VecDeque,
     net::IpAddr,
     rc::Rc,
     sync::Arc,
@@ -15,12 +14,10 @@ use crate::{
     http::codec::h2::STREAMS_UNTIL_SETTINGS,
     snapshot::{HostSpec, HostStats},
     upstream::{
-        Ends, LocalFailure, ServerNames, Via,
-        latency::Latency,
-        pool::{Given, Parked, Waiter},
+        Ends, LocalFailure, ServerNames, Via, latency::Latency, pool::Parked, queue::Queue,
         shared::SharedConn,
     },
-    worker::Local,
+    worker::{Local, Worker},
 };
 
 /// An endpoint with this worker's connections to it.
@@ -40,7 +37,7 @@ pub struct Host {
     /// What the last handshake agreed on, where that decides.
     pub(super) speaks_http2: Cell<Option<bool>>,
     /// Requests that wait for a connection because the cluster's connection limit is reached.
-    pub(super) waiters: RefCell<VecDeque<Rc<Waiter>>>,
+    pub(super) waiters: Queue,
     /// No longer part of the cluster: connections close when they become idle.
     pub(super) removed: Cell<bool>,
     /// Increases when it is to be reached in another way, or failed: connections from before are not used any more.
@@ -86,6 +83,11 @@ impl PoolKey {
     pub fn is_outdated(&self, host: &Host) -> bool {
         self.epoch != host.epoch.get()
     }
+
+    /// Whether nobody asks for connections to `host` of this key any more: it left its cluster, or the pod is gone.
+    pub(super) fn leads_nowhere(&self, host: &Host, worker: &Worker) -> bool {
+        host.removed.get() || self.pod != 0 && !worker.has_pod(self.pod)
+    }
 }
 
 impl Host {
@@ -100,7 +102,7 @@ impl Host {
             shared: RefCell::default(),
             max_streams: Cell::new(STREAMS_UNTIL_SETTINGS),
             speaks_http2: Cell::new(None),
-            waiters: RefCell::default(),
+            waiters: Queue::default(),
             removed: Cell::new(false),
             epoch: Cell::new(0),
             latency: OnceCell::new(),
@@ -216,20 +218,6 @@ impl Host {
     /// Whether this worker has a connection to it.
     pub(super) fn is_connected(&self) -> bool {
         self.open.iter().any(|open| open.get() > 0)
-    }
-
-    /// Has one of the requests that wait for a connection of this priority look again: the first of the pool `key`, if it
-    /// is there, else the first.
-    pub(super) fn wake_waiter(&self, priority: RoutePriority, key: Option<&PoolKey>) {
-        let waiter = {
-            let mut waiters = self.waiters.borrow_mut();
-            let of_pool = key.and_then(|key| waiters.iter().position(|waiter| *waiter.key() == *key));
-            let first = || waiters.iter().position(|waiter| waiter.key().priority == priority);
-            of_pool.or_else(first).and_then(|at| waiters.remove(at))
-        };
-        if let Some(waiter) = waiter {
-            waiter.give(Given::Permission);
-        }
     }
 
     /// Whether it is no longer part of its cluster.

@@ -9,6 +9,7 @@ mod limit;
 mod original_dst;
 mod outlier;
 mod pool;
+mod queue;
 mod shared;
 
 use std::{

@@ -1,10 +1,9 @@
 //! Connections to upstream hosts: opened when needed, parked when idle, never shared between pods.
 
 use std::{
-    cell::{Cell, RefCell},
     future::poll_fn,
     rc::{Rc, Weak},
-    task::{Poll, Waker},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -19,7 +18,8 @@ use crate::{
         Cluster, Host, PoolKey, Via,
         connect::connect,
         limit::{Credit, Limit},
-        shared::{SharedConn, Slot, Watched},
+        queue::{Freed, Given, Takes, wait_turn},
+        shared::{SharedConn, Slot, Watched, retire_idle},
         version_of,
     },
     worker::Worker,
@@ -177,37 +177,7 @@ impl Drop for Guard {
         self.cluster.stats.upstream_cx_length_ms.record(millis(time::now() - self.opened));
         self.host.stats(|s| s.cx_active.dec());
         // Whoever waits may open a connection of its own now.
-        self.host.wake_waiter(self.priority, None);
-    }
-}
-
-/// A request that waits for a connection to a host.
-pub(super) struct Waiter {
-    key: PoolKey,
-    /// Whether a connection of HTTP/1 that another request had will do.
-    takes_used: bool,
-    given: RefCell<Given>,
-    waker: RefCell<Option<Waker>>,
-    abandoned: Cell<bool>,
-}
-
-pub(super) enum Given {
-    Connection(Box<Lent>),
-    Nothing,
-    Permission,
-}
-
-impl Waiter {
-    /// Whose connections it waits for.
-    pub(super) fn key(&self) -> &PoolKey {
-        &self.key
-    }
-
-    pub(super) fn give(&self, given: Given) {
-        *self.given.borrow_mut() = given;
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
+        self.host.wake_for(Freed::Place, self.priority, None);
     }
 }
 
@@ -281,13 +251,25 @@ impl Cluster {
         fresh: bool,
     ) -> Result<Lent, AcquireError> {
         let mut lent = self.connection(worker, host, via, downstream, fresh).await?;
-        lent.request = Credit::take_request(self, via.priority);
+        // Who has a stream has it already: one that is not used would count on its connection.
         if lent.request.is_none() {
-            self.stats.upstream_rq_active_overflow.inc();
-            lent.release(worker);
-            return Err(AcquireError::Requests);
+            match self.take_request(via.priority) {
+                Ok(credit) => lent.request = Some(credit),
+                Err(error) => {
+                    lent.release(worker);
+                    return Err(error);
+                }
+            }
         }
         Ok(lent)
+    }
+
+    /// A request's place among `max_requests`.
+    pub(super) fn take_request(&self, priority: RoutePriority) -> Result<Credit, AcquireError> {
+        Credit::take_request(self, priority).ok_or_else(|| {
+            self.stats.upstream_rq_active_overflow.inc();
+            AcquireError::Requests
+        })
     }
 
     async fn connection(
@@ -330,24 +312,29 @@ impl Cluster {
         via: &Via,
         fresh: bool,
     ) -> Result<Lent, AcquireError> {
-        let mut waited = false;
+        let mut queued = None;
         loop {
             let credit = match Credits::take(self, host, via.priority) {
                 Some(credit) => credit,
                 None if host.open(via.priority).get() == 0 => Credits::force(self, host, via.priority),
                 None => {
-                    if !std::mem::replace(&mut waited, true) {
+                    if queued.is_none() {
                         self.stats.upstream_cx_overflow.inc();
                     }
                     if evict_idle(worker, host, via.priority) {
                         continue;
                     }
-                    match wait_turn(host, key, !fresh).await {
-                        Given::Connection(lent) => return Ok(*lent),
-                        Given::Permission | Given::Nothing => continue,
+                    // One of HTTP/2 may go for it too; who waits is told of its end.
+                    retire_idle(host, via.priority);
+                    let takes = Takes { used: !fresh, stream: false, place: true };
+                    match wait_turn(&mut queued, host, key, takes).await {
+                        Some(lent) => return Ok(*lent),
+                        None => continue,
                     }
                 }
             };
+            // Who connects is given nothing else.
+            drop(queued);
             return self.open(host, via, credit).await;
         }
     }
@@ -398,10 +385,7 @@ impl Cluster {
             self.stats.upstream_cx_overflow.inc();
             return Err(AcquireError::Overflow);
         };
-        let Some(request) = Credit::take_request(self, via.priority) else {
-            self.stats.upstream_rq_active_overflow.inc();
-            return Err(AcquireError::Requests);
-        };
+        let request = self.take_request(via.priority)?;
         let guard = Guard::new(self.clone(), host.clone(), credit);
         let stream = self.connect_counted(host, via, &[]).await?;
         let conn = ClientStream::H1(ClientConn::tunnel(stream, self.clone()));
@@ -500,51 +484,6 @@ pub(super) fn evict_idle(worker: &Worker, host: &Host, priority: RoutePriority) 
     oldest.map(|tag| discard(worker, tag)).is_some()
 }
 
-/// Waits for a connection to be given back or closed. `Given::Nothing` after a while: a place may have become free on
-/// another host or worker, which nobody here is told of. `takes_used`: whether a connection of HTTP/1 that another request
-/// had will do.
-pub(super) async fn wait_turn(host: &Rc<Host>, key: &PoolKey, takes_used: bool) -> Given {
-    let waiter = Rc::new(Waiter {
-        key: key.clone(),
-        takes_used,
-        given: RefCell::new(Given::Nothing),
-        waker: RefCell::new(None),
-        abandoned: Cell::new(false),
-    });
-    host.waiters.borrow_mut().push_back(waiter.clone());
-    let waiting = Waiting { host, waiter };
-    let mut again = time::Timer::new();
-    again.set(time::now() + WAIT_AGAIN);
-    poll_fn(|cx| match waiting.waiter.given.replace(Given::Nothing) {
-        Given::Nothing => {
-            *waiting.waiter.waker.borrow_mut() = Some(cx.waker().clone());
-            again.poll_expired(cx).map(|()| Given::Nothing)
-        }
-        given => Poll::Ready(given),
-    })
-    .await
-}
-
-/// How often a waiting request looks for a place by itself.
-const WAIT_AGAIN: Duration = Duration::from_millis(50);
-
-/// A request in the queue; it leaves the queue when dropped.
-struct Waiting<'h> {
-    host: &'h Rc<Host>,
-    waiter: Rc<Waiter>,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.waiter.abandoned.set(true);
-        self.host.waiters.borrow_mut().retain(|waiter| !Rc::ptr_eq(waiter, &self.waiter));
-        // What it was given and did not take is the next one's. A connection passes its place on by being closed.
-        if matches!(self.waiter.given.replace(Given::Nothing), Given::Permission) {
-            self.host.wake_waiter(self.waiter.key.priority, Some(&self.waiter.key));
-        }
-    }
-}
-
 impl Lent {
     pub(super) fn own(conn: ClientStream, host: Rc<Host>, key: PoolKey, guard: Guard) -> Self {
         let guard = Hold::Own(guard);
@@ -579,26 +518,18 @@ impl Lent {
             self.guard.cluster().stats.upstream_cx_destroy_local.inc();
             return;
         }
-        if self.guard.ages() || self.host.removed.get() || self.key.is_outdated(&self.host) {
+        if self.guard.ages() || self.key.is_outdated(&self.host) || self.key.leads_nowhere(&self.host, worker)
+        {
             return;
         }
         let host = self.host.clone();
-        let waiter = {
-            let mut waiters = host.waiters.borrow_mut();
-            let first = waiters.iter().find(|waiter| waiter.key.priority == self.key.priority);
-            // One of the same pool that needs a new connection has its turn as well.
-            let closes = first.is_some_and(|first| first.key == self.key && !first.takes_used);
-            let takes =
-                |waiter: &Rc<Waiter>| waiter.takes_used && waiter.key == self.key && !waiter.abandoned.get();
-            let at = if closes { None } else { waiters.iter().position(takes) };
-            at.and_then(|at| waiters.remove(at))
-        };
-        if let Some(waiter) = waiter {
+        let priority = self.key.priority;
+        if let Some(waiter) = host.waiter_for(&self.key) {
             let lent = Self { reused: true, ..self };
             waiter.give(Given::Connection(Box::new(lent)));
             return;
         }
-        if host.waiters.borrow().iter().any(|waiter| waiter.key.priority == self.key.priority) {
+        if host.is_awaited(priority) {
             // Only those wait whom it is no use to: closing it makes room for one of them.
             return;
         }
@@ -649,7 +580,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 fn sweep_expired(worker: &Worker) {
     let now = time::now();
     let shared = worker.idle.borrow_mut().shared.live();
-    shared.iter().for_each(|conn| conn.sweep(now));
+    shared.iter().for_each(|conn| conn.sweep(now, worker));
     let expired: Vec<u64> = {
         let idle = worker.idle.borrow();
         let over = |entry: &Idle| {

@@ -22,7 +22,8 @@ use crate::{
     upstream::{
         AcquireError, Cluster, Host, Lent, PoolKey, Via,
         limit::Credit,
-        pool::{Credits, Given, Guard, Hold, PendingRequest, Waiter, evict_idle, is_old, wait_turn},
+        pool::{Credits, Guard, Hold, PendingRequest, evict_idle, is_old},
+        queue::{Freed, Takes, wait_turn},
     },
     worker::Worker,
 };
@@ -66,11 +67,10 @@ impl Drop for Slot {
         conn.active.set(conn.active.get() - 1);
         conn.idle_since.set(time::now());
         conn.notice_goaway();
-        let waits = |waiter: &Rc<Waiter>| *waiter.key() == conn.key;
-        let awaited = conn.host.waiters.borrow().iter().any(waits);
+        let priority = conn.key.priority;
         // Those of other pools have something of it only when it may be closed for them.
-        if awaited || conn.is_idle() {
-            conn.host.wake_waiter(conn.key.priority, Some(&conn.key));
+        if !conn.host.wake_for(Freed::Stream, priority, Some(&conn.key)) && conn.is_idle() {
+            conn.host.wake_for(Freed::Place, priority, None);
         }
     }
 }
@@ -93,6 +93,7 @@ impl Cluster {
         fresh: bool,
     ) -> Result<Lent, AcquireError> {
         let mut pending = None;
+        let mut queued = None;
         let mut since = fresh.then(time::now);
         if has_news(host) {
             // The end of an idle connection, perhaps: its task sees to that first.
@@ -101,7 +102,7 @@ impl Cluster {
         loop {
             // It may be another one than when the request began to wait.
             let key = PoolKey::new(host, via);
-            if let Some(lent) = poll_fn(|cx| Poll::Ready(lend(host, &key, since, cx))).await {
+            if let Some(lent) = poll_fn(|cx| Poll::Ready(lend(host, &key, since, cx))).await? {
                 return Ok(lent);
             }
             if pending.is_none() {
@@ -116,7 +117,8 @@ impl Cluster {
                 Some(conn) => conn,
                 // A server that takes no streams for now would take none on another connection either.
                 None if host.max_streams.get() == 0 && has_shared(host, &key) => {
-                    if let Given::Connection(lent) = wait_turn(host, &key, false).await {
+                    let takes = Takes { used: false, stream: true, place: false };
+                    if let Some(lent) = wait_turn(&mut queued, host, &key, takes).await {
                         return Ok(*lent);
                     }
                     continue;
@@ -127,21 +129,26 @@ impl Cluster {
                         self.connect_shared(worker, host, via, Credits::force(self, host, via.priority))
                     }
                     None => {
-                        self.stats.upstream_cx_overflow.inc();
+                        if queued.is_none() {
+                            self.stats.upstream_cx_overflow.inc();
+                        }
                         if evict_idle(worker, host, via.priority) {
                             continue;
                         }
                         if !retire_idle(host, via.priority) && since.take().is_some() {
                             continue;
                         }
-                        let any = self.config().protocol == UpstreamProtocol::Auto && since.is_none();
-                        if let Given::Connection(lent) = wait_turn(host, &key, any).await {
+                        let used = self.config().protocol == UpstreamProtocol::Auto && since.is_none();
+                        let takes = Takes { used, stream: true, place: true };
+                        if let Some(lent) = wait_turn(&mut queued, host, &key, takes).await {
                             return Ok(*lent);
                         }
                         continue;
                     }
                 },
             };
+            // Who waits for this one is given nothing else.
+            queued = None;
             if let Some(plain) = conn.ready().await? {
                 let (conn, guard) = *plain;
                 return Ok(Lent::own(ClientStream::H1(conn), host.clone(), key, guard));
@@ -200,17 +207,24 @@ fn has_news(host: &Host) -> bool {
     host.shared.borrow().iter().any(arrived)
 }
 
-/// A stream on the first connection of that key that has room, and is there since `since`.
-fn lend(host: &Rc<Host>, key: &PoolKey, since: Option<Instant>, cx: &mut Context<'_>) -> Option<Lent> {
+/// A stream on the first connection of that key that has room, and is there since `since`; with the place of its request
+/// among `max_requests`.
+fn lend(
+    host: &Rc<Host>,
+    key: &PoolKey,
+    since: Option<Instant>,
+    cx: &mut Context<'_>,
+) -> Result<Option<Lent>, AcquireError> {
     loop {
         let fits = |conn: &&Rc<SharedConn>| {
             conn.key == *key && since.is_none_or(|since| conn.born >= since) && conn.has_room()
         };
         let found = host.shared.borrow().iter().find(fits).cloned();
-        let conn = found?;
+        let Some(conn) = found else { return Ok(None) };
         if conn.retire_old() {
             continue;
         }
+        let credit = conn.cluster.take_request(key.priority)?;
         let stream = match &mut *conn.state.borrow_mut() {
             State::Open(opener) => opener.stream(cx),
             _ => None,
@@ -222,14 +236,14 @@ fn lend(host: &Rc<Host>, key: &PoolKey, since: Option<Instant>, cx: &mut Context
         conn.active.set(conn.active.get() + 1);
         let reused = conn.requests.get() > 0;
         conn.requests.set(conn.requests.get() + 1);
-        let lent =
-            Lent::shared(ClientStream::H2(stream), host.clone(), key.clone(), Slot(conn.clone()), reused);
+        let slot = Slot(conn.clone());
+        let lent = Lent::shared(ClientStream::H2(stream), host.clone(), key.clone(), slot, credit, reused);
         let max = conn.cluster.config().max_requests_per_connection;
         if max.is_some_and(|max| conn.requests.get() >= max) {
             conn.cluster.stats.upstream_cx_max_requests.inc();
             conn.retire();
         }
-        return Some(lent);
+        return Ok(Some(lent));
     }
 }
 
@@ -238,7 +252,7 @@ fn has_shared(host: &Host, key: &PoolKey) -> bool {
 }
 
 /// Lets a connection go that nobody uses: its place is needed. Whether there was one.
-fn retire_idle(host: &Host, priority: RoutePriority) -> bool {
+pub(super) fn retire_idle(host: &Host, priority: RoutePriority) -> bool {
     let is_idle = |conn: &&Rc<SharedConn>| conn.key.priority == priority && conn.is_idle();
     let idle = host.shared.borrow().iter().find(is_idle).cloned();
     if let Some(conn) = &idle {
@@ -395,7 +409,7 @@ impl SharedConn {
     }
 
     /// Ends the connection if it was idle for too long, or leads to where nothing is wanted any more.
-    pub(super) fn sweep(&self, now: Instant) {
+    pub(super) fn sweep(&self, now: Instant, worker: &Worker) {
         self.notice_goaway();
         if self.retire_old() || !self.is_idle() {
             return;
@@ -404,7 +418,7 @@ impl SharedConn {
         if idle.is_some_and(|max| now.saturating_duration_since(self.idle_since.get()) >= max) {
             self.cluster.stats.upstream_cx_idle_timeout.inc();
             self.retire();
-        } else if self.host.removed.get() || self.key.is_outdated(&self.host) {
+        } else if self.key.is_outdated(&self.host) || self.key.leads_nowhere(&self.host, worker) {
             self.retire();
         }
     }
@@ -451,8 +465,15 @@ impl Watched {
 }
 
 impl Lent {
-    pub(super) fn shared(conn: ClientStream, host: Rc<Host>, key: PoolKey, slot: Slot, reused: bool) -> Self {
-        let guard = Hold::Shared(slot);
-        Self { conn, host, reused, key, requests: 0, sent_before: 0, guard, request: None }
+    fn shared(
+        conn: ClientStream,
+        host: Rc<Host>,
+        key: PoolKey,
+        slot: Slot,
+        request: Credit,
+        reused: bool,
+    ) -> Self {
+        let (guard, request) = (Hold::Shared(slot), Some(request));
+        Self { conn, host, reused, key, requests: 0, sent_before: 0, guard, request }
     }
 }

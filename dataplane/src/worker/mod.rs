@@ -9,7 +9,7 @@ mod pool;
 
 use std::{
     cell::{Cell, OnceCell, Ref, RefCell},
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Deref,
     rc::{Rc, Weak},
@@ -120,6 +120,8 @@ pub struct Worker {
     leaving: RefCell<HashMap<Arc<str>, Rc<ListenerRuntime>>>,
     by_address: RefCell<HashMap<SocketAddr, Rc<ListenerRuntime>>>,
     sockets: RefCell<Vec<Accepting>>,
+    /// Pods whose connections are accepted.
+    pods: RefCell<HashSet<u32>>,
     draining: Cell<Option<DrainScope>>,
     heads: RefCell<Heads>,
 }
@@ -229,6 +231,7 @@ impl Worker {
             leaving: RefCell::default(),
             by_address: RefCell::default(),
             sockets: RefCell::default(),
+            pods: RefCell::default(),
             draining: Cell::new(None),
             heads: RefCell::default(),
         })
@@ -412,12 +415,18 @@ impl Worker {
         }
     }
 
+    /// Whether connections of a pod are accepted: it was not removed.
+    pub fn has_pod(&self, pod: u32) -> bool {
+        self.pods.borrow().contains(&pod)
+    }
+
     fn add_listener(self: &Rc<Self>, bound: BoundListener) {
         let listener = Rc::new(RefCell::new(bound.listener.clone()));
         let pod = match &bound.origin {
             Origin::Direct => None,
             Origin::Pod(pod, direction) => Some((pod.id, *direction)),
         };
+        self.pods.borrow_mut().extend(pod.map(|(id, _)| id));
         match culvert_ring::Listener::new(bound.socket) {
             Ok(socket) => {
                 let socket = Rc::new(socket);
