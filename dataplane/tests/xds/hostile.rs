@@ -171,10 +171,21 @@ fn everything_changes_at_once_again_and_again() {
         let traffic = scene.traffic();
         repeatedly(|turn| {
             let name = |turn: usize| format!("gen-{turn}");
+            // Make before break: what is named now is there, and goes when nothing names it any more. Where each type has
+            // a stream of its own, one of them may be far behind the others.
+            if let Some(made) = turn.checked_sub(1) {
+                scene.wait_for_cluster(&name(made));
+            }
+            if let Some(named) = turn.checked_sub(2) {
+                let text = format!("\"{}\"", name(named));
+                scene.culvert.wait_until("the routes name it", |culvert| {
+                    let dump = culvert.get("/config_dump?resource=dynamic_route_configs");
+                    dump.is_some_and(|dump| dump.contains(&text))
+                });
+            }
             scene.plane.publish(|world| {
                 world.put(eds_cluster(mode, &name(turn), "15s", ""));
                 world.put(endpoints(&name(turn), &[scene.upstream.address]));
-                // Make before break: what is named now came a turn ago, and goes a turn after it is not named any more.
                 if let Some(named) = turn.checked_sub(1) {
                     world.put(routes("local", &name(named)));
                 }
