@@ -198,8 +198,8 @@ fn attach(hook: &Hook, program: BorrowedFd<'_>, site: &Site<'_>) -> Result<std::
             trial::link_to_interface(program, LOOPBACK, kind).map(drop)
         }
         Place::Sockets => {
-            let map = trial::create_map(bpf_map_type::BPF_MAP_TYPE_SOCKHASH, 8, 4, 1, 0);
-            map.map_err(|refusal| refusal.error).and_then(|map| trial::attach(program, map.as_fd(), kind))
+            let map = sys::map_create(bpf_map_type::BPF_MAP_TYPE_SOCKHASH, 8, 4, 1);
+            map.and_then(|map| sys::prog_attach(map.as_fd(), program, kind))
         }
         Place::Listeners => {
             inside()?;

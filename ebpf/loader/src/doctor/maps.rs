@@ -9,7 +9,7 @@ use super::{
     Finding, Group, Site, Status,
     trial::{self, Refusal},
 };
-use crate::sys;
+use crate::sys::{self, MapUpdate};
 
 const NO_CAPTURE: &str = "no eBPF capture; --capture iptables remains";
 const NO_SPLICE: &str = "no splicing: pod-local connections go through the whole stack";
@@ -63,7 +63,7 @@ fn finding(site: &Site<'_>, key: &'static str, outcome: Result<String, Refusal>)
 
 fn take_in_one_step() -> Result<String, Refusal> {
     let map = trial::create_map(bpf_map_type::BPF_MAP_TYPE_LRU_HASH, 4, 4, 16, 0)?;
-    trial::update(map.as_fd(), &7_u32, &11_u32)?;
+    sys::update(map.as_fd(), &7_u32, &11_u32, MapUpdate::Any)?;
     let taken: Option<u32> = sys::lookup_and_delete(map.as_fd(), &7_u32)?;
     let left: Option<u32> = sys::lookup(map.as_fd(), &7_u32)?;
     match (taken, left) {

@@ -4,7 +4,6 @@ use std::{
     ffi::CStr,
     fmt, io,
     os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
-    ptr,
 };
 
 use aya_obj::generated::{
@@ -144,32 +143,6 @@ pub(crate) fn create_map(
     (u.map_type, u.key_size, u.value_size) = (kind as u32, key, value);
     (u.max_entries, u.map_flags) = (entries, flags);
     Ok(sys::fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)?)
-}
-
-/// Puts a value into a map.
-pub(crate) fn update<K, V>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
-    let mut attr = sys::zeroed();
-    // SAFETY: all variants of the union are plain integers.
-    let u = unsafe { &mut attr.__bindgen_anon_2 };
-    u.map_fd = map.as_raw_fd() as u32;
-    u.key = ptr::from_ref(key) as u64;
-    u.__bindgen_anon_1.value = ptr::from_ref(value) as u64;
-    sys::bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
-}
-
-/// Attaches a program the way that has no link: here, to a map of sockets.
-pub(crate) fn attach(
-    program: BorrowedFd<'_>,
-    target: BorrowedFd<'_>,
-    kind: bpf_attach_type,
-) -> io::Result<()> {
-    let mut attr = sys::zeroed();
-    // SAFETY: all variants of the union are plain integers.
-    let u = unsafe { &mut attr.__bindgen_anon_5 };
-    u.__bindgen_anon_1.target_fd = target.as_raw_fd() as u32;
-    u.attach_bpf_fd = program.as_raw_fd() as u32;
-    u.attach_type = kind as u32;
-    sys::bpf(bpf_cmd::BPF_PROG_ATTACH, &mut attr).map(drop)
 }
 
 /// Attaches a program to an interface of the calling thread's network namespace, for as long as the link is open.

@@ -195,13 +195,13 @@ impl SelfTestReport {
 /// Nothing remains of it: namespaces, cgroup, programs and maps are gone when it returns, and should the process be
 /// killed in the middle, all but an empty cgroup, which the next one removes.
 pub fn selftest(test: &SelfTest) -> SelfTestReport {
-    let first = attempt(test, ATTEMPT);
-    let late = first.failure().is_some_and(|check| check.property == Property::Deadline);
-    if late { attempt(test, SECOND_ATTEMPT) } else { first }
+    let (report, late) = attempt(test, ATTEMPT);
+    if late { attempt(test, SECOND_ATTEMPT).0 } else { report }
 }
 
-/// Runs on a thread that nobody waits for longer than promised, whatever the kernel does to it.
-fn attempt(test: &SelfTest, time: Duration) -> SelfTestReport {
+/// Runs on a thread that nobody waits for longer than promised, whatever the kernel does to it. Says also whether what failed
+/// was only late.
+fn attempt(test: &SelfTest, time: Duration) -> (SelfTestReport, bool) {
     let begun = Instant::now();
     let (sender, receiver) = mpsc::channel();
     let own = test.clone();
@@ -210,17 +210,17 @@ fn attempt(test: &SelfTest, time: Duration) -> SelfTestReport {
     };
     let spawned = thread::Builder::new().name("splice-test".into()).spawn(run);
     let late = || format!("no end after {} ms", begun.elapsed().as_millis());
-    let report = match spawned {
-        Err(error) => SelfTestReport::failed(Property::Setup, error.to_string(), begun.elapsed()),
+    let (report, late) = match spawned {
+        Err(error) => (SelfTestReport::failed(Property::Setup, error.to_string(), begun.elapsed()), false),
         Ok(_) => receiver
             .recv_timeout(time + GRACE)
-            .unwrap_or_else(|_| SelfTestReport::failed(Property::Deadline, late(), begun.elapsed())),
+            .unwrap_or_else(|_| (SelfTestReport::failed(Property::Deadline, late(), begun.elapsed()), true)),
     };
-    SelfTestReport { elapsed: begun.elapsed(), ..report }
+    (SelfTestReport { elapsed: begun.elapsed(), ..report }, late)
 }
 
 /// Without the verdict, which costs a little on every message, where the kernel counts right without it; else with it.
-fn configurations(test: &SelfTest, deadline: Deadline) -> SelfTestReport {
+fn configurations(test: &SelfTest, deadline: Deadline) -> (SelfTestReport, bool) {
     let verdicts: &[bool] = match test.fault {
         Some(Fault::NoVerdict) => &[false],
         _ if counts::needs_verdict(deadline) => &[true],
@@ -229,25 +229,26 @@ fn configurations(test: &SelfTest, deadline: Deadline) -> SelfTestReport {
     let mut report = None;
     for &verdict in verdicts {
         let done = one(test, verdict, deadline);
-        let passed = done.passed();
+        let passed = done.0.passed();
         report = Some(done);
         if passed || deadline.is_over() {
             break;
         }
     }
-    report.unwrap_or_else(|| SelfTestReport::failed(Property::Setup, String::new(), Duration::ZERO))
+    report.unwrap_or_else(|| (SelfTestReport::failed(Property::Setup, String::new(), Duration::ZERO), false))
 }
 
-fn one(test: &SelfTest, verdict: bool, deadline: Deadline) -> SelfTestReport {
+fn one(test: &SelfTest, verdict: bool, deadline: Deadline) -> (SelfTestReport, bool) {
     let limit = if test.fault == Some(Fault::NoLimit) { u64::MAX >> 1 } else { test.limit };
     let config = SpliceConfig { limit, verdict };
-    let mut checks = Vec::new();
-    let staged =
-        Stage::with(test.cgroup.as_deref(), config, test.limit, deadline, |stage| run(stage, &mut checks));
+    let (mut checks, mut late) = (Vec::new(), false);
+    let staged = Stage::with(test.cgroup.as_deref(), config, test.limit, deadline, |stage| {
+        late = run(stage, &mut checks);
+    });
     if let Err(detail) = staged {
         checks.insert(0, Check { property: Property::Setup, passed: false, detail });
     }
-    SelfTestReport { checks, verdict, elapsed: Duration::ZERO }
+    (SelfTestReport { checks, verdict, elapsed: Duration::ZERO }, late)
 }
 
 /// A check: what was seen, or what is wrong.
@@ -276,8 +277,8 @@ fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Wrong> 
     if holds { Ok(()) } else { Err(Wrong::Fault(otherwise())) }
 }
 
-/// All checks, up to the first that does not pass.
-fn run(stage: &Stage<'_>, checks: &mut Vec<Check>) {
+/// All checks, up to the first that does not pass; whether that was only late.
+fn run(stage: &Stage<'_>, checks: &mut Vec<Check>) -> bool {
     type Test = fn(&Stage<'_>) -> Outcome;
     let tests: [(Property, Test); 13] = [
         (Property::Enrolment, counts::enrolment),
@@ -295,18 +296,20 @@ fn run(stage: &Stage<'_>, checks: &mut Vec<Check>) {
         (Property::IoUring, wakeups::io_uring),
     ];
     for (property, test) in tests {
-        let check = match test(stage) {
-            Ok(detail) => Check { property, passed: true, detail },
-            // A wake-up that does not come is seen by its lateness; whether the whole was too slow is another matter.
-            Err(Wrong::Late(detail)) if stage.deadline.is_over() => {
-                Check { property: Property::Deadline, passed: false, detail: format!("{property}: {detail}") }
-            }
-            Err(Wrong::Late(detail) | Wrong::Fault(detail)) => Check { property, passed: false, detail },
+        let (passed, late, detail) = match test(stage) {
+            Ok(detail) => (true, false, detail),
+            Err(Wrong::Fault(detail)) => (false, false, detail),
+            Err(Wrong::Late(detail)) => (false, true, detail),
         };
-        let passed = check.passed;
+        // Whether something does not come or the whole is too slow cannot be told apart when the time is over.
+        let check = match late && stage.deadline.is_over() {
+            true => Check { property: Property::Deadline, passed, detail: format!("{property}: {detail}") },
+            false => Check { property, passed, detail },
+        };
         checks.push(check);
         if !passed {
-            return;
+            return late;
         }
     }
+    false
 }

@@ -4,6 +4,7 @@ use std::{
     io::{self, Read as _, Write as _},
     net::TcpStream,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -218,13 +219,17 @@ pub(super) fn until(
     mut holds: impl FnMut() -> Result<bool, Wrong>,
 ) -> Result<(), Wrong> {
     let until = Instant::now() + time;
-    while !holds()? {
-        if Instant::now() >= until {
-            return Err(Wrong::Fault(format!("in vain: {what}")));
+    loop {
+        // Whatever time the look itself takes, the last one is at the end.
+        let last = Instant::now() >= until;
+        if holds()? {
+            return Ok(());
         }
-        std::thread::sleep(Duration::from_micros(200));
+        if last {
+            return Err(Wrong::Late(format!("in vain: {what}")));
+        }
+        thread::sleep(Duration::from_micros(200));
     }
-    Ok(())
 }
 
 fn again(result: io::Result<usize>) -> io::Result<Option<usize>> {

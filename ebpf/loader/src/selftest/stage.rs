@@ -24,25 +24,27 @@ use crate::{
 const DESTINATION: ([u8; 4], u16) = ([192, 0, 2, 1], 80);
 /// Sockets of applications that the checks may use together.
 const SOCKETS: usize = 48;
-/// How long anything within the kernel may take. That something does not happen is known no earlier.
-const STEP: Duration = Duration::from_millis(250);
 
 /// When it has to be over.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline(Instant);
+pub(super) struct Deadline {
+    end: Instant,
+    step: Duration,
+}
 
 impl Deadline {
+    /// A quarter of it is what a single step may take.
     pub(super) fn after(time: Duration) -> Self {
-        Self(Instant::now() + time)
+        Self { end: Instant::now() + time, step: time / 4 }
     }
 
     pub(super) fn is_over(self) -> bool {
-        Instant::now() >= self.0
+        Instant::now() >= self.end
     }
 
-    /// The time that one step may take.
+    /// The time that one step may take. That something does not happen is known no earlier.
     pub(super) fn step(self) -> Duration {
-        self.0.saturating_duration_since(Instant::now()).min(STEP)
+        self.end.saturating_duration_since(Instant::now()).min(self.step)
     }
 }
 
