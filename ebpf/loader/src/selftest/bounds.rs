@@ -147,7 +147,8 @@ impl Stream {
                 result => result?,
             }
         }
-        Ok(())
+        // What came by TCP waits beyond the buffer's size now, and must not be taken for read.
+        if self.towards == Towards::App { self.confirm(stage) } else { Ok(()) }
     }
 
     /// Reads all that was sent.

@@ -67,6 +67,8 @@ pub enum Property {
     OrderAtEntry,
     /// Bytes stay in order when a connection changes between redirection and TCP.
     Order,
+    /// What two threads send on one socket at the same time arrives, and is counted.
+    ConcurrentSenders,
     /// A half-close arrives behind all that was sent.
     HalfClose,
     /// A close arrives behind all that was sent.
@@ -85,7 +87,7 @@ pub enum Property {
 
 impl Property {
     /// All of them, in the order in which they are tested.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Setup,
         Self::Enrolment,
         Self::Fionread,
@@ -94,6 +96,7 @@ impl Property {
         Self::BoundToApp,
         Self::OrderAtEntry,
         Self::Order,
+        Self::ConcurrentSenders,
         Self::HalfClose,
         Self::Close,
         Self::EpollLevel,
@@ -114,6 +117,7 @@ impl Property {
             Self::BoundToApp => "an application that does not read is owed no more than the limit",
             Self::OrderAtEntry => "what was sent before a socket enters is read first",
             Self::Order => "bytes stay in order when a connection changes between redirection and TCP",
+            Self::ConcurrentSenders => "what two threads send at the same time arrives and is counted",
             Self::HalfClose => "nothing that was sent before a half-close is lost",
             Self::Close => "nothing that was sent before a close is lost",
             Self::EpollLevel => "epoll tells of redirected bytes, level-triggered",
@@ -135,6 +139,7 @@ impl Property {
             Self::BoundToApp => "bound_to_app",
             Self::OrderAtEntry => "order_at_entry",
             Self::Order => "order",
+            Self::ConcurrentSenders => "concurrent_senders",
             Self::HalfClose => "half_close",
             Self::Close => "close",
             Self::EpollLevel => "epoll_level",
@@ -280,7 +285,7 @@ fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Wrong> 
 /// All checks, up to the first that does not pass; whether that was only late.
 fn run(stage: &Stage<'_>, checks: &mut Vec<Check>) -> bool {
     type Test = fn(&Stage<'_>) -> Outcome;
-    let tests: [(Property, Test); 13] = [
+    let tests: [(Property, Test); 14] = [
         (Property::Enrolment, counts::enrolment),
         (Property::Fionread, counts::fionread),
         (Property::Accounting, counts::accounting),
@@ -288,6 +293,7 @@ fn run(stage: &Stage<'_>, checks: &mut Vec<Check>) -> bool {
         (Property::BoundToApp, bounds::to_app),
         (Property::OrderAtEntry, bounds::order_at_entry),
         (Property::Order, bounds::order),
+        (Property::ConcurrentSenders, ends::concurrent_senders),
         (Property::HalfClose, ends::half_close),
         (Property::Close, ends::close),
         (Property::EpollLevel, wakeups::epoll_level),
