@@ -58,6 +58,13 @@ impl Backend {
         }
     }
 
+    /// See [`Capture::drain_log`].
+    pub(super) fn drain_log(&mut self) {
+        if let Self::Ebpf(capture) = self {
+            capture.drain_log();
+        }
+    }
+
     /// See [`Capture::direct`].
     pub(super) fn direct_table(&mut self) -> Option<&mut DirectTable> {
         match self {

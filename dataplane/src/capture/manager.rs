@@ -195,8 +195,9 @@ impl CaptureManager {
 
     /// Lets go of pods whose network namespace is gone. To be called every second or so: a namespace, with its
     /// interfaces and addresses, lives for as long as culvert has it open. Clears removed pods whose last connection has
-    /// ended. Returns what was done, a line each.
+    /// ended, and logs what eBPF programs have said. Returns what was done, a line each.
     pub fn reap(&mut self) -> Vec<String> {
+        self.backend.drain_log();
         self.clear_left();
         let is_gone = |pod: &&Pod| match &pod.state {
             State::Captured(captured) => {

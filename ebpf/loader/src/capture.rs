@@ -19,6 +19,7 @@ use crate::{
     object::{self, PodLookup, Programs},
     pins::{self, Pins},
     probe::probe,
+    said::ProgramLog,
     sys::{self, LinkTarget},
 };
 
@@ -50,6 +51,7 @@ pub struct Capture {
     orig_dst: OrigDstTable,
     cgroup: Cgroup,
     direct: DirectTable,
+    log: ProgramLog,
 }
 
 impl Capture {
@@ -69,7 +71,8 @@ impl Capture {
         let mut capture = Self {
             maps: Maps::take(&mut ebpf)?,
             direct: DirectTable::take(&mut ebpf)?,
-            pod_lookup: programs.pod_lookup(&pins)?,
+            log: ProgramLog::take(&mut ebpf)?,
+            pod_lookup: programs.pod_lookup(&pins, &ebpf)?,
             orig_dst: OrigDstTable::new(orig_dst),
             pins,
             cgroup,
@@ -81,6 +84,12 @@ impl Capture {
     /// The table from which accepting workers learn original destinations.
     pub fn orig_dst(&self) -> OrigDstTable {
         self.orig_dst.clone()
+    }
+
+    /// Logs what the programs have said since the last call, as component `bpf`: what went wrong with single connections.
+    /// To be called every second or so.
+    pub fn drain_log(&mut self) {
+        self.log.drain();
     }
 
     /// Loads the programs that splice connections of pods which are then named by [`Splice::add_pod`].

@@ -33,6 +33,7 @@ mod pod;
 mod probe;
 mod routing;
 mod rtnetlink;
+mod said;
 mod sandbox;
 pub mod selftest;
 mod splice;

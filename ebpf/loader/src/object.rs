@@ -8,7 +8,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, MapInfo},
+    maps::{Array, Map, MapInfo},
     programs::{CgroupSockAddr, SockOps},
 };
 use aya_obj::{
@@ -55,7 +55,7 @@ impl Programs {
     pub(crate) fn load(&self, pins: &Pins) -> Result<Ebpf, Error> {
         check_version(pins)?;
         let mut loader = EbpfLoader::new();
-        for name in self.object.maps.keys() {
+        for name in self.object.maps.keys().filter(|name| !is_constant(name)) {
             self.check_layout(pins, name)?;
             loader.map_pin_path(name, pins.map(name));
         }
@@ -79,12 +79,16 @@ impl Programs {
         Err(Error::Layout { path: pins.dir().into(), found, expected: LAYOUT_VERSION })
     }
 
-    /// The socket lookup program with the pinned maps in place, to be loaded for one pod after another.
-    pub(crate) fn pod_lookup(mut self, pins: &Pins) -> Result<PodLookup, Error> {
+    /// The socket lookup program with the pinned maps and the constants of `ebpf` in place, to be loaded for one pod after
+    /// another.
+    pub(crate) fn pod_lookup(mut self, pins: &Pins, ebpf: &Ebpf) -> Result<PodLookup, Error> {
         let error = |e: &(dyn std::error::Error + 'static)| Error::program(POD_LOOKUP, e);
         let mut maps = Vec::new();
         for (name, map) in self.object.maps.drain() {
-            let fd = sys::obj_get(&pins.map(&name)).map_err(|e| Error::pin(pins.map(&name), e))?;
+            let fd = match constants(ebpf, &name) {
+                Some(fd) => fd.map_err(|e| error(&e))?,
+                None => sys::obj_get(&pins.map(&name)).map_err(|e| Error::pin(pins.map(&name), e))?,
+            };
             maps.push((name, fd, map));
         }
         let text_sections = self.object.functions.keys().map(|(section, _)| *section).collect();
@@ -152,6 +156,17 @@ impl PodLookup {
         sys::prog_load(kind, attach, c"pod_lookup", &self.license, &insns)
             .map_err(|e| Error::program(POD_LOOKUP, &e))
     }
+}
+
+/// Whether a map is a section of constants. They are this process's own, and frozen.
+fn is_constant(map: &str) -> bool {
+    map.starts_with('.')
+}
+
+/// The map of that name, if it is a section of constants.
+fn constants(ebpf: &Ebpf, name: &str) -> Option<io::Result<OwnedFd>> {
+    let Some(Map::Array(data)) = ebpf.map(name).filter(|_| is_constant(name)) else { return None };
+    Some(data.fd().as_fd().try_clone_to_owned())
 }
 
 /// The 64-bit loads of the constant that stands for the cookie.

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{io::ErrorKind, net::SocketAddr};
+use std::{io::ErrorKind, net::SocketAddr, sync::Mutex, thread, time::Duration};
 
 use culvert_bpf::{Capture, PodCounters};
 use support::{Pod, Proxy, World, accept, assert_joined, close, nobody_waits};
@@ -110,4 +110,59 @@ fn a_refused_connect_leaves_no_record() {
     let _stream = support::connect(bound(), to).unwrap();
     let (_, peer) = accept(&out4);
     assert_eq!(capture.orig_dst().take(pod.cookie, peer), Some(to));
+}
+
+/// Keeps what is logged in this process.
+struct Collector(Mutex<Vec<String>>);
+
+static LOG: Collector = Collector(Mutex::new(Vec::new()));
+
+impl log::Log for Collector {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = format!("{} {} {}", record.level(), record.target(), record.args());
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn what_the_programs_say_is_logged_and_not_too_often() {
+    log::set_logger(&LOG).unwrap();
+    log::set_max_level(log::LevelFilter::Trace);
+    let (_world, mut capture, pod, _proxy, _other) = setup(true);
+    let refused = || {
+        let socket = pod.socket(socket2::Domain::IPV4);
+        socket.bind_device(Some(b"lo")).unwrap();
+        let error = support::connect(socket, "203.0.113.9:81".parse().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    };
+    let mut said = |about: &str| {
+        capture.drain_log();
+        let lines = LOG.0.lock().unwrap();
+        lines.iter().filter(|line| line.contains(about)).cloned().collect::<Vec<_>>()
+    };
+    let own = format!("namespace {}: connect to [::ffff:203.0.113.9]:81 refused: its socket", pod.cookie);
+    assert_eq!(said(&own), Vec::<String>::new());
+    refused();
+    let first = said(&own);
+    assert_eq!(first.len(), 1, "{first:?}");
+    assert!(first[0].starts_with("WARN culvert_bpf::outbound "), "{first:?}");
+    // Far more than the share of all processors for the second or two that this takes.
+    for _ in 0..2000 {
+        refused();
+    }
+    let many = said(&own).len();
+    assert!(many < 1000, "{many} of 2001 messages were logged");
+    // The next one that is said tells of those that were not.
+    thread::sleep(Duration::from_millis(1100));
+    for _ in 0..64 {
+        refused();
+    }
+    let left_out = said(" messages before this one were left out");
+    assert!(!left_out.is_empty());
 }

@@ -30,6 +30,8 @@ mod maps;
 mod outbound;
 #[cfg(target_arch = "bpf")]
 mod record;
+#[cfg(target_arch = "bpf")]
+mod say;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

@@ -16,6 +16,7 @@ use crate::{
     context::{IPPROTO_TCP, SockAddr, field, is_transparent, netns_cookie, storage, store},
     direct,
     maps::{EXCLUDED_PORTS, EXCLUDED_PREFIXES, count, is_own, pod},
+    say::{say, shown},
 };
 
 /// The answers of a `connect` program: the call fails with EPERM, or goes on.
@@ -113,6 +114,14 @@ fn decide(addr: &SockAddr<'_>, destination: impl FnOnce() -> Address) -> Verdict
         // The redirect cannot work from a socket tied to a device, and letting it go would be a way around.
         Some(Exemption::BoundDevice) if pod.is_strict() => {
             count(pod, |c| c.refused_out += 1);
+            say!(
+                warn,
+                addr.0,
+                "namespace {}: connect to [{:i}]:{} refused: its socket is bound to a device",
+                netns,
+                shown(destination),
+                port
+            );
             Verdict::Reject
         }
         Some(Exemption::BoundDevice) => {
@@ -169,6 +178,14 @@ fn capture(addr: &SockAddr<'_>, netns: u64, pod: &Pod, destination: Address, por
     }
     if store(addr.sk(), netns, OrigDst::captured(destination, port)).is_none() {
         // Without its original destination the proxy could only reset the connection.
+        say!(
+            error,
+            addr.0,
+            "namespace {}: connect to [{:i}]:{} not captured: no memory for its destination",
+            netns,
+            shown(destination),
+            port
+        );
         return if pod.is_strict() { Verdict::Reject } else { Verdict::Pass };
     }
     // A strict pod's connect is turned even when nobody listens: the application gets ECONNREFUSED, which it
@@ -177,6 +194,14 @@ fn capture(addr: &SockAddr<'_>, netns: u64, pod: &Pod, destination: Address, por
         count(pod, |c| c.captured_out += 1);
     } else {
         count(pod, |c| c.refused_out += 1);
+        say!(
+            info,
+            addr.0,
+            "namespace {}: connect to [{:i}]:{} refused: no proxy listened",
+            netns,
+            shown(destination),
+            port
+        );
     }
     Verdict::Redirect { to, port: pod.outbound_port }
 }
