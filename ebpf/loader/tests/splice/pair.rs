@@ -7,17 +7,13 @@ use std::{
     os::fd::AsFd as _,
 };
 
-use aya::{
-    programs::ProgramType,
-    sys::{BpfHelper, is_helper_supported},
-};
 use culvert_bpf::{
     Capture, Diag, EnterError, Leg, LegSpec, PROXY_MARK, SlotPool, Splice, SpliceConfig, SplicedPod,
     TRANSPARENT_MARK, prepare_netns,
 };
 use socket2::{Domain, Socket};
 
-use crate::support::{HANG_GUARD, Pod, Proxy, World, accept, connect, skip};
+use crate::support::{HANG_GUARD, Pod, Proxy, World, accept, can_splice, connect};
 
 /// Small, so that tests reach it soon.
 pub const LIMIT: u64 = 64 * 1024;
@@ -59,8 +55,7 @@ impl Setup {
     }
 
     pub fn with(config: SpliceConfig) -> Option<Self> {
-        if !is_helper_supported(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_netns_cookie).unwrap() {
-            skip("sock_ops programs cannot ask for the network namespace (Linux 5.15)");
+        if !can_splice() {
             return None;
         }
         let mut world = World::new();

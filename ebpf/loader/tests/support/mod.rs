@@ -18,6 +18,10 @@ use std::{
     time::Duration,
 };
 
+use aya::{
+    programs::ProgramType,
+    sys::{BpfHelper, is_helper_supported},
+};
 use culvert_bpf::{
     Capture, CaptureConfig, InboundListener, PodSpec, netns_addresses, netns_cookie, run_in_netns, uninstall,
 };
@@ -244,6 +248,15 @@ pub fn assert_joined(mut one: &TcpStream, mut other: &TcpStream) {
 pub fn abort(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     close(stream);
+}
+
+/// Whether the kernel has what splicing cannot do without. If not, the running test is skipped.
+pub fn can_splice() -> bool {
+    let can = is_helper_supported(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_netns_cookie).unwrap();
+    if !can {
+        skip("no splicing: sock_ops programs cannot ask for the network namespace (Linux 5.15)");
+    }
+    can
 }
 
 /// Says why the running test is nothing for this kernel, where those who count tests look for it.
