@@ -211,6 +211,16 @@ pub struct CaptureFlags {
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/culvert")]
     pub bpf_dir: PathBuf,
 
+    /// Whether bytes between culvert and the applications of its pods skip TCP inside the node: where the kernel passes a
+    /// self-test (`auto`), wherever it can (`on`), or never (`off`). With --capture ebpf only
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub splice: Splice,
+
+    /// Most bytes of a connection that are under way in one direction without TCP; beyond it, and until the reader has
+    /// caught up, they go by TCP. 0: all do
+    #[arg(long, value_name = "BYTES", default_value_t = crate::capture::splice::DEFAULT_LIMIT)]
+    pub splice_limit: u64,
+
     /// The cgroup (v2) whose processes are captured when they belong to an enrolled pod [default: the root of the
     /// hierarchy]
     #[arg(long, value_name = "PATH")]
@@ -391,6 +401,17 @@ pub enum Switch {
     Off,
 }
 
+/// `--splice`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Splice {
+    /// Where the kernel passes the self-test.
+    Auto,
+    /// Wherever it can.
+    On,
+    /// Never.
+    Off,
+}
+
 /// `--drain-strategy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DrainStrategy {
@@ -531,6 +552,9 @@ pub struct PodAdd {
     /// serving culvert]
     #[arg(long, value_name = "ON|OFF")]
     pub direct: Option<Switch>,
+    /// Bytes of the pod's connections always go by TCP
+    #[arg(long)]
+    pub no_splice: bool,
 }
 
 /// `--policy` of a pod.

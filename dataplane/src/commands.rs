@@ -8,7 +8,11 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use culvert::{
-    capture::{CaptureMode, PodReport, PodSpec, Policy, Request, Response, Target, repair::call_or_repair},
+    capture::{
+        CaptureMode, PodReport, PodSpec, Policy, Request, Response, Target,
+        repair::call_or_repair,
+        splice::{SpliceMode, SpliceSettings},
+    },
     cli::{self, Cli, Command, PodAdd, PodCommand},
     control::{self, ServeOptions, admin::ServerInfo},
     logging,
@@ -110,6 +114,14 @@ fn serve_options(cli: &Cli) -> ServeOptions {
         bpf_dir: cli.capture.bpf_dir.clone(),
         cgroup: cli.capture.cgroup.clone(),
         direct: cli.capture.direct == cli::Switch::On,
+        splice: SpliceSettings {
+            mode: match cli.capture.splice {
+                cli::Splice::Auto => SpliceMode::Auto,
+                cli::Splice::On => SpliceMode::On,
+                cli::Splice::Off => SpliceMode::Off,
+            },
+            limit: cli.capture.splice_limit,
+        },
         admin_address_path: cli.config.admin_address_path.clone(),
         drain: culvert::worker::DrainPolicy {
             time: cli.drain.drain_time(),
@@ -170,6 +182,7 @@ fn spec(add: &PodAdd) -> PodSpec {
     spec.inbound = target(&add.inbound);
     spec.addresses = add.addresses.clone();
     spec.direct = add.direct.map(|direct| direct == cli::Switch::On);
+    spec.splice = !add.no_splice;
     spec
 }
 
@@ -177,7 +190,7 @@ fn print_pods(pods: &[PodReport]) {
     for pod in pods {
         let counters = &pod.counters;
         println!(
-            "{}\t{}\t{:?}\toutbound {}\tinbound {}\tcaptured {}\tdirect {}\tbypassed {}\trefused {}\tno-destination {}{}",
+            "{}\t{}\t{:?}\toutbound {}\tinbound {}\tcaptured {}\tdirect {}\tbypassed {}\trefused {}\tno-destination {}\tspliced {}{}",
             pod.name,
             pod.mode,
             pod.policy,
@@ -188,6 +201,7 @@ fn print_pods(pods: &[PodReport]) {
             counters.bypassed,
             counters.refused,
             counters.no_original_dst,
+            counters.spliced,
             pod.pending.as_ref().map(|why| format!("\tpending: {why}")).unwrap_or_default(),
         );
     }

@@ -51,5 +51,7 @@ mod killed;
 mod live;
 #[path = "capture/outbound.rs"]
 mod outbound;
+#[path = "capture/splice.rs"]
+mod splice;
 #[path = "capture/top.rs"]
 mod top;

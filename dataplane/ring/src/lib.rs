@@ -32,6 +32,7 @@ pub mod task;
 pub mod time;
 mod udp;
 mod wake;
+mod watch;
 
 pub use buf::{Chunk, Lease};
 pub use config::{BufferConfig, DriverKind, IoChoice, RuntimeConfig};
@@ -43,3 +44,4 @@ pub use stats::{RuntimeStats, stats};
 pub use stream::{Stream, poll_parked_event};
 pub use udp::{Ecn, MAX_SEGMENTS, Received, Transmit, UdpSocket};
 pub use wake::WakeHandle;
+pub use watch::{Progress, Watch};

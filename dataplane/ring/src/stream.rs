@@ -14,6 +14,7 @@ use crate::{
     buf::{Chunk, Lease},
     context,
     io::{Key, Slot},
+    watch::Watch,
 };
 
 /// A connected TCP or Unix stream socket of the current runtime.
@@ -121,6 +122,11 @@ impl Stream {
     /// Bytes the kernel has accepted for sending so far.
     pub fn bytes_sent(&self) -> u64 {
         context::with(|core| core.io().slot(self.key).map_or(0, |it| it.sent))
+    }
+
+    /// Has `watch` follow the stream's progress, in place of who did before.
+    pub fn watch(&self, watch: Box<dyn Watch>) {
+        context::with(|core| core.io().watch(self.key, watch));
     }
 
     /// Puts an idle connection aside: when anything arrives (data, the end, an error), `tag` is reported by

@@ -6,18 +6,20 @@ use std::{
     cell::Cell,
     io::{Read, Write},
     net::{Shutdown, TcpStream},
+    os::fd::{AsRawFd as _, BorrowedFd},
     rc::Rc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use common::*;
-use culvert_ring::{Chunk, Stream, net, stats, task, time};
+use culvert_ring::{Chunk, Progress, Stream, Watch, net, stats, task, time};
 
 on_both_drivers!(
     a_blocked_send_survives_much_incoming_data,
     a_slow_reader_holds_the_sender,
     a_stream_over_a_unix_socket,
+    a_watch_is_told_of_progress_and_dropped_at_the_end,
     all_kinds_of_chunks_leave_in_order,
     bulk_data_both_ways_at_once,
     connecting_to_nobody_is_an_error,
@@ -40,6 +42,50 @@ async fn echo_with_a_head_and_a_body() {
     }
     assert_eq!(stream.bytes_sent(), 1500);
     assert_eq!(stream.peer_addr().unwrap().as_socket().unwrap(), addr);
+}
+
+/// Writes down what it is told, and whether the socket was still open when it was dropped.
+struct Notebook {
+    seen: Rc<Cell<Option<Progress>>>,
+    open_at_end: Rc<Cell<bool>>,
+    socket: Option<i32>,
+}
+
+impl Watch for Notebook {
+    fn received(&mut self, socket: BorrowedFd<'_>, progress: Progress) {
+        self.socket = Some(socket.as_raw_fd());
+        self.seen.set(Some(progress));
+    }
+
+    fn sent(&mut self, _socket: BorrowedFd<'_>, progress: Progress) {
+        self.seen.set(Some(progress));
+    }
+}
+
+impl Drop for Notebook {
+    fn drop(&mut self) {
+        let path = format!("/proc/self/fd/{}", self.socket.unwrap());
+        self.open_at_end
+            .set(std::fs::read_link(path).is_ok_and(|it| it.to_string_lossy().starts_with("socket:")));
+    }
+}
+
+async fn a_watch_is_told_of_progress_and_dropped_at_the_end() {
+    let (stream, mut peer) = pair().await;
+    peer.write_all(b"before").unwrap();
+    assert_eq!(read_exact(&stream, 6).await, b"before");
+    let (seen, open_at_end) = (Rc::default(), Rc::default());
+    let notebook = Notebook { seen: Rc::clone(&seen), open_at_end: Rc::clone(&open_at_end), socket: None };
+    stream.watch(Box::new(notebook));
+    peer.write_all(b"later").unwrap();
+    assert_eq!(read_exact(&stream, 5).await, b"later");
+    assert_eq!(seen.get(), Some(Progress { received: 11, sent: 0, queued: 0 }));
+    stream.send(b"answer");
+    stream.drained(0).await.unwrap();
+    assert_eq!(seen.get(), Some(Progress { received: 11, sent: 6, queued: 0 }));
+    drop(stream);
+    until(|| open_at_end.get()).await;
+    assert_eq!(Rc::strong_count(&seen), 1);
 }
 
 async fn head_and_small_body_leave_together() {

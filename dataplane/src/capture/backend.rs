@@ -6,18 +6,19 @@ use std::{
     path::PathBuf,
 };
 
-use culvert_bpf::{Capture, DirectTable, InboundListener, NetnsState};
+use culvert_bpf::{Capture, DirectTable, InboundListener, NetnsState, Splice};
 use culvert_model::CaptureSettings;
 
 use crate::capture::{
     CaptureConfig, CaptureError, CaptureMode, Origin, PodCounters, Policy,
     iptables::{self, Rules},
     record::{Pins, Record, RecordStore},
+    splice::{self, SpliceMode, SpliceSettings},
 };
 
 /// What turns traffic in this process.
 pub(super) enum Backend {
-    Ebpf(Box<Capture>),
+    Ebpf(Box<Capture>, Option<Splice>),
     Iptables(CaptureSettings),
     None,
 }
@@ -51,7 +52,8 @@ impl Backend {
                 capture
                     .set_exclusions(cidrs, outbound, &settings.exclude_inbound_ports)
                     .map_err(CaptureError::Bpf)?;
-                Ok(Self::Ebpf(Box::new(capture)))
+                let splice = open_splice(&capture, &config.splice)?;
+                Ok(Self::Ebpf(Box::new(capture), splice))
             }
             CaptureMode::Iptables => Ok(Self::Iptables(config.settings.clone())),
             CaptureMode::None => Ok(Self::None),
@@ -60,7 +62,7 @@ impl Backend {
 
     /// See [`Capture::drain_log`].
     pub(super) fn drain_log(&mut self) {
-        if let Self::Ebpf(capture) = self {
+        if let Self::Ebpf(capture, _) = self {
             capture.drain_log();
         }
     }
@@ -68,7 +70,7 @@ impl Backend {
     /// See [`Capture::direct`].
     pub(super) fn direct_table(&mut self) -> Option<&mut DirectTable> {
         match self {
-            Self::Ebpf(capture) => Some(capture.direct()),
+            Self::Ebpf(capture, _) => Some(capture.direct()),
             Self::Iptables(_) | Self::None => None,
         }
     }
@@ -80,7 +82,7 @@ impl Backend {
         config: &CaptureConfig,
         store: &RecordStore,
     ) -> Result<(), CaptureError> {
-        if matches!(self, Self::Ebpf(_)) {
+        if matches!(self, Self::Ebpf(..)) {
             *self = Self::open(config, store)?;
         }
         Ok(())
@@ -89,8 +91,16 @@ impl Backend {
     /// How connections that this backend turned tell where they meant to go.
     pub(super) fn origin(&self) -> Origin {
         match self {
-            Self::Ebpf(capture) => Origin::Bpf(capture.orig_dst()),
+            Self::Ebpf(capture, _) => Origin::Bpf(capture.orig_dst()),
             Self::Iptables(_) | Self::None => Origin::Iptables,
+        }
+    }
+
+    /// What a pod's connections are spliced with; `None` where they are not.
+    pub(super) fn splice(&self, record: &Record) -> Option<&Splice> {
+        match self {
+            Self::Ebpf(_, splice) if record.pod.splice => splice.as_ref(),
+            _ => None,
         }
     }
 
@@ -111,7 +121,17 @@ impl Backend {
     /// Turns the pod's traffic, or changes how it is turned. When it fails, nothing is turned.
     pub(super) fn turn(&mut self, turn: &Turn<'_>) -> Result<(), CaptureError> {
         match self {
-            Self::Ebpf(capture) => capture.enrol(&bpf_pod(turn)).map_err(|source| turn.kernel_error(source)),
+            Self::Ebpf(capture, splice) => {
+                let enrolled = capture.enrol(&bpf_pod(turn)).map_err(|source| turn.kernel_error(source));
+                if enrolled.is_ok()
+                    && let Some(splice) = splice
+                {
+                    let (cookie, wanted) = (turn.record.netns_cookie, turn.record.pod.splice);
+                    let told = if wanted { splice.add_pod(cookie) } else { splice.remove_pod(cookie) };
+                    told.unwrap_or_else(|error| log::warn!("pod {}: not spliced: {error}", turn.name()));
+                }
+                enrolled
+            }
             Self::Iptables(settings) => {
                 let Some(plan) = turn.record.plan else {
                     return Err(CaptureError::Off(turn.name()));
@@ -142,12 +162,18 @@ impl Backend {
     ) -> Result<(), CaptureError> {
         let name = || record.pod.name.clone();
         match (record.mode, &mut *self) {
-            (CaptureMode::Ebpf, Self::Ebpf(capture)) => match capture.remove(record.netns_cookie) {
-                Err(culvert_bpf::Error::NotEnrolled { .. }) | Ok(()) => {}
-                Err(source) => {
-                    return Err(CaptureError::Kernel { pod: name(), source });
+            (CaptureMode::Ebpf, Self::Ebpf(capture, splice)) => {
+                if let Some(splice) = splice {
+                    let removed = splice.remove_pod(record.netns_cookie);
+                    removed.unwrap_or_else(|error| log::warn!("pod {}: {error}", name()));
                 }
-            },
+                match capture.remove(record.netns_cookie) {
+                    Err(culvert_bpf::Error::NotEnrolled { .. }) | Ok(()) => {}
+                    Err(source) => {
+                        return Err(CaptureError::Kernel { pod: name(), source });
+                    }
+                }
+            }
             // Without the programs of this process, all pins go at once: see `clear_pins`.
             (CaptureMode::Ebpf | CaptureMode::None, _) => {}
             (CaptureMode::Iptables, _) => {
@@ -178,7 +204,7 @@ impl Backend {
 
     /// Lets go of pods that the kernel still holds but nobody knows any more.
     pub(super) fn forget_others(&mut self, known: &[u64]) -> Result<Vec<String>, CaptureError> {
-        let Self::Ebpf(capture) = self else {
+        let Self::Ebpf(capture, _) = self else {
             return Ok(Vec::new());
         };
         let mut forgotten = Vec::new();
@@ -193,7 +219,7 @@ impl Backend {
 
     pub(super) fn counters(&self, record: &Record, netns: BorrowedFd<'_>) -> PodCounters {
         let counted = match (self, &record.plan) {
-            (Self::Ebpf(capture), _) => capture.counters(record.netns_cookie).map(bpf_counters).ok(),
+            (Self::Ebpf(capture, _), _) => capture.counters(record.netns_cookie).map(bpf_counters).ok(),
             (Self::Iptables(_), Some(plan)) => {
                 let counters = iptables::counters(netns, plan).ok();
                 counters.map(|it| PodCounters {
@@ -206,6 +232,22 @@ impl Backend {
         };
         counted.unwrap_or_default()
     }
+}
+
+/// Loads the programs that splice, if connections are to be spliced.
+fn open_splice(capture: &Capture, settings: &SpliceSettings) -> Result<Option<Splice>, CaptureError> {
+    let decision = splice::decide(settings.mode);
+    let opened = if decision.on { Some(capture.splice(settings.programs())) } else { None };
+    match opened {
+        None => log::info!("splicing is off: {}", decision.reason),
+        Some(Ok(opened)) => {
+            log::info!("splicing is on, {} bytes at most in flight: {}", settings.limit, decision.reason);
+            return Ok(Some(opened));
+        }
+        Some(Err(error)) if settings.mode == SpliceMode::On => return Err(CaptureError::Bpf(error)),
+        Some(Err(error)) => log::warn!("splicing is off: {error}"),
+    }
+    Ok(None)
 }
 
 /// Detaches and removes what an earlier instance has pinned. Says where that was, if there was anything.
@@ -269,7 +311,7 @@ fn bpf_counters(counters: culvert_bpf::PodCounters) -> PodCounters {
             + counters.bypassed_in_excluded
             + counters.bypassed_in_no_listener,
         refused: counters.refused_out + counters.refused_in,
-        no_original_dst: 0,
         direct: counters.direct_out + counters.direct_in,
+        ..PodCounters::default()
     }
 }

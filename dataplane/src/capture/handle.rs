@@ -12,7 +12,7 @@ use std::{
 
 use culvert_model::TrafficDirection;
 
-use crate::capture::{CaptureMode, Policy};
+use crate::capture::{CaptureMode, Policy, splice::PodSplice};
 
 /// Which way a captured connection goes, seen from the pod.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -54,6 +54,8 @@ pub struct PodHandle {
     pub inbound_port: u16,
     /// How original destinations are learnt.
     pub origin: Origin,
+    /// What its connections are spliced with, if they are.
+    pub splice: Option<PodSplice>,
     pub(super) dialled_directly: AtomicU64,
 }
 
@@ -159,6 +161,7 @@ impl PodHandle {
             outbound_port: 0,
             inbound_port: 0,
             origin: Origin::Iptables,
+            splice: None,
             dialled_directly: AtomicU64::new(0),
         }
     }

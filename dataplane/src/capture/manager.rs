@@ -23,6 +23,7 @@ use crate::capture::{
     manager::leaving::Leaving,
     pods::{Netns, NetnsId},
     record::{Record, RecordStore, Source},
+    splice::PodSplice,
     targets::{Targets, resolve},
 };
 
@@ -304,7 +305,7 @@ impl CaptureManager {
         }
         if let Some(Pod { record: known, state: State::Captured(previous) }) = previous
             && known.pod == record.pod
-            && self.is_current(previous, netns.id, &targets, &addresses)
+            && self.is_current(previous, &record, netns.id, &targets, &addresses)
         {
             let kept = previous.clone();
             self.turn(&mut record, &kept.handle, &targets, kept.inbound.as_deref().map(AsFd::as_fd))?;
@@ -337,11 +338,23 @@ impl CaptureManager {
     }
 
     /// Whether the listeners of a pod can stay, and with them the connections that wait in their queues.
-    fn is_current(&self, pod: &Captured, netns: NetnsId, targets: &Targets, addresses: &[IpAddr]) -> bool {
+    fn is_current(
+        &self,
+        pod: &Captured,
+        record: &Record,
+        netns: NetnsId,
+        targets: &Targets,
+        addresses: &[IpAddr],
+    ) -> bool {
         pod.netns_id == netns
             && pod.targets == *targets
             && pod.handle.addresses == addresses
             && pod.handle.origin.is_same(&self.backend.origin())
+            && match (&pod.handle.splice, self.backend.splice(record)) {
+                (None, None) => true,
+                (Some(own), Some(current)) => own.programs.is_same(current),
+                _ => false,
+            }
     }
 
     fn remove_by(&mut self, name: Option<String>, netns: Option<PathBuf>) -> Result<String, CaptureError> {
@@ -427,6 +440,7 @@ impl CaptureManager {
             outbound_port: spec.outbound_port,
             inbound_port: spec.inbound_port,
             origin: self.backend.origin(),
+            splice: self.backend.splice(record).cloned().map(PodSplice::new),
             dialled_directly: AtomicU64::new(0),
         }
     }
@@ -516,6 +530,13 @@ impl CaptureManager {
                 report.addresses.clone_from(&handle.addresses);
                 report.counters = self.backend.counters(&pod.record, handle.netns.as_fd());
                 report.counters.no_original_dst = handle.dialled_directly();
+                if let Some(splice) = &handle.splice {
+                    let counts = splice.counts();
+                    report.counters.spliced = counts.spliced;
+                    report.counters.splice_fell_back = counts.fell_back;
+                    report.counters.spliced_bytes_in = counts.bytes_in;
+                    report.counters.spliced_bytes_out = counts.bytes_out;
+                }
             }
         }
         report

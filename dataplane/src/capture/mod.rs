@@ -6,6 +6,7 @@
 //!
 //! - [`pods`] says what a pod is, [`manager`] enrols and removes pods, [`control_socket`] lets root ask for it;
 //! - [`handle`] is what workers see: listeners, original destinations; [`dial`] makes sockets inside a pod for them;
+//! - [`splice`] is about bytes of pods' connections that skip TCP;
 //! - [`iptables`] is the one way to turn traffic, the crate `culvert-bpf` the other;
 //! - [`record`] remembers on disk what was done to which pod, so that it can be taken over or undone after a crash.
 //!
@@ -26,6 +27,7 @@ pub mod pods;
 pub mod protocol;
 pub mod record;
 pub mod repair;
+pub mod splice;
 
 mod backend;
 mod inpod;
@@ -82,6 +84,8 @@ pub struct CaptureConfig {
     pub direct: bool,
     /// `culvert.v1.Capture`: what is never captured, in any pod. Loopback connections and the proxy's own never are either.
     pub settings: CaptureSettings,
+    /// `--splice`, `--splice-limit`; eBPF only.
+    pub splice: splice::SpliceSettings,
     /// Length of the accept queue of every in-pod listener; the kernel caps it at `net.core.somaxconn`.
     pub backlog: u32,
 }
@@ -102,6 +106,7 @@ impl Default for CaptureConfig {
             cgroup_root: None,
             direct: false,
             settings: CaptureSettings::default(),
+            splice: splice::SpliceSettings::default(),
             backlog: 4096,
         }
     }

@@ -79,6 +79,10 @@ pub struct PodSpec {
     /// The port of the inbound in-pod listener, on all of the pod's addresses.
     #[serde(default = "inbound_port")]
     pub inbound_port: u16,
+    /// Whether bytes of its connections may skip TCP inside the node, where culvert splices. See [`crate::capture::splice`]
+    /// for what an application may notice.
+    #[serde(default = "splice", skip_serializing_if = "Clone::clone")]
+    pub splice: bool,
 }
 
 /// Why a pod, or the file that describes pods, was refused. Every message names the pod and the field.
@@ -180,6 +184,7 @@ impl PodSpec {
             direct: None,
             outbound_port: OUTBOUND_PORT,
             inbound_port: INBOUND_PORT,
+            splice: true,
         }
     }
 
@@ -316,6 +321,7 @@ fn pod(index: usize, value: Value) -> Result<PodSpec, PodError> {
     pod.direct = take(&mut fields, &label, "direct")?;
     pod.outbound_port = take(&mut fields, &label, "outbound_port")?.unwrap_or(OUTBOUND_PORT);
     pod.inbound_port = take(&mut fields, &label, "inbound_port")?.unwrap_or(INBOUND_PORT);
+    pod.splice = take(&mut fields, &label, "splice")?.unwrap_or(true);
     match fields.keys().next() {
         Some(Value::String(unknown)) => Err(wrong(&label, unknown, "is not a field of a pod")),
         Some(_) => Err(wrong(&label, "pods", "has a field whose name is not a string")),
@@ -365,6 +371,10 @@ fn outbound_port() -> u16 {
 
 fn inbound_port() -> u16 {
     INBOUND_PORT
+}
+
+fn splice() -> bool {
+    true
 }
 
 impl fmt::Display for Policy {
@@ -424,7 +434,7 @@ mod tests {
     fn a_full_description_is_read() {
         let pods = parse(
             "pods:\n- name: client\n  netns: /run/netns/client\n  cgroup: /sys/fs/cgroup/a\n  policy: permissive\n  \
-             outbound: out\n  inbound: off\n  addresses: [10.0.0.2, 'fd00::2']\n  outbound_port: 16001\n\
+             outbound: out\n  inbound: off\n  addresses: [10.0.0.2, 'fd00::2']\n  outbound_port: 16001\n  splice: false\n\
              - netns: /run/netns/reviews-v1\n",
         )
         .unwrap();
@@ -432,6 +442,7 @@ mod tests {
         assert_eq!(pods[0].outbound, Target::Listener("out".into()));
         assert_eq!(pods[0].inbound, Target::Off);
         assert_eq!(pods[0].addresses.len(), 2);
+        assert!(!pods[0].splice && pods[1].splice);
         assert_eq!((pods[0].outbound_port, pods[0].inbound_port), (16001, 15006));
         assert_eq!(pods[1], PodSpec::new("reviews-v1", "/run/netns/reviews-v1"));
     }
@@ -466,6 +477,7 @@ mod tests {
                 "pod a: netns: /proc/self/ns/net is the host's",
             ),
             (format!("pods:\n- name: a\n  netns: {good}\n  policy: lax\n"), "pod a: policy: "),
+            (format!("pods:\n- name: a\n  netns: {good}\n  splice: perhaps\n"), "pod a: splice: "),
             (format!("pods:\n- name: a\n  netns: {good}\n  colour: red\n"), "pod a: colour: is not a field"),
             (format!("pods:\n- name: a\n  netns: {good}\n  addresses: [nonsense]\n"), "pod a: addresses: "),
             (
@@ -512,6 +524,7 @@ mod tests {
         let mut pod = PodSpec::new("a", "/run/netns/a");
         pod.inbound = Target::Off;
         pod.outbound = Target::Listener("x".into());
+        pod.splice = false;
         let text = serde_json::to_string(&pod).unwrap();
         assert_eq!(serde_json::from_str::<PodSpec>(&text).unwrap(), pod);
         let short: PodSpec = serde_json::from_str(r#"{"netns":"/run/netns/a"}"#).unwrap();

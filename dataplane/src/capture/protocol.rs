@@ -102,6 +102,18 @@ pub struct PodCounters {
     /// Made directly to another pod of the node, or by one to this pod.
     #[serde(default)]
     pub direct: u64,
+    /// Of which culvert's end was spliced to the other one.
+    #[serde(default)]
+    pub spliced: u64,
+    /// Returned from splicing to TCP: a slow reader, or an option of the application's. Each time counts.
+    #[serde(default)]
+    pub splice_fell_back: u64,
+    /// Bytes that culvert received without TCP; of connections that have ended.
+    #[serde(default)]
+    pub spliced_bytes_in: u64,
+    /// Bytes that culvert sent to applications without TCP; of connections that have ended.
+    #[serde(default)]
+    pub spliced_bytes_out: u64,
 }
 
 impl Response {

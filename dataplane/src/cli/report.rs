@@ -98,6 +98,8 @@ impl Cli {
                     "capture": name(self.capture.capture),
                     "pods": path(self.capture.pods.as_deref()),
                     "control_socket": path(Some(&self.capture.control_socket)),
+                    "splice": name(self.capture.splice),
+                    "splice_limit": self.capture.splice_limit,
                     "bpf_dir": path(Some(&self.capture.bpf_dir)),
                     "cgroup": path(self.capture.cgroup.as_deref()),
                 }),

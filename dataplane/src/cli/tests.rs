@@ -26,6 +26,7 @@ fn defaults() {
         (cli.config.mode, cli.workers.io, cli.capture.capture),
         (Mode::Serve, Io::Auto, Capture::None)
     );
+    assert_eq!((cli.capture.splice, cli.capture.splice_limit), (Splice::Auto, 262_144));
     assert_eq!(cli.capture.control_socket, PathBuf::from("/run/culvert/control.sock"));
     assert_eq!(cli.drain.drain_time(), Duration::from_secs(600));
     assert_eq!(cli.log.flush_interval(), Duration::from_secs(10));
@@ -135,7 +136,7 @@ fn bad_values_are_refused_by_name() {
 fn pod_commands() {
     let add = pod(
         "pod add --netns /run/netns/web --cgroup /sys/fs/cgroup/web --name web --outbound out --inbound in \
-         --policy permissive --addresses 10.0.0.1,fd00::1 --direct on",
+         --policy permissive --addresses 10.0.0.1,fd00::1 --direct on --no-splice",
     );
     let expected = PodAdd {
         netns: "/run/netns/web".into(),
@@ -146,6 +147,7 @@ fn pod_commands() {
         policy: Policy::Permissive,
         addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
         direct: Some(Switch::On),
+        no_splice: true,
     };
     assert_eq!(add, PodCommand::Add(expected));
     assert_eq!(pod("pod remove web"), PodCommand::Remove { name: Some("web".into()), netns: None });

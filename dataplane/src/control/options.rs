@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use culvert_ring::IoChoice;
 
-use crate::{capture::CaptureMode, observe::access_log, worker::DrainPolicy};
+use crate::{
+    capture::{CaptureMode, splice::SpliceSettings},
+    observe::access_log,
+    worker::DrainPolicy,
+};
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -21,6 +25,8 @@ pub struct ServeOptions {
     pub control_socket: PathBuf,
     /// `--bpf-dir`
     pub bpf_dir: PathBuf,
+    /// `--splice`, `--splice-limit`
+    pub splice: SpliceSettings,
     /// `--cgroup`
     pub cgroup: Option<PathBuf>,
     /// `--direct`

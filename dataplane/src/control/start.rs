@@ -271,6 +271,7 @@ fn start_capture(loaded: &Loaded, options: &ServeOptions, shared: &Shared) -> Re
         cgroup_root: options.cgroup.clone(),
         direct: options.direct,
         settings: loaded.bootstrap.capture.clone(),
+        splice: options.splice,
         ..CaptureConfig::default()
     };
     let manager = CaptureManager::new(config, Box::new(port::Port(shared.workers.clone())))?;

@@ -28,7 +28,7 @@ pub use notes::{FilterState, Notes};
 pub use runtime::{ListenerRuntime, OpenConnection};
 
 use crate::{
-    capture::{Direction, PodHandle},
+    capture::{Direction, PodHandle, splice::Ends},
     observe::access::{Facts, LogType},
     tls::TlsInfo,
     worker::{Admission, Local, Origin, Worker},
@@ -240,6 +240,13 @@ fn admit(worker: &Rc<Worker>, stream: Stream, name: &str, origin: &Origin) {
             }
         },
     };
+    if let (Some(pod), Some(peer)) = (&pod, remote.socket())
+        && pod.splice.is_some()
+        && listener.spec.config.splice
+        && let Some(local) = Peer::of(stream.local_addr()).and_then(|local| local.socket())
+    {
+        worker.splice.follow(&stream, pod, Ends { local, peer, active: false });
+    }
     let who = Downstream {
         remote,
         direct_remote: remote,

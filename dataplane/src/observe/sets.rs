@@ -649,6 +649,34 @@ stat_set! {
 }
 
 stat_set! {
+    /// Scope `culvert.splice`: connections whose bytes skip TCP between two sockets of this node, of which culvert's own are
+    /// counted.
+    pub struct SpliceStats {
+        /// Sockets that entered the map; one of a connection for one request does not.
+        counter cx_total,
+        gauge cx_active,
+        /// Bytes redirected to culvert.
+        counter rx_bytes_total,
+        /// Bytes redirected from culvert to applications; those to another socket of culvert's are received there.
+        counter tx_bytes_total,
+        /// How often a direction returned to TCP because a reader was slow.
+        counter fallback_limit,
+        /// Connections that returned to TCP because the application set an option that redirected bytes do not obey.
+        counter fallback_option,
+        /// Connections that returned to TCP because more was read than was known to be sent: a fault of the kernel's or ours.
+        counter fallback_miscount,
+        /// Not spliced because another eBPF program has the socket.
+        counter declined_busy,
+        /// Not spliced because all places were taken.
+        counter declined_full,
+        /// Not spliced because the kernel refused.
+        counter declined_other,
+        /// How often the kernel was asked what an application has read.
+        counter reader_asked,
+    }
+}
+
+stat_set! {
     /// Scope `culvert.capture`: connections that pods' traffic made, as the workers see them.
     pub struct CaptureStats {
         /// Outbound connections accepted with a recorded original destination.

@@ -32,7 +32,7 @@ pub use outlier::{LocalFailure, Monitor, Tripped};
 pub use pool::{AcquireError, IdleSet, Lent, TcpConn, discard_outdated, discard_where, janitor};
 
 use crate::{
-    capture::PodHandle,
+    capture::{PodHandle, splice::WorkerSplice},
     listener::Downstream,
     observe::stats::{ClusterStats, CodeStats, Http2Stats, Registry, SubsetStats, ZoneStats},
     snapshot::{ClusterSpec, HostSpec, Limits},
@@ -128,11 +128,13 @@ pub struct Cluster {
     zone_stats: OnceCell<Arc<ZoneStats>>,
     subset_stats: OnceCell<Arc<SubsetStats>>,
     registry: Registry,
+    /// For connections to applications and proxies of this node.
+    splice: Rc<WorkerSplice>,
 }
 
 impl Cluster {
     /// The worker's state of `spec`; its counters appear in `registry`.
-    pub fn new(spec: Arc<ClusterSpec>, worker: usize, registry: &Registry) -> Self {
+    pub fn new(spec: Arc<ClusterSpec>, worker: usize, registry: &Registry, splice: Rc<WorkerSplice>) -> Self {
         let scope = format!("cluster.{}", spec.config.stat_name);
         let stats = Arc::new(ClusterStats::default());
         registry.register(scope.clone(), stats.clone());
@@ -158,6 +160,7 @@ impl Cluster {
             zone_stats: OnceCell::new(),
             subset_stats: OnceCell::new(),
             registry: registry.clone(),
+            splice,
             config: RefCell::new(Rc::new(Local(spec.config.clone()))),
             spec: RefCell::new(spec),
         }

@@ -427,6 +427,9 @@ impl Cluster {
         let (spec, config) = (host.spec(), self.config());
         let until = time::now() + config.connect_timeout;
         let stream = connect(&spec.endpoint, &config, via).await?;
+        if let Some(pod) = &via.pod {
+            self.splice.follow_upstream(&stream, pod);
+        }
         if let Some(version) = spec.proxy {
             stream.write_with(|out| write_proxy(version_of(version), via.ends.as_deref().copied(), out));
         }

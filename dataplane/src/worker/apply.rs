@@ -34,6 +34,7 @@ pub(super) async fn obey(worker: Rc<Worker>, mut commands: Receiver<Command>) {
             Command::RemovePod(pod) => {
                 worker.stop_accepting(false, |accepting| accepting.pod.is_some_and(|(id, _)| id == pod));
                 worker.pods.borrow_mut().remove(&pod);
+                worker.splice.remove_pod(pod);
                 discard_where(&worker, |key, _| key.pod == pod);
             }
             Command::Stop => return,

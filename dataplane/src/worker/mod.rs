@@ -34,7 +34,7 @@ pub use command::{BoundListener, Command, DrainScope, Origin};
 pub use pool::{StartError, WorkerConfig, Workers};
 
 use crate::{
-    capture::Direction,
+    capture::{Direction, splice::WorkerSplice},
     http::date::Date,
     listener::{InspectorStats, ListenerRuntime, ProxyCounters, accept},
     observe::{
@@ -104,6 +104,8 @@ pub struct Worker {
     pub date: Date,
     /// Captured connections that had no recorded destination, and the like.
     pub capture_stats: Arc<CaptureStats>,
+    /// Connections whose bytes skip TCP.
+    pub splice: Rc<WorkerSplice>,
     config_stats: Arc<ConfigStats>,
     /// Held for the registry, which forgets what nobody holds.
     _heap_stats: Arc<HeapStats>,
@@ -218,6 +220,7 @@ impl Worker {
             rng: RefCell::new(fastrand::Rng::new()),
             date: Date::default(),
             capture_stats,
+            splice: WorkerSplice::new(&process.registry),
             config_stats,
             http2_stats: OnceCell::new(),
             inspectors: InspectorStats::new(&process.registry),
@@ -259,7 +262,7 @@ impl Worker {
         }
         let spec = self.snapshot.borrow().clusters.get(name)?.clone();
         let key = spec.config.name.clone();
-        let cluster = Rc::new(Cluster::new(spec, self.index, &self.process.registry));
+        let cluster = Rc::new(Cluster::new(spec, self.index, &self.process.registry, self.splice.clone()));
         self.clusters.borrow_mut().insert(key, cluster.clone());
         Some(cluster)
     }
@@ -424,7 +427,10 @@ impl Worker {
         let listener = Rc::new(RefCell::new(bound.listener.clone()));
         let pod = match &bound.origin {
             Origin::Direct => None,
-            Origin::Pod(pod, direction) => Some((pod.id, *direction)),
+            Origin::Pod(pod, direction) => {
+                self.splice.add_pod(pod);
+                Some((pod.id, *direction))
+            }
         };
         self.pods.borrow_mut().extend(pod.map(|(id, _)| id));
         match culvert_ring::Listener::new(bound.socket) {

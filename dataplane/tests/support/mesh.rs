@@ -112,6 +112,13 @@ typed_config:
         self
     }
 
+    /// Gives a listener this metadata.
+    pub fn metadata(mut self, listener: &str, metadata: &str) -> Self {
+        let name = format!("- name: {listener}\n");
+        self.listeners = self.listeners.replace(&name, &format!("{name}  metadata: {metadata}\n"));
+        self
+    }
+
     /// A cluster, as [`cluster`] makes them.
     pub fn cluster(mut self, cluster: &str) -> Self {
         self.clusters += cluster;

@@ -72,9 +72,12 @@ pub struct Slot {
     /// Bytes redirected towards the application. Written by the programs.
     pub redirected_out: u64,
     /// How often the direction towards the proxy has returned to TCP for the limit. Written by the programs.
-    pub fell_back_in: u64,
+    pub fell_back_in: u32,
     /// How often the direction towards the application has. Written by the programs.
-    pub fell_back_out: u64,
+    pub fell_back_out: u32,
+    /// The sequence numbers at which the connection began, its own and its peer's; 0 until it has sent. Written by the
+    /// programs.
+    pub beginnings: u64,
 }
 
 impl Slot {
@@ -168,6 +171,10 @@ pub struct SpliceSettings {
     pub write_seq: u32,
     /// `bytes_acked`, u64.
     pub bytes_acked: u32,
+    /// `rcv_nxt`, u32.
+    pub rcv_nxt: u32,
+    /// `bytes_received`, u64.
+    pub bytes_received: u32,
     /// `is_mptcp`, bool; 0 on a kernel without MPTCP.
     pub is_mptcp: u32,
 }
@@ -187,7 +194,7 @@ const _: () = assert!(size_of::<Leg>() == 4 + 4 + 8 + 4 + 4);
 const _: () = assert!(size_of::<Slot>() == 64);
 const _: () = assert!(size_of::<Flow>() == 2 * size_of::<SocketKey>() + 2 * 8 + 4 * 4);
 const _: () = assert!(size_of::<SplicedPod>() == 5 * 8);
-const _: () = assert!(size_of::<SpliceSettings>() == 8 + 8 * 4);
+const _: () = assert!(size_of::<SpliceSettings>() == 8 + 10 * 4);
 
 #[cfg(feature = "user")]
 mod user {

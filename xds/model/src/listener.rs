@@ -53,6 +53,9 @@ pub struct Listener {
     pub drain_modify_only: bool,
     /// `ignore_global_conn_limit`: false.
     pub ignore_global_limit: bool,
+    /// `metadata.filter_metadata["culvert"].splice`: true. Whether bytes of captured connections may skip TCP inside the
+    /// node.
+    pub splice: bool,
     /// Stands for everything above but the chains, and what chooses among them: equal in two versions of a listener
     /// that differ in those alone.
     pub fingerprint: u64,

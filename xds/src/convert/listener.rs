@@ -5,14 +5,17 @@ use std::{sync::Arc, time::Duration};
 use culvert_model::{
     Address, ListenSocket, Listener, SocketOption, SocketState, TcpKeepalive, TrafficDirection,
 };
-use envoy_types::pb::envoy::config::{
-    core::v3::{
-        self as core_pb, TrafficDirection as Direction, address, socket_option::SocketState as State,
+use envoy_types::pb::{
+    envoy::config::{
+        core::v3::{
+            self as core_pb, TrafficDirection as Direction, address, socket_option::SocketState as State,
+        },
+        listener::v3::{
+            self as pb,
+            listener::{DrainType, ListenerSpecifier},
+        },
     },
-    listener::v3::{
-        self as pb,
-        listener::{DrainType, ListenerSpecifier},
-    },
+    google::protobuf::value::Kind,
 };
 use prost::Message as _;
 
@@ -53,6 +56,7 @@ pub(crate) fn listener(at: &At<'_>, message: &pb::Listener, clusters: &Clusters<
         )
     });
     let sockets = sockets(at, message);
+    let splice = splice(&at.field("metadata"), message.metadata.as_ref());
     let access_log = access_log::access_logs(&at.field("access_log"), &message.access_log);
     let (address, additional_addresses) = (address?, additional_addresses?);
     distinct(at, &address, &additional_addresses)?;
@@ -85,6 +89,7 @@ pub(crate) fn listener(at: &At<'_>, message: &pb::Listener, clusters: &Clusters<
         reuse_port: message.enable_reuse_port.as_ref().is_none_or(|enable| enable.value),
         drain_modify_only: message.drain_type() == DrainType::ModifyOnly,
         ignore_global_limit: message.ignore_global_conn_limit,
+        splice: splice?,
         fingerprint: fingerprint(message),
     })
 }
@@ -182,7 +187,24 @@ fn distinct(at: &At<'_>, address: &Address, additional: &[Address]) -> Option<()
     Some(())
 }
 
-/// What Envoy compares to tell an update of the chains alone: everything but them. Metadata has no effect, and no order.
+/// Culvert's own setting; other metadata is for others.
+fn splice(at: &At<'_>, metadata: Option<&core_pb::Metadata>) -> Option<bool> {
+    let Some(own) = metadata.and_then(|metadata| metadata.filter_metadata.get("culvert")) else {
+        return Some(true);
+    };
+    let at = at.field("filter_metadata");
+    let at = at.key("culvert");
+    if let Some(other) = own.fields.keys().find(|key| *key != "splice") {
+        return at.field(other).error("is no setting that a listener has; there is `splice`");
+    }
+    match own.fields.get("splice").map(|value| &value.kind) {
+        None => Some(true),
+        Some(Some(Kind::BoolValue(splice))) => Some(*splice),
+        Some(_) => at.field("splice").error("must be true or false"),
+    }
+}
+
+/// What Envoy compares to tell an update of the chains alone: everything but them. Metadata has no order, and what it says is for connections to come.
 fn fingerprint(message: &pb::Listener) -> u64 {
     let rest = pb::Listener {
         filter_chains: Vec::new(),

@@ -44,10 +44,10 @@ pub(super) const TABLES: &[Table] = &[
             "ignore_global_conn_limit",
             "drain_type",
             "access_log",
+            "metadata",
         ],
         used_as: &[("address", &LISTEN_ADDRESS)],
         no_effect: &[
-            ("metadata", "nothing reads it"),
             ("stats_matcher", "counters cannot be left out"),
             ("bypass_overload_manager", "there is no overload manager that acts on listeners"),
             ("tcp_fast_open_queue_length", "connections open the ordinary way"),

@@ -105,6 +105,7 @@ pub(crate) fn compile(matches: &[FilterChainMatch]) -> Chains {
         reuse_port: true,
         drain_modify_only: false,
         ignore_global_limit: false,
+        splice: true,
         fingerprint: 0,
     })
 }

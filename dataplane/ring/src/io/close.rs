@@ -46,10 +46,11 @@ impl Io {
         if self.slots.get(key).filter(idle).is_none() {
             return;
         }
-        if let Some(mut slot) = self.slots.remove(key)
-            && let Some(outbox) = slot.outbox.take()
-        {
-            self.spares.keep_outbox(outbox);
+        if let Some(mut slot) = self.slots.remove(key) {
+            slot.watch = None;
+            if let Some(outbox) = slot.outbox.take() {
+                self.spares.keep_outbox(outbox);
+            }
         }
     }
 

@@ -28,6 +28,7 @@ use crate::{
     driver::{AnyDriver, Attempt, Driver, Event},
     stats::RuntimeStats,
     wake::Shared,
+    watch::Watch,
 };
 
 /// How long what a dropped stream has queued is still sent.
@@ -104,6 +105,12 @@ impl Io {
     #[inline]
     pub(crate) fn slot(&self, key: Key) -> Option<&Slot> {
         self.slots.get(key)
+    }
+
+    pub(crate) fn watch(&mut self, key: Key, watch: Box<dyn Watch>) {
+        if let Some(slot) = self.slots.get_mut(key) {
+            slot.watch = Some(watch);
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

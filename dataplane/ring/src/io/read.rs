@@ -174,6 +174,7 @@ impl Io {
             Ok(lease) => {
                 self.stats.recvs += 1;
                 self.stats.recv_bytes += lease.len() as u64;
+                slot.add_received(lease.len() as u64);
                 // A full buffer says that there is more to come, a small receive that there is not.
                 slot.large = slot.bulk
                     || lease.len() >= self.pool.size(Class::Small)

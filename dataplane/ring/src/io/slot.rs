@@ -2,11 +2,15 @@
 
 use std::{
     collections::VecDeque,
-    os::fd::{IntoRawFd, OwnedFd},
+    os::fd::{AsFd as _, IntoRawFd, OwnedFd},
     task::Waker,
 };
 
-use crate::{buf::Lease, io::outbox::Outbox};
+use crate::{
+    buf::Lease,
+    io::outbox::Outbox,
+    watch::{Progress, Watch},
+};
 
 /// A driver packs the index of a socket into 24 bits.
 const MAX_SLOTS: usize = 1 << 24;
@@ -52,6 +56,9 @@ pub(crate) struct Slot {
     pub(crate) drain_below: usize,
     pub(crate) writer: Option<Waker>,
     pub(crate) sent: u64,
+    pub(crate) received: u64,
+    /// Follows the progress; gone before the descriptor is.
+    pub(crate) watch: Option<Box<dyn Watch>>,
 
     pub(crate) park: Park,
     /// Connections accepted, or datagrams and trains of them received, in this turn (not for streams).
@@ -66,6 +73,29 @@ impl Slot {
     #[inline]
     pub(crate) fn queued(&self) -> usize {
         self.outbox.as_ref().map_or(0, |it| it.queued())
+    }
+
+    /// Books received bytes.
+    #[inline]
+    pub(crate) fn add_received(&mut self, len: u64) {
+        self.received += len;
+        let progress = self.progress();
+        if let (Some(watch), Some(fd)) = (&mut self.watch, &self.fd) {
+            watch.received(fd.as_fd(), progress);
+        }
+    }
+
+    /// Says that bytes were sent, once they are booked.
+    #[inline]
+    pub(crate) fn tell_sent(&mut self) {
+        let progress = self.progress();
+        if let (Some(watch), Some(fd)) = (&mut self.watch, &self.fd) {
+            watch.sent(fd.as_fd(), progress);
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        Progress { received: self.received, sent: self.sent, queued: self.queued() }
     }
 }
 

@@ -95,6 +95,7 @@ impl Io {
                     if let Some(outbox) = &mut slot.outbox {
                         outbox.consume(count, &mut self.spares);
                     }
+                    slot.tell_sent();
                 }
                 Attempt::Done(Err(error)) => slot.write_error = errno(&error),
                 Attempt::NoBuffer | Attempt::Pending => break,
@@ -114,6 +115,7 @@ impl Io {
                 if let Some(outbox) = &mut slot.outbox {
                     outbox.consume(count, &mut self.spares);
                 }
+                slot.tell_sent();
             }
             Err(error) => {
                 slot.write_error = errno(&error);

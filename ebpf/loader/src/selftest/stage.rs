@@ -152,7 +152,7 @@ fn play(
     let splice = capture.splice(config).map_err(text)?;
     splice.add_pod(cookie).map_err(text)?;
     let sockets = RefCell::new(cgroup.sockets(Domain::IPV4, SOCKETS).map_err(text)?);
-    let (pool, diag) = (splice.slots(0, 1), Diag::open(netns.as_fd()).map_err(text)?);
+    let (pool, diag) = (splice.slots(), Diag::open(netns.as_fd()).map_err(text)?);
     f(&Stage { splice, cookie, limit, deadline, diag, pool, outbound: &outbound, sockets });
     Ok(())
 }

@@ -26,7 +26,7 @@ const WANTED: [(&str, &[&str]); 4] = [
     ("sock_common", &["skc_flags"]),
     ("sock", &["sk_rcvlowat"]),
     ("inet_connection_sock", &["icsk_ulp_ops"]),
-    ("tcp_sock", &["snd_una", "write_seq", "bytes_acked", "is_mptcp"]),
+    ("tcp_sock", &["snd_una", "write_seq", "bytes_acked", "rcv_nxt", "bytes_received", "is_mptcp"]),
 ];
 
 /// Looks up what the programs need to know.
@@ -49,6 +49,8 @@ pub(super) fn settings() -> Result<SpliceSettings, Error> {
         snd_una: needed("snd_una")?,
         write_seq: needed("write_seq")?,
         bytes_acked: needed("bytes_acked")?,
+        rcv_nxt: needed("rcv_nxt")?,
+        bytes_received: needed("bytes_received")?,
         is_mptcp: field("is_mptcp").unwrap_or_default(),
     })
 }

@@ -67,6 +67,7 @@ pub(crate) struct Shared {
     legs: OwnedFd,
     pods: OwnedFd,
     slots: SlotTable,
+    limit: u64,
     /// Attachments: what they are attached to forgets them when they close.
     _links: [OwnedFd; 2],
 }
@@ -127,7 +128,7 @@ impl Splice {
         let option = link(cgroup, &option, bpf_attach_type::BPF_CGROUP_SETSOCKOPT, "splice_option")?;
         let ops = program::<SockOps>(&mut ebpf, "splice_ops", SockOps::load)?;
         let ops = link(cgroup, &ops, bpf_attach_type::BPF_CGROUP_SOCK_OPS, "splice_ops")?;
-        let shared = Shared { sockets, legs, pods, slots, _links: [option, ops] };
+        let shared = Shared { sockets, legs, pods, slots, limit: config.limit, _links: [option, ops] };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -151,9 +152,19 @@ impl Splice {
         sys::lookup(self.shared.pods.as_fd(), &netns_cookie).map_err(|e| map_error("SPLICED_PODS", e))
     }
 
-    /// The places for legs of one of `count` equal parts, for one thread.
-    pub fn slots(&self, part: usize, count: usize) -> SlotPool {
-        SlotPool::new(self.shared.clone(), part, count)
+    /// Places for legs, for one thread.
+    pub fn slots(&self) -> SlotPool {
+        SlotPool::new(self.shared.clone())
+    }
+
+    /// Most bytes in flight in one direction.
+    pub fn limit(&self) -> u64 {
+        self.shared.limit
+    }
+
+    /// Whether both are the same programs and maps.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// How many sockets are in the map, by walking it: for tests and reports.

@@ -3,13 +3,14 @@
 use std::{
     cell::RefCell,
     io,
+    ops::Range,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     ptr::NonNull,
     rc::Rc,
     slice,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -27,8 +28,9 @@ pub(super) struct SharedSlot {
     off: AtomicU64,
     redirected_in: AtomicU64,
     redirected_out: AtomicU64,
-    fell_back_in: AtomicU64,
-    fell_back_out: AtomicU64,
+    fell_back_in: AtomicU32,
+    fell_back_out: AtomicU32,
+    beginnings: AtomicU64,
 }
 
 const _: () = {
@@ -40,11 +42,14 @@ const _: () = {
     assert!(std::mem::offset_of!(SharedSlot, redirected_out) == std::mem::offset_of!(Slot, redirected_out));
     assert!(std::mem::offset_of!(SharedSlot, fell_back_in) == std::mem::offset_of!(Slot, fell_back_in));
     assert!(std::mem::offset_of!(SharedSlot, fell_back_out) == std::mem::offset_of!(Slot, fell_back_out));
+    assert!(std::mem::offset_of!(SharedSlot, beginnings) == std::mem::offset_of!(Slot, beginnings));
 };
 
 /// The map `SLOTS` in this process's memory.
 pub(super) struct SlotTable {
     start: NonNull<SharedSlot>,
+    /// Where places begin that no pool has taken.
+    next: AtomicU32,
     /// The memory lives for as long as the map does.
     _map: OwnedFd,
 }
@@ -54,17 +59,29 @@ unsafe impl Send for SlotTable {}
 // SAFETY: as above.
 unsafe impl Sync for SlotTable {}
 
+/// How many places a pool takes when it has none left. It keeps them.
+const TAKEN_AT_ONCE: u32 = 256;
+const _: () = assert!(MAX_LEGS.is_multiple_of(TAKEN_AT_ONCE));
+
 const TABLE_LEN: usize = MAX_LEGS as usize * size_of::<SharedSlot>();
 
 impl SlotTable {
     pub(super) fn map(map: OwnedFd) -> io::Result<Self> {
         let start = sys::mmap_shared(map.as_fd(), TABLE_LEN)?;
-        Ok(Self { start: start.cast(), _map: map })
+        Ok(Self { start: start.cast(), next: AtomicU32::new(0), _map: map })
     }
 
     fn slots(&self) -> &[SharedSlot] {
         // SAFETY: the mapping is that long, page aligned, zeroed by the kernel, and stays until `self` is dropped.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), MAX_LEGS as usize) }
+    }
+
+    /// Places that nobody has had.
+    fn take(&self) -> Range<u32> {
+        let taken = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {
+            (next < MAX_LEGS).then(|| next + TAKEN_AT_ONCE)
+        });
+        taken.map_or(0..0, |start| start..start + TAKEN_AT_ONCE)
     }
 }
 
@@ -106,12 +123,8 @@ pub struct LegProgress {
 }
 
 impl SlotPool {
-    pub(super) fn new(shared: Arc<Shared>, part: usize, count: usize) -> Self {
-        let (all, count) = (MAX_LEGS as usize, count.max(1));
-        let part = part.min(count - 1);
-        let range = (all * part / count) as u32..(all * (part + 1) / count) as u32;
-        // The lowest first: what is in use stays close together.
-        Self { shared, free: Rc::new(RefCell::new(range.rev().collect())) }
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, free: Rc::default() }
     }
 
     /// Puts a connected socket into the map. Four system calls.
@@ -131,17 +144,14 @@ impl SlotPool {
         if sys::has_unread(socket).map_err(EnterError::Refused)? {
             return Err(EnterError::Unread);
         }
-        let index = self.free.borrow_mut().pop().ok_or(EnterError::Full)?;
+        let index = self.take().ok_or(EnterError::Full)?;
         let slot = self.slot(index);
-        let fields = [
-            &slot.peer_read,
-            &slot.off,
-            &slot.redirected_in,
-            &slot.redirected_out,
-            &slot.fell_back_in,
-            &slot.fell_back_out,
-        ];
+        let fields =
+            [&slot.peer_read, &slot.off, &slot.redirected_in, &slot.redirected_out, &slot.beginnings];
         fields.into_iter().for_each(|field| field.store(0, Ordering::Relaxed));
+        for field in [&slot.fell_back_in, &slot.fell_back_out] {
+            field.store(0, Ordering::Relaxed);
+        }
         slot.read.store(read, Ordering::Relaxed);
         let generation = slot.generation.fetch_add(1, Ordering::Release) as u32 + 1;
         let leg = LegEntry::new(index, generation, spec.peer_netns, spec.active);
@@ -150,9 +160,18 @@ impl SlotPool {
         self.shared.enter(socket, &key, &leg).map(|()| entered)
     }
 
-    /// Places that are free.
+    /// Places that this pool has and does not use.
     pub fn free(&self) -> usize {
         self.free.borrow().len()
+    }
+
+    fn take(&self) -> Option<u32> {
+        let mut free = self.free.borrow_mut();
+        if free.is_empty() {
+            // The lowest first: what is in use stays close together.
+            free.extend(self.shared.slots.take().rev());
+        }
+        free.pop()
     }
 
     fn slot(&self, index: u32) -> &SharedSlot {
@@ -192,7 +211,8 @@ impl Leg {
         LegProgress {
             redirected_in: load(&slot.redirected_in),
             redirected_out: load(&slot.redirected_out),
-            fell_back: load(&slot.fell_back_in) + load(&slot.fell_back_out),
+            fell_back: u64::from(slot.fell_back_in.load(Ordering::Relaxed))
+                + u64::from(slot.fell_back_out.load(Ordering::Relaxed)),
             declined: off == Slot::OFF_OPTION,
             miscounted: off == Slot::OFF_MISCOUNT,
         }

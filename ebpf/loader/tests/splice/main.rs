@@ -16,7 +16,8 @@ use std::{
 
 use culvert_bpf::{EnterError, SpliceConfig};
 use pair::{LIMIT, Setup, loopback_packets, proxied, random_bytes};
-use socket2::SockRef;
+use socket2::{Domain, SockRef};
+use support::{accept, connect};
 
 /// One way over a loopback device takes two packets at least: data and its acknowledgement.
 #[test]
@@ -54,6 +55,27 @@ fn an_application_that_the_proxy_dials_enters_too() {
     assert_eq!(s.pod(&s.server).entered, 2);
 }
 
+#[test]
+fn ipv6_is_spliced_and_so_is_ipv4_from_an_ipv6_socket() {
+    let Some(s) = Setup::new() else { return };
+    for to in ["[2001:db8::9]:80", "[::ffff:203.0.113.9]:80"] {
+        let to: SocketAddr = to.parse().unwrap();
+        let mut app = connect(s.client.socket(Domain::IPV6), to).unwrap();
+        app.set_nodelay(true).unwrap();
+        let listener = if to.ip().to_canonical().is_ipv6() { &s.proxy.out6 } else { &s.proxy.out4 };
+        let mut proxy = proxied(&s, accept(listener).0);
+        proxy.enter().unwrap();
+        app.write_all(b"request").unwrap();
+        assert_eq!(proxy.read_exactly(7), b"request");
+        proxy.send(b"response");
+        assert_eq!(proxy.confirm(), 0, "{to}");
+        app.read_exact(&mut [0; 8]).unwrap();
+        assert_eq!(proxy.confirm(), 8, "{to}");
+        let progress = proxy.leg().progress();
+        assert_eq!((progress.redirected_in, progress.redirected_out), (7, 8), "{to}");
+    }
+}
+
 /// Proxies of two pods: both ends are ours, in different namespaces.
 #[test]
 fn a_hop_between_two_proxies_is_spliced() {
@@ -65,9 +87,26 @@ fn a_hop_between_two_proxies_is_spliced() {
         there.send(&number.to_be_bytes());
         assert_eq!(here.read_exactly(4), number.to_be_bytes());
     }
-    // Bytes are counted where they arrive.
-    assert_eq!(there.leg().progress().redirected_in, 400);
+    // Bytes are counted where they arrive. The first message had nobody yet who had proved to be its receiver.
+    assert_eq!(there.leg().progress().redirected_in, 396);
     assert_eq!(here.leg().progress().redirected_in, 400);
+}
+
+/// A leg that goes by the name of a connection's end and is another's gets nothing of it.
+#[test]
+fn a_leg_of_another_connection_is_not_taken_for_the_peer() {
+    let Some(s) = Setup::new() else { return };
+    let ((mut here, mut there), (other, _far)) = (s.hop(), s.plain_hop());
+    here.leave();
+    let _wrong = other.enter_as(&here);
+    for _ in 0..3 {
+        there.send(b"for one alone");
+        assert_eq!(here.read_exactly(13), b"for one alone");
+        here.send(b"answer");
+        assert_eq!(there.read_exactly(6), b"answer");
+    }
+    other.stream.set_nonblocking(true).unwrap();
+    assert!((&other.stream).read(&mut [0; 8]).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock));
 }
 
 #[test]
@@ -125,6 +164,7 @@ fn a_leg_that_enters_late_goes_on_where_the_connection_is() {
 #[test]
 fn a_place_is_used_again_and_its_past_forgotten() {
     let Some(s) = Setup::new() else { return };
+    drop(s.captured());
     let free = s.pool.free();
     for round in 0..20 {
         let (mut app, mut proxy) = s.captured();
@@ -134,7 +174,7 @@ fn a_place_is_used_again_and_its_past_forgotten() {
         assert_eq!(proxy.leg().progress().redirected_in, 7, "round {round}");
     }
     assert_eq!(s.pool.free(), free);
-    assert_eq!(s.pod(&s.client).entered, 20);
+    assert_eq!(s.pod(&s.client).entered, 21);
 }
 
 /// A leg is gone, its socket is not: the application's bytes go by TCP, in their order.

@@ -69,7 +69,7 @@ impl Setup {
         for pod in [&client, &server] {
             splice.add_pod(pod.cookie).unwrap();
         }
-        let pool = splice.slots(0, 1);
+        let pool = splice.slots();
         Some(Self { splice, pool, capture, client, proxy, server, server_proxy, world })
     }
 
@@ -144,15 +144,20 @@ impl Setup {
 
     /// The connection between the proxies of two pods.
     pub fn hop(&self) -> (ProxySocket, ProxySocket) {
+        let (mut here, mut there) = self.plain_hop();
+        here.enter().unwrap();
+        there.enter().unwrap();
+        (here, there)
+    }
+
+    /// The same before anything has entered.
+    pub fn plain_hop(&self) -> (ProxySocket, ProxySocket) {
         let socket = self.client.socket(Domain::IPV4);
         socket.set_mark(PROXY_MARK).unwrap();
         let stream = connect(socket, SocketAddr::new(self.server.v4, 80)).unwrap();
         let accepted = accept(&self.server_proxy.in4).0;
-        let mut here = ProxySocket::new(self, &self.client, stream, self.server.cookie, true);
-        let mut there = ProxySocket::new(self, &self.server, accepted, self.client.cookie, false);
-        here.enter().unwrap();
-        there.enter().unwrap();
-        (here, there)
+        let here = ProxySocket::new(self, &self.client, stream, self.server.cookie, true);
+        (here, ProxySocket::new(self, &self.server, accepted, self.client.cookie, false))
     }
 }
 
@@ -179,6 +184,11 @@ impl ProxySocket {
     pub fn enter(&mut self) -> Result<(), EnterError> {
         self.leg = Some(self.pool.enter(self.stream.as_fd(), &self.spec, self.read)?);
         Ok(())
+    }
+
+    /// Enters under the name of another socket.
+    pub fn enter_as(&self, other: &Self) -> Leg {
+        self.pool.enter(self.stream.as_fd(), &other.spec, 0).unwrap()
     }
 
     pub fn leave(&mut self) {

@@ -61,6 +61,8 @@ pub static SETTINGS: SpliceSettings = SpliceSettings {
     snd_una: 0,
     write_seq: 0,
     bytes_acked: 0,
+    rcv_nxt: 0,
+    bytes_received: 0,
     is_mptcp: 0,
 };
 

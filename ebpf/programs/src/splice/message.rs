@@ -53,7 +53,7 @@ fn direct(ctx: &SkMsgContext) -> Option<()> {
         return None;
     }
     if flow.mode == Flow::MODE_NEW {
-        resolve(flow)?;
+        resolve(flow, sk)?;
     }
     let slot = SLOTS.get_ptr_mut(flow.slot)?;
     // SAFETY: an entry of an array, which is always there. Each field has one writer.
@@ -122,7 +122,10 @@ fn enter_leg(ctx: &SkMsgContext, sk: *mut bpf_sock) -> Option<&'static mut Flow>
 
 /// Finds the slot in which the reader's progress is published.
 #[inline(always)]
-fn resolve(flow: &mut Flow) -> Option<()> {
+fn resolve(flow: &mut Flow, sk: *mut bpf_sock) -> Option<()> {
+    if flow.own.netns != flow.peer.netns {
+        prove(flow, sk)?;
+    }
     // The reader is the proxy, or else an application that the proxy asks about.
     let (leg, to_app) = match leg(flow.peer) {
         Some(leg) => (leg, false),
@@ -143,6 +146,21 @@ fn resolve(flow: &mut Flow) -> Option<()> {
         return None;
     }
     Some(())
+}
+
+/// Makes sure that a leg in another namespace is the other end of this connection, and not of one with the same addresses
+/// in a network of its own. Both publish where their sequence numbers began, with their first message.
+#[inline(always)]
+fn prove(flow: &Flow, sk: *mut bpf_sock) -> Option<()> {
+    let (own, peer) = (leg(flow.own)?, leg(flow.peer)?);
+    let (sends, receives) = Tcp::of(sk)?.beginnings(flow.flags);
+    let slot = SLOTS.get_ptr_mut(own.slot)?;
+    // SAFETY: as in `direct`.
+    unsafe { (*slot).beginnings = u64::from(sends) << 32 | u64::from(receives) };
+    let slot = SLOTS.get_ptr_mut(peer.slot)?;
+    // SAFETY: as in `direct`.
+    let theirs = unsafe { (*slot).beginnings };
+    (theirs == u64::from(receives) << 32 | u64::from(sends)).then_some(())
 }
 
 #[inline(always)]

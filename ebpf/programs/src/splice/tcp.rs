@@ -34,6 +34,16 @@ impl Tcp {
         acked.wrapping_add(u64::from(pending)).wrapping_sub(u64::from(flags & Flow::IS_ACTIVE))
     }
 
+    /// The sequence numbers at which the connection began: of what the socket sends, and of what it receives. Those of its
+    /// peer are the same two the other way round, and nobody else's are.
+    #[inline(always)]
+    pub fn beginnings(self, flags: u32) -> (u32, u32) {
+        let sent = self.u64(setting!(bytes_acked)).wrapping_sub(u64::from(flags & Flow::IS_ACTIVE));
+        let own = self.u32(setting!(snd_una)).wrapping_sub(sent as u32);
+        let received = self.u64(setting!(bytes_received)) as u32;
+        (own, self.u32(setting!(rcv_nxt)).wrapping_sub(received))
+    }
+
     /// Whether the socket wants of its receive queue what redirected bytes do not give.
     #[inline(always)]
     pub fn has_options(self) -> bool {
