@@ -217,6 +217,39 @@ fn a_refused_request_leaves_its_connection() {
     });
 }
 
+/// A request that `max_requests` refuses is none of the connection's.
+#[test]
+fn refused_requests_do_not_use_connections_up() {
+    let upstream = Server::mirror();
+    let options = http2("")
+        + "    common_http_protocol_options: {max_requests_per_connection: 3}\n"
+        + "circuit_breakers: {thresholds: [{max_requests: 1}]}\n";
+    let clusters = cluster("up", &[upstream.address]) + &indent(&options, 2);
+    let routes = "- {match: {prefix: /}, route: {cluster: up, timeout: 0s}}\n";
+    for driver in DRIVERS {
+        let (admin, port) = (free_port(), free_port());
+        let text = bootstrap(admin, port, "", routes, &clusters);
+        let culvert = Culvert::start_with(driver, admin, &text, &["--concurrency", "1"]);
+        let before = upstream.accepted();
+        block_on(async {
+            let conn = Conn::open(port).await;
+            let first = admitted(&conn, 1, "the first").await;
+            for _ in 0..5 {
+                refused(&conn, 1).await;
+            }
+            assert_eq!(culvert.stat("cluster.up.upstream_cx_max_requests"), 0);
+            let over = |it: &Culvert| it.stat("cluster.up.upstream_rq_active") == 0;
+            first.end().await;
+            eventually(&culvert, "the first is over", over).await;
+            admitted(&conn, 1, "the second").await.end().await;
+            eventually(&culvert, "the second is over", over).await;
+            admitted(&conn, 1, "the third").await.end().await;
+            assert_eq!(culvert.stat("cluster.up.upstream_cx_max_requests"), 1);
+            assert_eq!(upstream.accepted() - before, 1);
+        });
+    }
+}
+
 /// Routes of priority HIGH have limits and connections of their own.
 #[test]
 fn priorities_do_not_share_limits() {

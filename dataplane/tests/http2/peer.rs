@@ -19,7 +19,7 @@ use http::{HeaderMap, Request, Response, request::Parts};
 use tokio::task::JoinHandle;
 
 /// Long enough for anything that happens at all.
-const GUARD: Duration = Duration::from_secs(30);
+const GUARD: Duration = Duration::from_secs(120);
 
 /// Runs a test's client.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {

@@ -235,24 +235,6 @@ fn connections_are_used_for_as_many_requests_and_as_long_as_configured() {
     });
 }
 
-/// A request that `max_requests` refuses is none of the connection's.
-#[test]
-fn refused_requests_do_not_use_connections_up() {
-    let upstream = Server::start(resetting);
-    let options = http2("")
-        + "    common_http_protocol_options: {max_requests_per_connection: 2}\n"
-        + "circuit_breakers: {thresholds: [{max_requests: 1}]}\n";
-    on_each(upstream.address, "", &options, |culvert, port| {
-        let mut statuses = at_once(port, 6);
-        statuses.sort_unstable();
-        assert_eq!(statuses, [200, 503, 503, 503, 503, 503]);
-        assert_eq!(culvert.stat("cluster.up.upstream_cx_max_requests"), 0);
-        assert_eq!(at_once(port, 1), [200]);
-        assert_eq!(culvert.stat("cluster.up.upstream_cx_http2_total"), 1);
-        assert_eq!(culvert.stat("cluster.up.upstream_cx_max_requests"), 1);
-    });
-}
-
 #[test]
 fn connections_take_no_request_once_they_are_old() {
     let upstream = Server::start(version);
