@@ -6,6 +6,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
+    fmt,
     sync::{
         Arc, LazyLock, OnceLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -337,16 +338,14 @@ pub enum Arranged {
 pub struct HostSpec {
     /// As configured or resolved.
     pub endpoint: Arc<Endpoint>,
-    /// One per worker; shared with later versions of the same address.
-    pub stats: Arc<HostCounters>,
     /// Its own limits, of clusters with `per_host_thresholds`; shared with later versions of the same address.
     pub limits: Option<Arc<Limits>>,
     /// Where what its connections are encrypted with is found; `None` leaves them in the clear.
     pub tls: Option<Arc<Slot<ClientContext>>>,
     /// The header that its connections begin with.
     pub proxy: Option<ProxyVersion>,
-    /// What was found out about it; shared with later versions of the same address.
-    pub health: Arc<HealthWord>,
+    /// What was found out about it and counted; shared with later versions of the same address.
+    pub state: Arc<HostState>,
     /// What is known of its requests, in clusters with outlier detection; shared with later versions of the same address.
     pub outlier: Option<Arc<Monitor>>,
 }
@@ -354,7 +353,7 @@ pub struct HostSpec {
 impl HostSpec {
     /// Its health by discovery and by what was found out about it.
     pub fn current_health(&self) -> Health {
-        self.health.with(self.endpoint.health)
+        self.state.with(self.endpoint.health)
     }
 
     /// The endpoint with its present health.
@@ -375,21 +374,23 @@ impl HostSpec {
     }
 }
 
-/// What Culvert itself found out about the health of a host: Envoy's health flags. Written by the control thread, which
-/// publishes a snapshot after changes that concern the choice of hosts.
-#[derive(Debug)]
-pub struct HealthWord {
+/// What Culvert itself found out about a host: its health, by Envoy's health flags, and what was counted. The flags are
+/// written by the control thread, which publishes a snapshot after changes that concern the choice of hosts.
+pub struct HostState {
     flags: AtomicU32,
     /// When it was made, or passed its checks again; in milliseconds after [`START`].
     healthy_since: AtomicU64,
+    /// One set per worker.
+    pub counters: HostCounters,
 }
 
 /// Some time before there is any host.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-impl Default for HealthWord {
-    fn default() -> Self {
-        Self { flags: AtomicU32::new(0), healthy_since: AtomicU64::new(now_ms()) }
+impl fmt::Debug for HostState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flags = self.flags.load(Ordering::Relaxed);
+        f.debug_struct("HostState").field("flags", &format_args!("{flags:#x}")).finish_non_exhaustive()
     }
 }
 
@@ -397,7 +398,7 @@ fn now_ms() -> u64 {
     u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// One bit of a [`HealthWord`].
+/// One bit of a [`HostState`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[repr(u32)]
 pub enum HealthFlag {
@@ -419,7 +420,13 @@ pub enum HealthFlag {
     Unchecked = 1 << 7,
 }
 
-impl HealthWord {
+impl HostState {
+    /// Of a new host, counted by so many workers.
+    pub fn new(workers: usize) -> Self {
+        let counters = HostCounters::new(workers);
+        Self { flags: AtomicU32::new(0), healthy_since: AtomicU64::new(now_ms()), counters }
+    }
+
     /// Whether `flag` is set.
     pub fn has(&self, flag: HealthFlag) -> bool {
         self.flags.load(Ordering::Relaxed) & flag as u32 != 0

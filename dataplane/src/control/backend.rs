@@ -154,18 +154,18 @@ fn host_view(host: &HostSpec) -> HostView {
         health: HealthFlags {
             failed_eds_health: endpoint.health == Health::Unhealthy,
             degraded_eds_health: endpoint.health == Health::Degraded,
-            failed_active_hc: host.health.has(HealthFlag::FailedActive),
-            failed_outlier_check: host.health.has(HealthFlag::FailedOutlier),
-            degraded_active_hc: host.health.has(HealthFlag::DegradedActive),
-            pending_dynamic_removal: host.health.has(HealthFlag::PendingRemoval),
-            pending_active_hc: host.health.has(HealthFlag::PendingActive),
-            excluded_via_immediate_hc_fail: host.health.has(HealthFlag::Excluded),
-            active_hc_timeout: host.health.has(HealthFlag::ActiveTimeout),
+            failed_active_hc: host.state.has(HealthFlag::FailedActive),
+            failed_outlier_check: host.state.has(HealthFlag::FailedOutlier),
+            degraded_active_hc: host.state.has(HealthFlag::DegradedActive),
+            pending_dynamic_removal: host.state.has(HealthFlag::PendingRemoval),
+            pending_active_hc: host.state.has(HealthFlag::PendingActive),
+            excluded_via_immediate_hc_fail: host.state.has(HealthFlag::Excluded),
+            active_hc_timeout: host.state.has(HealthFlag::ActiveTimeout),
         },
         ..HostView::new(host_address(&endpoint.address))
     };
     let level = |value: i64| u64::try_from(value).unwrap_or(0);
-    for stats in host.stats.iter() {
+    for stats in host.state.counters.iter() {
         view.cx_active += level(stats.cx_active.value());
         view.cx_connect_fail += stats.cx_connect_fail.value();
         view.cx_total += stats.cx_total.value();

@@ -214,7 +214,7 @@ impl Builder {
             let Some(known) = self.clusters.get_mut(name) else { continue };
             let spec = &known.spec;
             let leaves = |host: &HostSpec| {
-                host.health.has(HealthFlag::PendingRemoval) && host.health.has(HealthFlag::FailedActive)
+                host.state.has(HealthFlag::PendingRemoval) && host.state.has(HealthFlag::FailedActive)
             };
             let mut hosts = spec.hosts.clone();
             if hosts.iter().any(|host| leaves(host)) {
@@ -455,7 +455,7 @@ impl Builder {
 /// Whether hosts of a cluster wait for their first check. In Envoy a cluster warms until there are none, also where
 /// `wait_for_warm_on_init` is false.
 fn is_unchecked(spec: &ClusterSpec) -> bool {
-    spec.hosts.iter().any(|host| host.health.has(HealthFlag::Unchecked))
+    spec.hosts.iter().any(|host| host.state.has(HealthFlag::Unchecked))
 }
 
 /// The load assignment of an EDS cluster.

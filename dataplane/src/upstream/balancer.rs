@@ -30,7 +30,7 @@ impl Balancer {
     pub(super) fn new(spec: &ClusterSpec) -> Self {
         let now = time::now();
         let rng = &mut fastrand::Rng::new();
-        let is_young = |slow: &SlowStart| spec.hosts.iter().any(|host| host.health.age(now) < slow.window);
+        let is_young = |slow: &SlowStart| spec.hosts.iter().any(|host| host.state.age(now) < slow.window);
         let slow_start = spec.config.slow_start.filter(is_young);
         let config = spec.config.lb_policy;
         let policy = match spec.arranged() {

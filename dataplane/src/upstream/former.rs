@@ -73,13 +73,13 @@ mod tests {
 
     use super::Former;
     use crate::{
-        snapshot::HostCounters,
+        snapshot::HostState,
         upstream::{Host, original_dst::plain},
     };
 
     fn host(port: u16) -> Rc<Host> {
         Rc::new(Host::new(
-            plain(SocketAddr::from(([127, 0, 0, 1], port)), (None, None), Arc::new(HostCounters::new(1))),
+            plain(SocketAddr::from(([127, 0, 0, 1], port)), (None, None), Arc::new(HostState::new(1))),
             0,
         ))
     }

@@ -93,7 +93,7 @@ impl PoolKey {
 impl Host {
     pub(super) fn new(spec: Arc<HostSpec>, worker: usize) -> Self {
         Self {
-            failed: Cell::new(spec.health.is_failed()),
+            failed: Cell::new(spec.state.is_failed()),
             spec: RefCell::new(Rc::new(Local(spec))),
             worker,
             active: Cell::new(0),
@@ -126,7 +126,7 @@ impl Host {
     /// Gives up the connections from before when it has failed since it was looked at last: those that carry a request
     /// end after it. Whether that is so.
     pub(super) fn notice_failure(&self) -> bool {
-        let failed = self.spec.borrow().health.is_failed();
+        let failed = self.spec.borrow().state.is_failed();
         let newly = failed && !self.failed.get();
         if newly {
             self.epoch.set(self.epoch.get().wrapping_add(1));
@@ -154,7 +154,7 @@ impl Host {
 
     /// Calls `f` with this worker's counters.
     pub fn stats<R>(&self, f: impl FnOnce(&HostStats) -> R) -> R {
-        f(self.spec.borrow().stats.of(self.worker))
+        f(self.spec.borrow().state.counters.of(self.worker))
     }
 
     /// Tells outlier detection that it answered with this status.
@@ -179,7 +179,7 @@ impl Host {
 
     /// For how long it has been healthy.
     pub(super) fn age(&self, now: Instant) -> Duration {
-        self.spec.borrow().health.age(now)
+        self.spec.borrow().state.age(now)
     }
 
     /// Tells outlier detection that there was no answer.

@@ -12,7 +12,7 @@ use culvert_model::{Address, Endpoint, Health, OriginalDst, ProxyVersion};
 use culvert_ring::time;
 
 use crate::{
-    snapshot::{HostCounters, HostSpec},
+    snapshot::{HostSpec, HostState},
     tls::{ClientContext, Slot},
     upstream::Host,
 };
@@ -35,7 +35,7 @@ impl Passing {
         let port = settings.port.unwrap_or_else(|| destination.port());
         let address = SocketAddr::new(destination.ip(), port);
         let entry = self.hosts.entry(address).or_insert_with(|| {
-            let host = Host::new(plain(address, (tls.cloned(), proxy), no_stats(worker)), worker);
+            let host = Host::new(plain(address, (tls.cloned(), proxy), own_state(worker)), worker);
             (Rc::new(host), time::now())
         });
         let (host, used) = entry;
@@ -54,7 +54,7 @@ impl Passing {
             if Slot::is_same(before.tls.as_ref(), tls) && before.proxy == proxy {
                 continue;
             }
-            if host.update(&plain(*address, (tls.cloned(), proxy), before.stats.clone())) {
+            if host.update(&plain(*address, (tls.cloned(), proxy), before.state.clone())) {
                 left(host);
             }
         }
@@ -81,15 +81,15 @@ impl Passing {
 }
 
 /// Nobody but this worker knows the host: the counters of the others stay 0.
-fn no_stats(worker: usize) -> Arc<HostCounters> {
-    Arc::new(HostCounters::new(worker + 1))
+fn own_state(worker: usize) -> Arc<HostState> {
+    Arc::new(HostState::new(worker + 1))
 }
 
 /// A host of which nothing but its address is known.
 pub(super) fn plain(
     address: SocketAddr,
     (tls, proxy): (Option<Arc<Slot<ClientContext>>>, Option<ProxyVersion>),
-    stats: Arc<HostCounters>,
+    state: Arc<HostState>,
 ) -> Arc<HostSpec> {
     let endpoint = Endpoint {
         address: Address::Ip(address),
@@ -102,15 +102,7 @@ pub(super) fn plain(
         health: Health::Healthy,
         check: None,
     };
-    Arc::new(HostSpec {
-        endpoint: Arc::new(endpoint),
-        stats,
-        limits: None,
-        tls,
-        proxy,
-        health: Arc::default(),
-        outlier: None,
-    })
+    Arc::new(HostSpec { endpoint: Arc::new(endpoint), limits: None, tls, proxy, state, outlier: None })
 }
 
 #[cfg(test)]

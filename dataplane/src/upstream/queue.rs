@@ -171,7 +171,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        snapshot::HostCounters,
+        snapshot::HostState,
         upstream::{Via, original_dst::plain},
     };
 
@@ -181,7 +181,7 @@ mod tests {
 
     fn host() -> Rc<Host> {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        Rc::new(Host::new(plain(address, (None, None), Arc::new(HostCounters::new(1))), 0))
+        Rc::new(Host::new(plain(address, (None, None), Arc::new(HostState::new(1))), 0))
     }
 
     fn key(host: &Host, priority: RoutePriority) -> PoolKey {

@@ -46,7 +46,7 @@ impl Counts {
             stats.upstream_rq_pending_failure_eject.add(since.failed);
             stats.upstream_rq_total.add(since.opened);
         }
-        let host = counted.host.of_control();
+        let host = counted.host.counters.of_control();
         host.cx_total.add(since.opened + since.failed);
         host.cx_connect_fail.add(since.failed);
         self.own.cx_total.add(since.opened);
@@ -66,7 +66,7 @@ impl Counts {
         let mut clusters: HashMap<&Arc<str>, u64> = HashMap::new();
         let mut all = 0;
         for (counted, open) in open {
-            counted.host.of_control().cx_active.set(open);
+            counted.host.counters.of_control().cx_active.set(open);
             all += open;
             for (_, name) in &counted.clusters {
                 *clusters.entry(name).or_default() += open;

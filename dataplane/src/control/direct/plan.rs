@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     capture::DirectPod,
-    snapshot::{HostCounters, ListenerSpec},
+    snapshot::{HostState, ListenerSpec},
 };
 
 /// What is direct.
@@ -38,7 +38,7 @@ pub(super) struct Counted {
     /// Names of the clusters, and names of their statistics.
     pub(super) clusters: Vec<(Arc<str>, Arc<str>)>,
     /// The endpoint's own.
-    pub(super) host: Arc<HostCounters>,
+    pub(super) host: Arc<HostState>,
     /// The shortest `idle_timeout` on the way.
     pub(super) idle_timeout: Option<Duration>,
 }
@@ -197,7 +197,7 @@ impl<'a> Planner<'a> {
                 let tally = number(&proxies, &clusters, address);
                 let idle = inbound.as_ref().and_then(|inbound| inbound.idle_timeout);
                 let idle_timeout = way.idle_timeout().into_iter().chain(idle).min();
-                counted.insert(tally, Counted { proxies, clusters, host: host.stats.clone(), idle_timeout });
+                counted.insert(tally, Counted { proxies, clusters, host: host.state.clone(), idle_timeout });
                 let weight = scaled(weight, sum, *share, shares);
                 all.push(DirectEndpoint { address, netns: pod.cookie, weight, tally });
             }

@@ -546,7 +546,7 @@ fn what_is_not_chosen_now_is_not_closed() {
     assert!(!plan.allows(&DirectFlow { netns: 9, ..flow(&plan) }), "of another pod");
     assert!(!plan.allows(&DirectFlow { peer: 9, ..flow(&plan) }), "to another pod");
     // An endpoint that fails its checks gets nothing new.
-    healthy.clusters["service"].hosts[0].health.set(HealthFlag::FailedActive, true);
+    healthy.clusters["service"].hosts[0].state.set(HealthFlag::FailedActive, true);
     let fresh = ENDPOINT.replace("- endpoint", "- health_status: UNHEALTHY\n          endpoint");
     let unhealthy = plan_of(&snapshot(&BASE.replacen(ENDPOINT, &fresh, 1)), &pods());
     assert!(!is_direct(&unhealthy, "10.96.0.1:80") && unhealthy.allows(&flow(&plan)));

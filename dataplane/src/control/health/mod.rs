@@ -1,6 +1,6 @@
 //! Active health checks: one task on the control thread for each endpoint that is checked.
 //!
-//! A task writes what it finds out into the host's [`HealthWord`] and tells the control loop,
+//! A task writes what it finds out into the host's [`HostState`] and tells the control loop,
 //! which publishes a snapshot whose hosts are arranged anew. Checks are made from the network namespace that Culvert runs
 //! in, also those of clusters that pods use.
 
@@ -28,7 +28,7 @@ use crate::{
         access_log::AccessLogs,
         stats::{HealthCheckStats, Registry},
     },
-    snapshot::{ClusterSpec, HealthFlag, HealthWord, HostSpec, Snapshot},
+    snapshot::{ClusterSpec, HealthFlag, HostSpec, HostState, Snapshot},
     tls::Contexts,
 };
 
@@ -39,7 +39,7 @@ pub(super) struct HealthEvent {
     /// Whether its health is not what it was.
     pub(super) changed: bool,
     /// A host that passed although it was ejected as an outlier.
-    pub(super) passed: Option<Arc<HealthWord>>,
+    pub(super) passed: Option<Arc<HostState>>,
 }
 
 /// The checks of all clusters.
@@ -72,7 +72,7 @@ struct ClusterChecks {
 impl ClusterChecks {
     /// Shows how the hosts are.
     fn show(&self) {
-        let with = |flag| self.running.iter().filter(|it| it.host.health.has(flag)).count() as u64;
+        let with = |flag| self.running.iter().filter(|it| it.host.state.has(flag)).count() as u64;
         self.stats.healthy.set(self.running.len() as u64 - with(HealthFlag::FailedActive));
         self.stats.degraded.set(with(HealthFlag::DegradedActive));
     }
@@ -105,7 +105,7 @@ impl Traffic {
     fn is_seen(&self) -> bool {
         if !self.seen.get() {
             let hosts = self.hosts.borrow();
-            let mut stats = hosts.iter().flat_map(|host| host.stats.iter());
+            let mut stats = hosts.iter().flat_map(|host| host.state.counters.iter());
             self.seen.set(stats.any(|stats| stats.cx_total.value() > 0));
         }
         self.seen.get()
@@ -231,7 +231,7 @@ impl HealthChecks {
 
 /// Whether the checks of `a` are those of `b`, a later version of the same address.
 fn is_checked_alike(a: &HostSpec, b: &HostSpec) -> bool {
-    Arc::ptr_eq(&a.health, &b.health)
+    Arc::ptr_eq(&a.state, &b.state)
         && a.endpoint.check == b.endpoint.check
         && a.endpoint.address == b.endpoint.address
         && a.is_reached_like(b)

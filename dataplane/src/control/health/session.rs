@@ -65,7 +65,7 @@ impl Session {
     /// Checks until the task is aborted.
     pub(super) async fn run(self) {
         let Some(check) = self.config.health_check.clone() else { return };
-        let word = self.host.health.clone();
+        let word = self.host.state.clone();
         let mut state = Checked::new(word.has(HealthFlag::FailedActive));
         let thresholds =
             Thresholds { healthy: check.healthy_threshold, unhealthy: check.unhealthy_threshold };
@@ -128,7 +128,7 @@ impl Session {
 
     /// Puts down what is known now. Whether that concerns the choice of hosts.
     fn mark(&self, state: &Checked, report: &Report, timed_out: bool) -> bool {
-        let word = &self.host.health;
+        let word = &self.host.state;
         let excluded = state.is_failed() && (report.excluded || word.has(HealthFlag::Excluded));
         word.set(HealthFlag::Unchecked, false);
         word.set(HealthFlag::ActiveTimeout, state.is_failed() && timed_out);

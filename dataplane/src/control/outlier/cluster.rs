@@ -8,7 +8,7 @@ use tokio::{sync::mpsc, task::AbortHandle};
 
 use crate::{
     observe::stats::{OutlierStats, Registry},
-    snapshot::{HealthFlag, HealthWord, HostSpec},
+    snapshot::{HealthFlag, HostSpec, HostState},
     upstream::Monitor,
 };
 
@@ -130,7 +130,7 @@ impl ClusterOutliers {
         let host = &mut self.hosts[at];
         if enforced {
             host.state.eject(&self.config, now, self.config.jitter.mul_f64(self.rng.f64()));
-            host.spec.health.set(HealthFlag::FailedOutlier, true);
+            host.spec.state.set(HealthFlag::FailedOutlier, true);
             self.stats.enforced(cause);
             log::warn!(target: "upstream", "cluster {}: {} is ejected: {cause:?}", self.name, host.spec.endpoint.address);
         }
@@ -183,8 +183,8 @@ impl ClusterOutliers {
     }
 
     /// A host has passed its active health check. Whether it was taken back for that.
-    pub(super) fn passed(&mut self, word: &Arc<HealthWord>) -> bool {
-        let ejected = |host: &Watched| host.state.is_ejected() && Arc::ptr_eq(&host.spec.health, word);
+    pub(super) fn passed(&mut self, word: &Arc<HostState>) -> bool {
+        let ejected = |host: &Watched| host.state.is_ejected() && Arc::ptr_eq(&host.spec.state, word);
         match self.hosts.iter().position(ejected).filter(|_| self.config.check_unejects) {
             Some(at) => {
                 self.uneject(at);
@@ -197,7 +197,7 @@ impl ClusterOutliers {
     fn uneject(&mut self, at: usize) {
         let host = &mut self.hosts[at];
         host.state.uneject();
-        host.spec.health.set(HealthFlag::FailedOutlier, false);
+        host.spec.state.set(HealthFlag::FailedOutlier, false);
         // What it failed while others were ejected too does not count.
         host.monitor.take_tripped();
         for cause in Cause::ALL {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use self::cluster::ClusterOutliers;
 use crate::{
     observe::stats::Registry,
-    snapshot::{HealthWord, Snapshot},
+    snapshot::{HostState, Snapshot},
     upstream::Tripped,
 };
 
@@ -63,7 +63,7 @@ impl Outliers {
     }
 
     /// A host has passed its active health check. Whether it was taken back for that.
-    pub(super) fn passed(&mut self, name: &Arc<str>, host: &Arc<HealthWord>) -> bool {
+    pub(super) fn passed(&mut self, name: &Arc<str>, host: &Arc<HostState>) -> bool {
         self.clusters.get_mut(name).is_some_and(|cluster| cluster.passed(host))
     }
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     observe::stats::ClusterControlStats,
-    snapshot::{HealthFlag, HealthWord, HostCounters, HostSpec},
+    snapshot::{HealthFlag, HostSpec, HostState},
     tls::Slot,
     upstream::Monitor,
 };
@@ -44,7 +44,7 @@ impl Builder {
         for gone in former.left().filter(|gone| stay && outlives_removal(config, gone)) {
             // The cluster may have changed around it.
             let host = self.next_host(config, &gone.endpoint, sockets, Some(gone.clone()));
-            host.health.set(HealthFlag::PendingRemoval, true);
+            host.state.set(HealthFlag::PendingRemoval, true);
             hosts.push(host);
         }
         hosts.into()
@@ -62,15 +62,15 @@ impl Builder {
         let Reached { tls, proxy } = sockets.get(chosen);
         let limited = config.max_connections_per_host.is_some();
         let checked = is_checked(config, endpoint);
-        let health = match &known {
+        let state = match &known {
             // Goes on as it is: its first check will tell.
-            Some(known) => known.health.clone(),
+            Some(known) => known.state.clone(),
             None => {
-                let word = HealthWord::default();
-                word.set(HealthFlag::FailedActive, checked);
-                word.set(HealthFlag::Unchecked, checked);
-                word.set(HealthFlag::PendingActive, checked && config.ignore_new_until_checked);
-                Arc::new(word)
+                let state = HostState::new(self.workers);
+                state.set(HealthFlag::FailedActive, checked);
+                state.set(HealthFlag::Unchecked, checked);
+                state.set(HealthFlag::PendingActive, checked && config.ignore_new_until_checked);
+                Arc::new(state)
             }
         };
         let outlier = config.outlier_detection.as_ref().map(|watched| {
@@ -86,9 +86,9 @@ impl Builder {
         let same_outlier = outlier.as_ref().map(Arc::as_ptr) == known_outlier.map(Arc::as_ptr);
         if !same_outlier {
             // Nobody would take it back.
-            health.set(HealthFlag::FailedOutlier, false);
+            state.set(HealthFlag::FailedOutlier, false);
         }
-        health.set(HealthFlag::PendingRemoval, false);
+        state.set(HealthFlag::PendingRemoval, false);
         if !checked {
             for flag in [
                 HealthFlag::FailedActive,
@@ -98,7 +98,7 @@ impl Builder {
                 HealthFlag::ActiveTimeout,
                 HealthFlag::Unchecked,
             ] {
-                health.set(flag, false);
+                state.set(flag, false);
             }
         }
         if let Some(known) = &known
@@ -111,19 +111,14 @@ impl Builder {
             return known.clone();
         }
         sockets.count(chosen);
-        let stats = match &known {
-            Some(known) => known.stats.clone(),
-            None => Arc::new(HostCounters::new(self.workers)),
-        };
         let limits = known.and_then(|known| known.limits.clone()).unwrap_or_default();
         let limits = limited.then_some(limits);
         Arc::new(HostSpec {
             endpoint: endpoint.clone(),
-            stats,
             limits,
             tls: tls.clone(),
             proxy: *proxy,
-            health,
+            state,
             outlier,
         })
     }
@@ -210,7 +205,7 @@ fn outlives_removal(config: &Cluster, host: &HostSpec) -> bool {
         && !config.ignore_health_on_removal
         && is_checked(config, &host.endpoint)
         && host.endpoint.health != Health::Unhealthy
-        && !host.health.has(HealthFlag::FailedActive)
+        && !host.state.has(HealthFlag::FailedActive)
 }
 
 #[cfg(test)]
@@ -264,7 +259,7 @@ mod tests {
 
     fn passes(hosts: &[Arc<HostSpec>]) {
         for host in hosts {
-            host.health.set(HealthFlag::FailedActive, false);
+            host.state.set(HealthFlag::FailedActive, false);
         }
     }
 
@@ -275,8 +270,8 @@ mod tests {
         passes(&before);
         let after = hosts(&mut builder, &config(&["x"], "new.example", CHECKED), &["10.0.0.1"]);
         assert_eq!(after.len(), 2, "it passes its checks");
-        assert!(after[1].health.has(HealthFlag::PendingRemoval));
-        assert!(Arc::ptr_eq(&after[1].stats, &before[1].stats));
+        assert!(after[1].state.has(HealthFlag::PendingRemoval));
+        assert!(Arc::ptr_eq(&after[1].state, &before[1].state));
         assert!(Slot::is_same(after[0].tls.as_ref(), after[1].tls.as_ref()), "the TLS of the new cluster");
         assert!(!Slot::is_same(after[1].tls.as_ref(), before[1].tls.as_ref()));
         // Its checks end with those of the cluster.
@@ -311,7 +306,7 @@ mod tests {
         passes(&before);
         let after = hosts(&mut builder, &config(&["y"], "old.example", CHECKED), &["10.0.0.1"]);
         assert_eq!(after.len(), 1);
-        assert!(Arc::ptr_eq(&after[0].stats, &before[0].stats), "the same address");
+        assert!(Arc::ptr_eq(&after[0].state, &before[0].state), "the same address");
     }
 
     /// As in Envoy 1.40: every name has its own host, also where two resolve to one address.
