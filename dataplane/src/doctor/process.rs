@@ -32,7 +32,8 @@ pub(super) fn limits() -> [Finding; 3] {
         ),
         limit("memlock", Resource::Memlock, MEMLOCK).meaning(
             "io_uring's rings without CAP_IPC_LOCK; eBPF maps before Linux 5.11",
-            "before Linux 5.11 no eBPF capture, without CAP_IPC_LOCK fewer workers with io_uring (LimitMEMLOCK=)",
+            "before Linux 5.11 no eBPF capture unless CAP_SYS_RESOURCE lets it be raised, without CAP_IPC_LOCK fewer workers with \
+             io_uring (LimitMEMLOCK=)",
         ),
         cpus,
     ]

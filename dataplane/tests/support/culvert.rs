@@ -17,8 +17,9 @@ use std::{
 
 const ADMIN_ADDRESS: &str = "admin-address";
 
-/// How long anything may take before a test gives up. A guard against hanging, not a measure.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything may take before a test gives up. A guard against hanging, not a measure: the machine may be busy, and
+/// virtual.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running culvert. Killed when dropped.
 pub struct Culvert {

@@ -28,7 +28,7 @@ use culvert_bpf::{
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Only ends a test that would otherwise hang.
-pub const HANG_GUARD: Duration = Duration::from_secs(10);
+pub const HANG_GUARD: Duration = Duration::from_secs(60);
 
 /// Held while a child process is started. Between fork and exec the child has all our sockets, and a socket that is
 /// closed meanwhile lives on: see [`close`].
