@@ -26,7 +26,9 @@ pub use direct::{
 pub use keys::{BypassKey, Direction, OrigDst, OrigDstKey, OwnAddressKey, PortKey, SocketNote};
 pub use marks::{PROXY_MARK, PROXY_MARK_MASK, TRANSPARENT_MARK, TRANSPARENT_MARK_MASK, TRANSPARENT_PORTS};
 pub use pod::{Counters, Pod, listener_slot};
-pub use splice::{Flow, Leg, MAX_DECLINED, MAX_DIALS, MAX_LEGS, Slot, SocketKey, SpliceSettings, SplicedPod};
+pub use splice::{
+    Flow, Leg, MAX_DECLINED, MAX_DIALS, MAX_LEGS, MAX_LISTENING, Slot, SocketKey, SpliceSettings, SplicedPod,
+};
 
 /// Version of everything in this crate, stored in the pinned `LAYOUT` map and compared before it is adopted.
 pub const LAYOUT_VERSION: u32 = 3;

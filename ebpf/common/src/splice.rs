@@ -107,6 +107,9 @@ pub struct Flow {
     pub mode: u32,
     /// Bits of `IS_*`.
     pub flags: u32,
+    /// Messages redirected since the reader had last caught up.
+    pub messages: u32,
+    pad: u32,
 }
 
 impl Flow {
@@ -123,13 +126,29 @@ impl Flow {
     pub const IS_ACTIVE: u32 = 1;
     /// The reader is an application: its progress is in `peer_read`, not in `read`.
     pub const IS_TO_APP: u32 = 2;
+    /// The socket, an application's, is in the map under its name.
+    pub const IS_ENTERED: u32 = 4;
+
+    /// Most messages in flight in one direction, however small: the kernel spends about a KiB on each besides its bytes.
+    pub const MAX_MESSAGES: u32 = 64;
 
     /// The flow of a socket that has just entered the map.
     #[inline(always)]
     pub const fn new(own: SocketKey, peer_netns: u64, active: bool) -> Self {
         let flags = if active { Self::IS_ACTIVE } else { 0 };
         let peer = own.peer_in(peer_netns);
-        Self { own, peer, redirected: 0, by_tcp: 0, slot: 0, generation: 0, mode: Self::MODE_NEW, flags }
+        Self {
+            own,
+            peer,
+            redirected: 0,
+            by_tcp: 0,
+            slot: 0,
+            generation: 0,
+            mode: Self::MODE_NEW,
+            flags,
+            messages: 0,
+            pad: 0,
+        }
     }
 }
 
@@ -148,6 +167,8 @@ pub struct SplicedPod {
     pub declined_busy: u64,
     /// Left out because the kernel refused for another reason.
     pub declined_other: u64,
+    /// Left out because they are, or may become, in blocking mode.
+    pub declined_blocking: u64,
 }
 
 /// What the programs have to know about the running kernel and the configuration. Offsets are bytes from the beginning of
@@ -177,6 +198,14 @@ pub struct SpliceSettings {
     pub bytes_received: u32,
     /// `is_mptcp`, bool; 0 on a kernel without MPTCP.
     pub is_mptcp: u32,
+    /// `sk_socket`, a pointer to a `struct socket`.
+    pub socket: u32,
+    /// `file` of a `struct socket`, a pointer to a `struct file`.
+    pub file: u32,
+    /// `f_flags` of a `struct file`, u32.
+    pub file_flags: u32,
+    /// 1: sockets in blocking mode enter too.
+    pub blocking: u32,
 }
 
 /// Legs that one instance can have at a time.
@@ -185,16 +214,19 @@ pub const MAX_LEGS: u32 = 65_536;
 /// Connections of proxies into their own pods that are being made.
 pub const MAX_DIALS: u32 = 8192;
 
+/// Listening sockets in non-blocking mode that are remembered.
+pub const MAX_LISTENING: u32 = 16_384;
+
 /// Sockets with options that redirected bytes do not obey, which are remembered for legs to come.
-pub const MAX_DECLINED: u32 = 8192;
+pub const MAX_DECLINED: u32 = MAX_LEGS;
 
 // Nothing may be left to the compiler's padding.
 const _: () = assert!(size_of::<SocketKey>() == 8 + 16 + 16 + 2 + 2 + 4);
 const _: () = assert!(size_of::<Leg>() == 4 + 4 + 8 + 4 + 4);
 const _: () = assert!(size_of::<Slot>() == 64);
-const _: () = assert!(size_of::<Flow>() == 2 * size_of::<SocketKey>() + 2 * 8 + 4 * 4);
-const _: () = assert!(size_of::<SplicedPod>() == 5 * 8);
-const _: () = assert!(size_of::<SpliceSettings>() == 8 + 10 * 4);
+const _: () = assert!(size_of::<Flow>() == 2 * size_of::<SocketKey>() + 2 * 8 + 6 * 4);
+const _: () = assert!(size_of::<SplicedPod>() == 6 * 8);
+const _: () = assert!(size_of::<SpliceSettings>() == 8 + 14 * 4);
 
 #[cfg(feature = "user")]
 mod user {

@@ -10,16 +10,20 @@
 //! | A | nothing is lost at the end of a stream, or when a socket enters or leaves the map | a socket enters with nothing unread, and leaves with nothing under way |
 //! | A | FIONREAD is right | a verdict that does nothing, where the kernel needs one |
 //! | A | readers and pollers are woken | by the kernel; the self-test sees that they are |
-//! | A, not met for sockets in blocking mode | a `recv` that waits returns with data, the end or an error | the kernel (6.18, and those before) ends it with EAGAIN whenever it is woken for nothing: when the FIN of the same socket is acknowledged, or room for sending becomes free, while another thread sends |
+//! | A | no more than 64 messages wait in one direction, however small: the kernel spends a KiB on each | as the bound of bytes |
 //! | B: the connection is not spliced | `SO_RCVLOWAT`, `SO_ZEROCOPY`, `TCP_ULP` | seen when the connection is made and when they are set; then both directions go by TCP, and the application's socket leaves the map once nothing is under way to it |
 //! | B | MPTCP; sockets that another eBPF program has (EBUSY); connections in TLS by the kernel | left alone |
+//! | B, under `auto` | sockets in blocking mode: their `recv` returns EAGAIN when the kernel (6.18, and those before) wakes it for nothing, as when the socket's own FIN is acknowledged | a socket enters that is in non-blocking mode when it connects, or whose listener was when it began to listen, after culvert had started; one whose mode changes is no more redirected from its next message on. `on` takes them all |
 //! | B | pods and listeners that opt out | `splice: false` of the pod, `splice: false` in the listener's metadata `culvert` |
 //! | C: differs, by design | a close with bytes unread sends FIN, not RST | |
 //! | C | `MSG_WAITALL` may return short | |
 //! | C | tcpdump, `TCP_INFO` and conntrack do not see the bytes | counters `culvert.splice.*` do |
 //! | C | splice(2), `TCP_ZEROCOPY_RECEIVE` and io_uring's zero-copy receive find nothing in a spliced socket | opt the pod out |
 //! | C | a `recv` that began, in another thread, before its socket was connected is not woken | opt the pod out |
-//! | C | with the system's `tcp_mem` exhausted a send fails with ENOMEM where TCP would wait | |
+//! | C | with the system's `tcp_mem`, or the reader's memory cgroup, exhausted a send fails with ENOMEM where TCP would wait | |
+//! | C | `recv` with `MSG_TRUNC` to discard fails; `TCP_INQ` and time stamps are missing; `MSG_OOB` reads ordinary bytes where there is a verdict | |
+//! | C | a FIN sent by one thread may overtake what another is sending | |
+//! | C | a process that calls setsockopt with a length beyond its memory is told EFAULT: a program looks at options on the whole node | |
 
 mod watch;
 mod worker;
@@ -40,7 +44,7 @@ pub enum SpliceMode {
     /// Where the running kernel passes the self-test.
     #[default]
     Auto,
-    /// Wherever the programs can be loaded; capture does not start where they cannot.
+    /// Wherever the programs can be loaded, and sockets in blocking mode too; capture does not start where they cannot.
     On,
     /// Nowhere.
     Off,
@@ -85,7 +89,7 @@ pub fn decide(mode: SpliceMode) -> Decision {
 impl SpliceSettings {
     /// How the programs are loaded.
     pub(super) fn programs(&self) -> SpliceConfig {
-        SpliceConfig { limit: self.limit, ..SpliceConfig::default() }
+        SpliceConfig { limit: self.limit, blocking: self.mode == SpliceMode::On, ..SpliceConfig::default() }
     }
 }
 

@@ -15,6 +15,10 @@ const RECEIVES_BEFORE: u32 = 2;
 /// The longest pause between questions about a reader that are asked in vain, in bytes sent.
 const MAX_PAUSE: u64 = 16 << 20;
 
+/// Messages to an application after which it is asked what it has read: before the programs return to TCP for their number
+/// (64, however small they are).
+const MESSAGES: u32 = 32;
+
 /// Follows a connection for its lifetime.
 pub(super) struct LegWatch {
     worker: Rc<WorkerSplice>,
@@ -45,6 +49,8 @@ struct Entered {
     asked: u64,
     /// Bytes redirected to it by then.
     redirected: u64,
+    /// Sends since then.
+    messages: u32,
     /// Bytes to be sent before the next question, unless the application has answered.
     pause: u64,
     /// The application's socket was taken out of the map.
@@ -73,6 +79,7 @@ impl LegWatch {
                     confirmed: 0,
                     asked: 0,
                     redirected: 0,
+                    messages: 0,
                     pause: splice.programs.limit() / 4,
                     released: false,
                 };
@@ -121,6 +128,7 @@ impl Watch for LegWatch {
     fn sent(&mut self, socket: BorrowedFd<'_>, progress: Progress) {
         let State::Entered(entered) = &mut self.state else { return };
         let Some(splice) = &self.pod.splice else { return };
+        entered.messages = entered.messages.saturating_add(1);
         let unknown = progress.sent.saturating_sub(entered.confirmed);
         let since = progress.sent.saturating_sub(entered.asked);
         if entered.asks && unknown >= splice.programs.limit() / 2 && since >= entered.pause {
@@ -142,7 +150,8 @@ impl Entered {
         let Some(splice) = &pod.splice else { return };
         let leaves = self.counted.declined && !self.released;
         let since = progress.sent.saturating_sub(self.asked);
-        if progress.sent > self.confirmed && since >= splice.programs.limit() / 4 || leaves {
+        let due = since >= splice.programs.limit() / 4 || self.messages >= MESSAGES;
+        if progress.sent > self.confirmed && due || leaves {
             self.ask(worker, pod, socket, progress);
         }
         // Nothing is under way to the application, and nothing is being sent.
@@ -164,7 +173,7 @@ impl Entered {
         let redirected = self.leg.progress().redirected_out;
         let quarter = splice.programs.limit() / 4;
         self.pause = if redirected == self.redirected { (2 * self.pause).min(MAX_PAUSE) } else { quarter };
-        (self.asked, self.redirected) = (progress.sent, redirected);
+        (self.asked, self.redirected, self.messages) = (progress.sent, redirected, 0);
     }
 
     /// Adds what the programs have done since it was last counted.

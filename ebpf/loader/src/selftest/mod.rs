@@ -245,7 +245,7 @@ fn configurations(test: &SelfTest, deadline: Deadline) -> (SelfTestReport, bool)
 
 fn one(test: &SelfTest, verdict: bool, deadline: Deadline) -> (SelfTestReport, bool) {
     let limit = if test.fault == Some(Fault::NoLimit) { u64::MAX >> 1 } else { test.limit };
-    let config = SpliceConfig { limit, verdict };
+    let config = SpliceConfig { limit, verdict, blocking: true };
     let (mut checks, mut late) = (Vec::new(), false);
     let staged = Stage::with(test.cgroup.as_deref(), config, test.limit, deadline, |stage| {
         late = run(stage, &mut checks);

@@ -50,7 +50,7 @@ impl Diag {
         (&self.0).write_all(&request(key))?;
         let mut answer = [0_u8; 1024];
         let len = (&self.0).read(&mut answer)?;
-        unread(&answer[..len])
+        unread(&answer[..len], key)
     }
 }
 
@@ -87,7 +87,11 @@ fn octets(address: Address) -> [u8; 16] {
     octets
 }
 
-fn unread(answer: &[u8]) -> io::Result<u64> {
+/// States of a socket that may still read: ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING. Without a
+/// connection of these ends the kernel answers with who listens there.
+const READING: [u8; 6] = [1, 4, 5, 8, 9, 11];
+
+fn unread(answer: &[u8], key: &SocketKey) -> io::Result<u64> {
     let malformed = || io::Error::new(io::ErrorKind::InvalidData, "malformed answer of sock_diag");
     let half = |at: usize| answer.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes);
     let word = |at: usize| answer.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
@@ -98,6 +102,13 @@ fn unread(answer: &[u8]) -> io::Result<u64> {
             return Err(io::Error::from_raw_os_error(errno.wrapping_neg()));
         }
         _ => return Err(malformed()),
+    }
+    let ports = |at: usize| Some(u16::from_be_bytes(answer.get(at..at + 2)?.try_into().ok()?));
+    let state = answer.get(HEADER_LEN + 1).ok_or_else(malformed)?;
+    let is_meant =
+        ports(HEADER_LEN + 4) == Some(key.local_port) && ports(HEADER_LEN + 6) == Some(key.remote_port);
+    if !READING.contains(state) || !is_meant {
+        return Err(io::ErrorKind::NotFound.into());
     }
     let rqueue = word(HEADER_LEN + RQUEUE_AT).ok_or_else(malformed)?;
     let mut at = HEADER_LEN + ANSWER_LEN;
@@ -113,11 +124,16 @@ fn unread(answer: &[u8]) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use culvert_bpf_common::{Address, SocketKey};
+
     use super::{ANSWER_LEN, HEADER_LEN, INET_DIAG_SKMEMINFO, SOCK_DIAG_BY_FAMILY, unread};
 
     #[test]
     fn an_answer_is_summed_up() {
+        let key = SocketKey::new(1, (Address::LOOPBACK_V4, 80), (Address::LOOPBACK_V4, 4000));
         let mut answer = vec![0_u8; HEADER_LEN + ANSWER_LEN];
+        answer[HEADER_LEN + 1] = 1;
+        answer[HEADER_LEN + 4..HEADER_LEN + 8].copy_from_slice(&[0, 80, 0x0f, 0xa0]);
         answer[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
         answer[HEADER_LEN + 56..HEADER_LEN + 60].copy_from_slice(&5_u32.to_ne_bytes());
         // Another attribute comes first, and one byte of padding.
@@ -127,10 +143,16 @@ mod tests {
         for index in 0..9_u32 {
             answer.extend((100 * (index + 1)).to_ne_bytes());
         }
-        assert_eq!(unread(&answer).unwrap(), 5 + 100 + 800);
-        assert!(unread(&answer[..HEADER_LEN + ANSWER_LEN]).is_err());
+        assert_eq!(unread(&answer, &key).unwrap(), 5 + 100 + 800);
+        let mut listener = answer.clone();
+        listener[HEADER_LEN + 1] = 10;
+        assert_eq!(unread(&listener, &key).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+        listener[HEADER_LEN + 1] = 1;
+        listener[HEADER_LEN + 7] = 0;
+        assert_eq!(unread(&listener, &key).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+        assert!(unread(&answer[..HEADER_LEN + ANSWER_LEN], &key).is_err());
         answer[4..6].copy_from_slice(&(libc::NLMSG_ERROR as u16).to_ne_bytes());
         answer[HEADER_LEN..HEADER_LEN + 4].copy_from_slice(&(-libc::ENOENT).to_ne_bytes());
-        assert_eq!(unread(&answer).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+        assert_eq!(unread(&answer, &key).unwrap_err().kind(), std::io::ErrorKind::NotFound);
     }
 }

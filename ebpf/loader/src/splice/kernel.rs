@@ -21,10 +21,13 @@ const KIND_DATASEC: u32 = 15;
 const KIND_DECL_TAG: u32 = 17;
 const KIND_ENUM64: u32 = 19;
 
-/// The structures that begin a `struct tcp_sock`, each inside the next, and the fields that are looked for.
-const WANTED: [(&str, &[&str]); 4] = [
+/// The structures that begin a `struct tcp_sock`, each inside the next, those that it leads to, and the fields that are
+/// looked for.
+const WANTED: [(&str, &[&str]); 6] = [
     ("sock_common", &["skc_flags"]),
-    ("sock", &["sk_rcvlowat"]),
+    ("sock", &["sk_rcvlowat", "sk_socket"]),
+    ("socket", &["file"]),
+    ("file", &["f_flags"]),
     ("inet_connection_sock", &["icsk_ulp_ops"]),
     ("tcp_sock", &["snd_una", "write_seq", "bytes_acked", "rcv_nxt", "bytes_received", "is_mptcp"]),
 ];
@@ -52,6 +55,10 @@ pub(super) fn settings() -> Result<SpliceSettings, Error> {
         rcv_nxt: needed("rcv_nxt")?,
         bytes_received: needed("bytes_received")?,
         is_mptcp: field("is_mptcp").unwrap_or_default(),
+        socket: needed("sk_socket")?,
+        file: needed("file")?,
+        file_flags: needed("f_flags")?,
+        blocking: 0,
     })
 }
 

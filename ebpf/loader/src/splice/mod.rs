@@ -48,11 +48,16 @@ pub struct SpliceConfig {
     /// Whether a verdict that does nothing is attached. Kernels with the change 929e30f93125 and without 04af4efde58a (6.6.128,
     /// 6.12.75, 6.18.14 and later) answer FIONREAD with 0 for bytes that came by TCP unless there is one.
     pub verdict: bool,
+    /// Whether sockets of applications in blocking mode enter too. Their `recv` returns EAGAIN, and not what it waits for,
+    /// when the kernel wakes it for nothing: because the socket's FIN was acknowledged or room for sending became free.
+    /// Without, only sockets enter that are in non-blocking mode when they connect, or whose listener was when it began to
+    /// listen, with the programs attached; who changes the mode later is no more redirected from its next message on.
+    pub blocking: bool,
 }
 
 impl Default for SpliceConfig {
     fn default() -> Self {
-        Self { limit: 256 * 1024, verdict: true }
+        Self { limit: 256 * 1024, verdict: true, blocking: false }
     }
 }
 
@@ -109,6 +114,7 @@ impl Splice {
     pub(crate) fn open(pins: &Pins, cgroup: &Cgroup, config: SpliceConfig) -> Result<Self, Error> {
         let mut settings = kernel::settings()?;
         settings.limit = config.limit;
+        settings.blocking = u32::from(config.blocking);
         let mut loader = EbpfLoader::new();
         for name in SHARED_MAPS {
             loader.map_pin_path(name, pins.map(name));
@@ -185,8 +191,12 @@ impl Shared {
         sys::update(self.legs.as_fd(), key, leg, MapUpdate::Any).map_err(|_| EnterError::Full)
     }
 
-    fn leave(&self, key: &SocketKey) {
-        if let Err(error) = sys::delete(self.legs.as_fd(), key) {
+    /// Removes what was noted of a leg, unless it is of another one by now.
+    fn leave(&self, key: &SocketKey, slot: u32, generation: u32) {
+        let noted = sys::lookup::<_, LegEntry>(self.legs.as_fd(), key);
+        if noted.is_ok_and(|leg| leg.is_some_and(|leg| (leg.slot, leg.generation) == (slot, generation)))
+            && let Err(error) = sys::delete(self.legs.as_fd(), key)
+        {
             log::warn!("a leg cannot be removed: {error}");
         }
     }

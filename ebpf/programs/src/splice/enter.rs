@@ -5,10 +5,11 @@ use core::ptr;
 use aya_ebpf::{
     bindings::{
         BPF_ANY, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock,
     },
     cty::c_void,
-    helpers::generated::bpf_sock_hash_update,
+    helpers::generated::{bpf_map_delete_elem, bpf_sock_hash_update},
     macros::sock_ops,
     programs::SockOpsContext,
 };
@@ -16,18 +17,28 @@ use culvert_bpf_common::{Address, Flow, OwnAddressKey, PROXY_MARK, PROXY_MARK_MA
 
 use crate::{
     context::{AF_INET, field, field_v6, netns_cookie, storage},
-    maps::{DECLINED, DIALS, OWN_ADDRESSES, SPLICE, SPLICED_PODS, flow_or},
+    maps::{DECLINED, DIALS, LISTENING, OWN_ADDRESSES, SPLICE, SPLICED_PODS, flow, flow_or, setting},
     tcp::Tcp,
 };
 
 /// The socket has a program of another map.
 const EBUSY: i64 = -16;
+/// A state of `enum bpf_tcp_state`.
+const TCP_CLOSE: u32 = 7;
 
 /// Runs at the state changes of TCP sockets. Its answer means something for other operations only.
 #[sock_ops]
 pub fn splice_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => dialling(&ctx),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => {
+            forget(&ctx);
+            dialling(&ctx);
+        }
+        BPF_SOCK_OPS_TCP_LISTEN_CB => {
+            forget(&ctx);
+            listening(&ctx);
+        }
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => closed(&ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => connected(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
         _ => {}
@@ -77,35 +88,133 @@ fn accepted(ctx: &SockOpsContext) {
     }
 }
 
+/// Why a socket does not enter.
+enum Declined {
+    Blocking,
+    Busy,
+    Mptcp,
+    Option,
+    Other,
+}
+
 #[inline(always)]
 fn enter(ctx: &SockOpsContext, pod: *mut SplicedPod, sk: *mut bpf_sock, mut key: SocketKey, active: bool) {
-    // What an earlier socket of this name wanted is no concern of this one.
-    let _ = DECLINED.remove(key);
-    let Some(tcp) = Tcp::of(sk) else { return };
+    // A socket of the same name may have died without being closed: nobody may take the one for the other.
+    let _ = take_out(&mut key);
+    // Other programs on this socket may have asked for other callbacks.
+    let _ = ctx.set_cb_flags(ctx.cb_flags() as i32 | BPF_SOCK_OPS_STATE_CB_FLAG as i32);
     // SAFETY: an entry of a map, which stays valid while this program runs. A lost count is the worst case.
     let pod = unsafe { &mut *pod };
+    match try_enter(ctx, sk, key, active) {
+        Ok(()) => {
+            let _ = DECLINED.remove(key);
+            pod.entered += 1;
+            return;
+        }
+        Err(Declined::Blocking) => pod.declined_blocking += 1,
+        Err(Declined::Busy) => pod.declined_busy += 1,
+        Err(Declined::Mptcp) => pod.declined_mptcp += 1,
+        Err(Declined::Option) => pod.declined_option += 1,
+        Err(Declined::Other) => pod.declined_other += 1,
+    }
+    let _ = DECLINED.insert(key, 1_u32, 0);
+}
+
+#[inline(always)]
+fn try_enter(
+    ctx: &SockOpsContext,
+    sk: *mut bpf_sock,
+    mut key: SocketKey,
+    active: bool,
+) -> Result<(), Declined> {
+    let tcp = Tcp::of(sk).ok_or(Declined::Other)?;
     if tcp.is_mptcp() {
-        pod.declined_mptcp += 1;
-        return;
+        return Err(Declined::Mptcp);
     }
     if tcp.has_options() {
-        pod.declined_option += 1;
-        return;
+        return Err(Declined::Option);
     }
-    let Some(flow) = flow_or(sk, Flow::new(key, key.netns, active)) else { return };
-    let map = ptr::from_ref(&SPLICE).cast_mut().cast::<c_void>();
+    // What has just come in is nobody's yet; it will be used as the socket that listened for it.
+    if setting!(blocking) == 0 && if active { tcp.is_blocking() } else { !is_listening(key) } {
+        return Err(Declined::Blocking);
+    }
+    let new = Flow::new(key, key.netns, active);
+    let flow = flow_or(sk, new).ok_or(Declined::Other)?;
+    // The socket may have had another connection.
+    *flow = new;
     // SAFETY: the helper is given the program's context, a map and a key of it.
-    let result = unsafe { bpf_sock_hash_update(ctx.ops, map, (&raw mut key).cast(), u64::from(BPF_ANY)) };
+    let result =
+        unsafe { bpf_sock_hash_update(ctx.ops, sockets(), (&raw mut key).cast(), u64::from(BPF_ANY)) };
     if result == 0 {
-        pod.entered += 1;
-        return;
+        flow.flags |= Flow::IS_ENTERED;
+        return Ok(());
     }
     flow.mode = Flow::MODE_OFF;
-    if result == EBUSY {
-        pod.declined_busy += 1;
-    } else {
-        pod.declined_other += 1;
+    Err(if result == EBUSY { Declined::Busy } else { Declined::Other })
+}
+
+/// The socket is about to be used anew, after a `connect` to nowhere has ended its connection: what is left of that must
+/// not come to the next one.
+#[inline(always)]
+fn forget(ctx: &SockOpsContext) {
+    let Some(sk) = socket(ctx) else { return };
+    let Some(flow) = flow(sk) else { return };
+    flow.mode = Flow::MODE_OFF;
+    if flow.flags & Flow::IS_ENTERED != 0 {
+        flow.flags &= !Flow::IS_ENTERED;
+        let mut own = flow.own;
+        let _ = take_out(&mut own);
     }
+}
+
+/// Whoever listens in non-blocking mode uses what it accepts in the same way.
+#[inline(always)]
+fn listening(ctx: &SockOpsContext) {
+    let Some(sk) = socket(ctx) else { return };
+    let Some(tcp) = Tcp::of(sk) else { return };
+    let own = key_of(sk, netns_cookie(ctx));
+    let key = listener_key(own.netns, own.local, own.local_port);
+    if tcp.is_blocking() {
+        let _ = LISTENING.remove(key);
+    } else {
+        let _ = LISTENING.insert(key, 1_u32, 0);
+    }
+}
+
+/// Whether a socket in non-blocking mode listens, or has listened last, where this one came in.
+#[inline(always)]
+fn is_listening(key: SocketKey) -> bool {
+    let any = [key.local, Address::from_v4_word(0), Address::from_words([0; 4])];
+    let at = |address| LISTENING.get_ptr(listener_key(key.netns, address, key.local_port)).is_some();
+    at(any[0]) || at(any[1]) || at(any[2])
+}
+
+#[inline(always)]
+const fn listener_key(netns: u64, address: Address, port: u16) -> SocketKey {
+    SocketKey::new(netns, (address, port), (Address::from_words([0; 4]), 0))
+}
+
+/// A socket has closed.
+#[inline(always)]
+fn closed(ctx: &SockOpsContext) {
+    let Some(sk) = socket(ctx) else { return };
+    if let Some(flow) = flow(sk) {
+        let _ = DECLINED.remove(flow.own);
+    } else {
+        let _ = DECLINED.remove(key_of(sk, netns_cookie(ctx)));
+    }
+}
+
+/// Removes who goes by this name.
+#[inline(always)]
+fn take_out(key: &mut SocketKey) -> i64 {
+    // SAFETY: the helper is given a map and a key of it.
+    unsafe { bpf_map_delete_elem(sockets(), ptr::from_mut(key).cast()) }
+}
+
+#[inline(always)]
+fn sockets() -> *mut c_void {
+    ptr::from_ref(&SPLICE).cast_mut().cast()
 }
 
 #[inline(always)]

@@ -10,8 +10,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, SockHash},
 };
 use culvert_bpf_common::{
-    Flow, Leg, MAX_DECLINED, MAX_DIALS, MAX_LEGS, MAX_OWN_ADDRESSES, MAX_PODS, OwnAddressKey, Slot,
-    SocketKey, SocketNote, SpliceSettings, SplicedPod,
+    Flow, Leg, MAX_DECLINED, MAX_DIALS, MAX_LEGS, MAX_LISTENING, MAX_OWN_ADDRESSES, MAX_PODS, OwnAddressKey,
+    Slot, SocketKey, SocketNote, SpliceSettings, SplicedPod,
 };
 
 /// The pods whose sockets enter.
@@ -34,9 +34,14 @@ pub static SLOTS: Array<Slot> = Array::with_max_entries(MAX_LEGS, BPF_F_MMAPABLE
 #[map]
 pub static DIALS: LruHashMap<SocketKey, u32> = LruHashMap::with_max_entries(MAX_DIALS, 0);
 
-/// Sockets in the map that have set an option which redirected bytes do not obey.
+/// Sockets to which nothing may be redirected: they have an option which redirected bytes do not obey, or could not enter.
+/// Removed when they close.
 #[map]
-pub static DECLINED: LruHashMap<SocketKey, u32> = LruHashMap::with_max_entries(MAX_DECLINED, 0);
+pub static DECLINED: HashMap<SocketKey, u32> = HashMap::with_max_entries(MAX_DECLINED, BPF_F_NO_PREALLOC);
+
+/// Addresses that sockets in non-blocking mode listen on, as the local ends of keys without a remote one.
+#[map]
+pub static LISTENING: LruHashMap<SocketKey, u32> = LruHashMap::with_max_entries(MAX_LISTENING, 0);
 
 /// What each socket in the map has sent; freed with the socket.
 #[btf_map]
@@ -64,6 +69,10 @@ pub static SETTINGS: SpliceSettings = SpliceSettings {
     rcv_nxt: 0,
     bytes_received: 0,
     is_mptcp: 0,
+    socket: 0,
+    file: 0,
+    file_flags: 0,
+    blocking: 0,
 };
 
 /// Reads a setting. The verifier knows the value as a constant: code behind a limit of 0 is as good as not there.

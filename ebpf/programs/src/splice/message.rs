@@ -3,7 +3,7 @@
 //! `sent` is what the socket has sent since its connection was made: redirected bytes are counted here, those that went
 //! by TCP by the kernel. `read` is what the reader is known to have read of it, never too much. A direction
 //!
-//!  * is redirected while `sent - read` with the message stays within the limit;
+//!  * is redirected while `sent - read` with the message stays within the limit, and so do the messages since `sent == read`;
 //!  * changes from redirection to TCP at any time: what TCP delivers comes after what has been put into the queue before;
 //!  * changes from TCP to redirection only when `sent == read`: nothing is under way that could be overtaken;
 //!  * returns to TCP when bytes have gone by TCP that did not pass here (urgent ones, or of a `send` that had begun before
@@ -49,7 +49,7 @@ fn direct(ctx: &SkMsgContext) -> Option<()> {
         Some(flow) => flow,
         None => enter_leg(ctx, sk)?,
     };
-    if flow.mode == Flow::MODE_OFF {
+    if flow.mode == Flow::MODE_OFF || !is_own(ctx.msg, &flow.own) {
         return None;
     }
     if flow.mode == Flow::MODE_NEW {
@@ -58,12 +58,18 @@ fn direct(ctx: &SkMsgContext) -> Option<()> {
     let slot = SLOTS.get_ptr_mut(flow.slot)?;
     // SAFETY: an entry of an array, which is always there. Each field has one writer.
     let slot = unsafe { &mut *slot };
-    if slot.generation != u64::from(flow.generation) || slot.off != 0 {
+    if slot.generation as u32 != flow.generation || slot.off != 0 {
         flow.mode = Flow::MODE_OFF;
         return None;
     }
     let to_app = flow.flags & Flow::IS_TO_APP != 0;
-    let by_tcp = Tcp::of(sk)?.bytes_sent(flow.flags);
+    let tcp = Tcp::of(sk)?;
+    if setting!(blocking) == 0 && tcp.is_blocking() {
+        flow.mode = Flow::MODE_OFF;
+        slot.off = Slot::OFF_OPTION;
+        return None;
+    }
+    let by_tcp = tcp.bytes_sent(flow.flags);
     let sent = flow.redirected.wrapping_add(by_tcp);
     let read = if to_app { slot.peer_read } else { slot.read };
     if read > sent {
@@ -81,8 +87,11 @@ fn direct(ctx: &SkMsgContext) -> Option<()> {
         flow.mode = Flow::MODE_SPLICED;
         flow.by_tcp = by_tcp;
     }
+    if sent == read {
+        flow.messages = 0;
+    }
     let size = u64::from(field!(u32, ctx.msg => sk_msg_md.size));
-    if sent - read + size > setting!(limit) {
+    if sent - read + size > setting!(limit) || flow.messages >= Flow::MAX_MESSAGES {
         flow.mode = Flow::MODE_TCP;
         if to_app {
             slot.fell_back_out += 1;
@@ -101,6 +110,7 @@ fn direct(ctx: &SkMsgContext) -> Option<()> {
         flow.mode = Flow::MODE_TCP;
         return None;
     }
+    flow.messages += 1;
     flow.redirected = flow.redirected.wrapping_add(size);
     if to_app {
         slot.redirected_out = slot.redirected_out.wrapping_add(size);
@@ -167,6 +177,13 @@ fn prove(flow: &Flow, sk: *mut bpf_sock) -> Option<()> {
 fn leg(key: SocketKey) -> Option<&'static Leg> {
     // SAFETY: entries are inserted and removed, never edited; a removed one outlives this program run.
     unsafe { LEGS.get(key) }
+}
+
+/// Whether the socket still has the connection that is noted of it.
+#[inline(always)]
+fn is_own(msg: *mut sk_msg_md, own: &SocketKey) -> bool {
+    field!(u32, msg => sk_msg_md.local_port) as u16 == own.local_port
+        && u32::from_be(field!(u32, msg => sk_msg_md.remote_port)) as u16 == own.remote_port
 }
 
 /// The sending socket.

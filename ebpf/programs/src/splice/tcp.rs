@@ -9,7 +9,10 @@ use culvert_bpf_common::Flow;
 
 use crate::maps::setting;
 
-/// A `struct tcp_sock`.
+/// asm-generic/fcntl.h
+const O_NONBLOCK: u32 = 0o4000;
+
+/// A `struct tcp_sock`, or a structure that it led to.
 #[derive(Clone, Copy)]
 pub struct Tcp(*mut c_void);
 
@@ -49,6 +52,17 @@ impl Tcp {
     pub fn has_options(self) -> bool {
         let zerocopy = self.u64(setting!(sk_flags)) & (1 << (setting!(zerocopy_bit) & 63)) != 0;
         zerocopy || self.u32(setting!(rcvlowat)) > 1 || self.u64(setting!(ulp_ops)) != 0
+    }
+
+    /// Whether calls on the socket may wait. To be asked only of a socket that a process has.
+    #[inline(always)]
+    pub fn is_blocking(self) -> bool {
+        let socket = Self(self.u64(setting!(socket)) as *mut c_void);
+        if socket.0.is_null() {
+            return true;
+        }
+        let file = Self(socket.u64(setting!(file)) as *mut c_void);
+        file.0.is_null() || file.u32(setting!(file_flags)) & O_NONBLOCK == 0
     }
 
     #[inline(always)]
