@@ -22,7 +22,7 @@ pub(crate) fn allow() {
     }
     match setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }) {
         Ok(()) => {
-            log::debug!("raised the limit on locked memory, against which this kernel counts eBPF maps")
+            log::debug!("raised the limit on locked memory, against which this kernel counts eBPF maps");
         }
         Err(_) => log::warn!(
             "the limit on locked memory (RLIMIT_MEMLOCK, LimitMEMLOCK=) is {current} bytes and cannot be raised; before \

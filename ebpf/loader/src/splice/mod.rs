@@ -245,9 +245,8 @@ loaded!(CgroupSockopt, SkMsg, SkSkb, SockOps);
 
 fn map_fd(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, Error> {
     let map = ebpf.map(name).ok_or_else(|| map_error(name, io::ErrorKind::NotFound.into()))?;
-    let data = match map {
-        Map::Array(data) | Map::HashMap(data) | Map::SockHash(data) => data,
-        _ => return Err(map_error(name, io::ErrorKind::InvalidData.into())),
+    let (Map::Array(data) | Map::HashMap(data) | Map::SockHash(data)) = map else {
+        return Err(map_error(name, io::ErrorKind::InvalidData.into()));
     };
     data.fd().as_fd().try_clone_to_owned().map_err(|e| map_error(name, e))
 }
