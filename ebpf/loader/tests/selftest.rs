@@ -87,6 +87,9 @@ fn other_limits_are_tested_as_they_are() {
 fn what_cannot_be_set_up_is_named() {
     let report = selftest(&SelfTest { cgroup: Some("/sys/fs/bpf".into()), ..test(None) });
     let failure = report.failure().unwrap();
+    if failure.property == Property::Deadline {
+        return support::skip("the machine is too slow for the self-test");
+    }
     assert_eq!(failure.property, Property::Setup);
     assert!(failure.detail.contains("a cgroup in /sys/fs/bpf"), "{failure:?}");
 }
@@ -107,8 +110,8 @@ fn nothing_remains() {
     };
     let before = traces();
     selftest(&test(None));
-    // Of the tests that run beside this one some may be at it.
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    // Of the tests that run beside this one some may be at it, or, on a slow machine, what they have given up on.
+    let until = std::time::Instant::now() + support::HANG_GUARD;
     while !traces().is_subset(&before) && std::time::Instant::now() < until {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
