@@ -3,7 +3,7 @@
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -57,6 +57,7 @@ pub struct Bootstrap {
     listeners: String,
     clusters: String,
     exclusions: Option<String>,
+    listeners_from: Option<PathBuf>,
     unbound: u16,
 }
 
@@ -131,7 +132,19 @@ typed_config:
         self
     }
 
+    /// Listeners come from this file.
+    pub fn listeners_from(mut self, path: &Path) -> Self {
+        self.listeners_from = Some(path.to_owned());
+        self
+    }
+
     fn text(&self) -> String {
+        let dynamic = self.listeners_from.as_ref().map_or_else(String::new, |path| {
+            format!(
+                "dynamic_resources: {{lds_config: {{path_config_source: {{path: {}}}}}}}\n",
+                path.display()
+            )
+        });
         let extensions = self.exclusions.as_ref().map_or_else(String::new, |fields| {
             format!(
                 "bootstrap_extensions:\n- name: culvert.capture\n  typed_config:\n    \"@type\": \
@@ -141,7 +154,7 @@ typed_config:
         });
         format!(
             "node: {{id: test, cluster: tests}}\nadmin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: \
-             0}}}}}}\n{extensions}static_resources:\n  listeners:\n{}  clusters:\n{}",
+             0}}}}}}\n{dynamic}{extensions}static_resources:\n  listeners:\n{}  clusters:\n{}",
             indent(&self.listeners, 2),
             indent(&self.clusters, 2)
         )

@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use culvert_bpf::DirectTally;
 
 use super::plan::Counted;
-use crate::observe::stats::{ClusterStats, DirectStats, Registry, TcpStats};
+use crate::{
+    observe::stats::{ClusterStats, DirectStats, Registry, TcpStats},
+    snapshot::HostCounters,
+};
 
 /// The sets that direct connections are counted in, beside those of the workers.
 pub(super) struct Counts {
@@ -64,13 +67,18 @@ impl Counts {
     /// Sets how many connections are open.
     pub(super) fn set_open<'a>(&mut self, open: impl Iterator<Item = (&'a Counted, u64)>) {
         let mut clusters: HashMap<&Arc<str>, u64> = HashMap::new();
+        let mut hosts: HashMap<*const HostCounters, (&HostCounters, u64)> = HashMap::new();
         let mut all = 0;
         for (counted, open) in open {
-            counted.host.counters.of_control().cx_active.set(open);
+            let counters = &counted.host.counters;
+            hosts.entry(std::ptr::from_ref(counters)).or_insert((counters, 0)).1 += open;
             all += open;
             for (_, name) in &counted.clusters {
                 *clusters.entry(name).or_default() += open;
             }
+        }
+        for (host, open) in hosts.into_values() {
+            host.of_control().cx_active.set(open);
         }
         for (name, stats) in &self.clusters {
             stats.upstream_cx_active.set(clusters.get(name).copied().unwrap_or_default());

@@ -51,6 +51,8 @@ pub(super) struct Direct {
     sockets: HashMap<u64, DiagSocket>,
     /// Connections whose socket was not there in the last round.
     missing: HashSet<u64>,
+    /// Tallies that nothing referred to in the last round.
+    former: HashSet<u64>,
     /// Clusters that have as many connections as they may by default.
     full: HashSet<Arc<str>>,
     /// Whether the number of connections of the process is limited.
@@ -74,6 +76,7 @@ impl Direct {
             places: HashMap::new(),
             sockets: HashMap::new(),
             missing: HashSet::new(),
+            former: HashSet::new(),
             full: HashSet::new(),
             limited,
             active: false,
@@ -150,6 +153,7 @@ impl Direct {
         self.withdraw(&flows);
         let open = self.open_sockets(&flows);
         let mut moved: HashMap<u64, DirectTally> = tallies;
+        let mut active: HashMap<u64, u64> = HashMap::new();
         for flow in &flows {
             match open.get(&(flow.netns, flow.cookie)) {
                 Some(socket) => {
@@ -157,6 +161,7 @@ impl Direct {
                     let tally = moved.entry(flow.tally).or_default();
                     tally.sent += socket.sent;
                     tally.received += socket.received;
+                    *active.entry(flow.tally).or_default() += u64::from(!socket.connecting);
                     self.close_idle(flow, socket);
                 }
                 // It ended meanwhile, or its end was missed.
@@ -185,10 +190,10 @@ impl Direct {
             }
             table.set_read(*tally, *before)?;
         }
-        let left = |tally: &u64| moved.get(tally).map_or(0, |it| it.opened.saturating_sub(it.closed));
-        self.counts.set_open(self.places.iter().map(|(tally, counted)| (counted, left(tally))));
+        let open = |tally: &u64| active.get(tally).copied().unwrap_or_default();
+        self.counts.set_open(self.places.iter().map(|(tally, counted)| (counted, open(tally))));
         self.forget_former(table, &moved, &flows)?;
-        Ok(self.notice_full(&moved))
+        Ok(self.notice_full(&active))
     }
 
     /// Drops what is counted of rules of the past once nothing is left of them.
@@ -198,24 +203,27 @@ impl Direct {
         moved: &HashMap<u64, DirectTally>,
         flows: &[DirectFlow],
     ) -> Result<(), culvert_bpf::Error> {
-        for (tally, now) in moved {
-            let kept = self.plan.counted.contains_key(tally) || flows.iter().any(|flow| flow.tally == *tally);
-            if !kept && now.opened <= now.closed {
-                table.remove_tally(*tally)?;
-                self.counted.remove(tally);
-                self.places.remove(tally);
-            }
+        let used: HashSet<u64> = flows.iter().map(|flow| flow.tally).collect();
+        let unused = moved.keys().filter(|it| !self.plan.counted.contains_key(it) && !used.contains(it));
+        // What ended just now is counted in the next round.
+        let (gone, former): (HashSet<u64>, HashSet<u64>) =
+            unused.copied().partition(|it| self.former.contains(it));
+        self.former = former;
+        for tally in gone {
+            table.remove_tally(tally)?;
+            self.counted.remove(&tally);
+            self.places.remove(&tally);
         }
         Ok(())
     }
 
     /// Circuit breakers that nobody has set stop at 1,024 connections: from there on the proxy decides. Whether that has
     /// changed for a cluster.
-    fn notice_full(&mut self, moved: &HashMap<u64, DirectTally>) -> bool {
+    fn notice_full(&mut self, active: &HashMap<u64, u64>) -> bool {
         let mut open: HashMap<&Arc<str>, u64> = HashMap::new();
-        for (tally, now) in moved {
+        for (tally, active) in active {
             for (cluster, _) in self.places.get(tally).iter().flat_map(|counted| &counted.clusters) {
-                *open.entry(cluster).or_default() += now.opened.saturating_sub(now.closed);
+                *open.entry(cluster).or_default() += active;
             }
         }
         let max = u64::from(CircuitBreakers::default().max_connections);

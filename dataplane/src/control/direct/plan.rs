@@ -24,6 +24,8 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Plan {
     pub(super) rules: Vec<DirectRule>,
+    /// Where the rules of a pod's port are: there may be many, and connections are asked about again and again.
+    by_port: HashMap<(u64, u16), Vec<usize>>,
     /// By [`DirectEndpoint::tally`].
     pub(super) counted: HashMap<u64, Counted>,
     /// What goes through the proxy, and why: pod and destination.
@@ -61,10 +63,9 @@ impl Plan {
     /// that is chosen now.
     pub(super) fn allows(&self, flow: &DirectFlow) -> bool {
         let of_pod = |port: u16| {
-            let fits = move |rule: &&DirectRule| {
-                rule.netns == flow.netns && rule.port == port && rule.prefix.contains(&flow.meant.ip())
-            };
-            self.rules.iter().filter(fits).max_by_key(|rule| rule.prefix.prefix_len())
+            let rules = self.by_port.get(&(flow.netns, port))?.iter().filter_map(|at| self.rules.get(*at));
+            let fits = rules.filter(|rule| rule.prefix.contains(&flow.meant.ip()));
+            fits.max_by_key(|rule| rule.prefix.prefix_len())
         };
         let rule = of_pod(flow.meant.port()).or_else(|| of_pod(0));
         rule.is_some_and(|rule| {
@@ -98,6 +99,9 @@ impl<'a> Planner<'a> {
                 plan.rules.iter().filter(|rule| !rule.endpoints.is_empty()).map(|rule| rule.netns).collect();
             move |rule| direct.contains(&rule.netns)
         });
+        for (at, rule) in plan.rules.iter().enumerate() {
+            plan.by_port.entry((rule.netns, rule.port)).or_default().push(at);
+        }
         plan
     }
 
