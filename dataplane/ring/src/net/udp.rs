@@ -22,9 +22,9 @@ pub struct UdpOptions<'o> {
     pub reuse_port: bool,
     /// IPV6_V6ONLY on IPv6 addresses; without it, `[::]` takes IPv4 datagrams too.
     pub v6only: bool,
-    /// SO_RCVBUF in bytes, capped at net.core.rmem_max; `None` leaves the kernel's default.
+    /// SO_RCVBUF in bytes, without CAP_NET_ADMIN capped at net.core.rmem_max; `None` leaves the kernel's default.
     pub receive_buffer: Option<usize>,
-    /// SO_SNDBUF in bytes, capped at net.core.wmem_max; `None` leaves the kernel's default.
+    /// SO_SNDBUF in bytes, without CAP_NET_ADMIN capped at net.core.wmem_max; `None` leaves the kernel's default.
     pub send_buffer: Option<usize>,
     /// IP_TRANSPARENT: bind to and send from addresses that are not this host's. Needs CAP_NET_ADMIN.
     pub transparent: bool,
@@ -64,10 +64,18 @@ pub fn udp_socket(addr: &SocketAddr, udp: &UdpOptions<'_>) -> io::Result<OwnedFd
     if addr.is_ipv6() {
         socket.set_only_v6(udp.v6only)?;
     }
-    if let Some(size) = udp.receive_buffer {
+    let forced = |name, size: usize| {
+        let size = libc::c_int::try_from(size).unwrap_or(libc::c_int::MAX);
+        set(socket.as_fd(), libc::SOL_SOCKET, name, &size).is_ok()
+    };
+    if let Some(size) = udp.receive_buffer
+        && !forced(libc::SO_RCVBUFFORCE, size)
+    {
         socket.set_recv_buffer_size(size)?;
     }
-    if let Some(size) = udp.send_buffer {
+    if let Some(size) = udp.send_buffer
+        && !forced(libc::SO_SNDBUFFORCE, size)
+    {
         socket.set_send_buffer_size(size)?;
     }
     if udp.transparent {
