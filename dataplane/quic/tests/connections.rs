@@ -191,7 +191,8 @@ async fn codes_arrive() {
     let (_back, mut there) = theirs.accept_bi().await.unwrap();
     there.stop(VarInt::from_u32(78));
     assert_eq!(writing.await.unwrap_err(), StreamError::Stopped(VarInt::from_u32(78)));
-    // The end of the connection, with code and reason, for everyone who waits.
+    // The end of a connection, with code and reason, for everyone who waits.
+    let Pair { ours, theirs, .. } = &pair([transport(), transport()]).await;
     let (mut send, mut receive) = ours.open_bi().await.unwrap();
     send.write("c").await.unwrap();
     let (mut back, mut there) = theirs.accept_bi().await.unwrap();
@@ -205,7 +206,8 @@ async fn codes_arrive() {
         }
         _ => false,
     };
-    assert!(closed(&theirs.closed().await));
+    let error = theirs.closed().await;
+    assert!(closed(&error), "{error:?}");
     assert!(matches!(reading.await, Err(StreamError::Connection(error)) if closed(&error)));
     assert!(matches!(back.write("d").await, Err(StreamError::Connection(error)) if closed(&error)));
     assert!(theirs.accept_bi().await.is_err() && theirs.open_bi().await.is_err());
