@@ -39,6 +39,8 @@ macro_rules! tests {
 mod control;
 #[path = "capture/crowd.rs"]
 mod crowd;
+#[path = "capture/decision.rs"]
+mod decision;
 #[path = "capture/direct.rs"]
 mod direct;
 #[path = "capture/driver.rs"]

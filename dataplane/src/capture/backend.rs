@@ -13,7 +13,7 @@ use crate::capture::{
     CaptureConfig, CaptureError, CaptureMode, Origin, PodCounters, Policy,
     iptables::{self, Rules},
     record::{Pins, Record, RecordStore},
-    splice::{self, SpliceMode, SpliceSettings},
+    splice::Decision,
 };
 
 /// What turns traffic in this process.
@@ -235,19 +235,24 @@ impl Backend {
 }
 
 /// Loads the programs that splice, if connections are to be spliced.
-fn open_splice(capture: &Capture, settings: &SpliceSettings) -> Result<Option<Splice>, CaptureError> {
-    let decision = splice::decide(settings.mode);
-    let opened = if decision.on { Some(capture.splice(settings.programs())) } else { None };
-    match opened {
-        None => log::info!("splicing is off: {}", decision.reason),
-        Some(Ok(opened)) => {
-            log::info!("splicing is on, {} bytes at most in flight: {}", settings.limit, decision.reason);
-            return Ok(Some(opened));
-        }
-        Some(Err(error)) if settings.mode == SpliceMode::On => return Err(CaptureError::Bpf(error)),
-        Some(Err(error)) => log::warn!("splicing is off: {error}"),
+fn open_splice(capture: &Capture, decision: &Decision) -> Result<Option<Splice>, CaptureError> {
+    let Decision { programs, reason, .. } = decision;
+    if !decision.on {
+        let failed = decision.selftest.is_some();
+        log::log!(if failed { log::Level::Warn } else { log::Level::Info }, "splicing is off: {reason}");
+        return Ok(None);
     }
-    Ok(None)
+    match capture.splice(*programs) {
+        Ok(splice) => {
+            log::info!("splicing is on, {} bytes at most in flight: {reason}", programs.limit);
+            Ok(Some(splice))
+        }
+        Err(error) if decision.insists => Err(CaptureError::Bpf(error)),
+        Err(error) => {
+            log::warn!("splicing is off: {error}");
+            Ok(None)
+        }
+    }
 }
 
 /// Detaches and removes what an earlier instance has pinned. Says where that was, if there was anything.

@@ -40,6 +40,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
 };
 
 use culvert_model::CaptureSettings;
@@ -84,8 +85,8 @@ pub struct CaptureConfig {
     pub direct: bool,
     /// `culvert.v1.Capture`: what is never captured, in any pod. Loopback connections and the proxy's own never are either.
     pub settings: CaptureSettings,
-    /// `--splice`, `--splice-limit`; eBPF only.
-    pub splice: splice::SpliceSettings,
+    /// What has come of `--splice`; eBPF only.
+    pub splice: Arc<splice::Decision>,
     /// Length of the accept queue of every in-pod listener; the kernel caps it at `net.core.somaxconn`.
     pub backlog: u32,
 }
@@ -106,7 +107,7 @@ impl Default for CaptureConfig {
             cgroup_root: None,
             direct: false,
             settings: CaptureSettings::default(),
-            splice: splice::SpliceSettings::default(),
+            splice: Arc::new(splice::Decision::off("not asked for")),
             backlog: 4096,
         }
     }

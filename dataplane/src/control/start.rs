@@ -34,7 +34,10 @@ use super::{
     tls::TlsControl,
 };
 use crate::{
-    capture::{self, Call, CaptureConfig, CaptureManager, CaptureMode, ControlSocket, pods},
+    capture::{
+        self, Call, CaptureConfig, CaptureManager, CaptureMode, ControlSocket, pods,
+        splice::{self, Decision},
+    },
     observe::{
         access::pipe::Pipes,
         access_log::AccessLogs,
@@ -264,6 +267,11 @@ fn start_capture(loaded: &Loaded, options: &ServeOptions, shared: &Shared) -> Re
         return Ok((None, calls));
     }
     let socket = ControlSocket::bind(&options.control_socket)?;
+    let splice = Arc::new(match options.capture {
+        CaptureMode::Ebpf => splice::decide(&options.splice, options.cgroup.as_deref()),
+        _ => Decision::off("only with --capture ebpf"),
+    });
+    shared.process.registry.register("culvert.splice", splice.clone());
     let config = CaptureConfig {
         mode: options.capture,
         state_dir: capture::state_dir(&options.control_socket),
@@ -271,7 +279,7 @@ fn start_capture(loaded: &Loaded, options: &ServeOptions, shared: &Shared) -> Re
         cgroup_root: options.cgroup.clone(),
         direct: options.direct,
         settings: loaded.bootstrap.capture.clone(),
-        splice: options.splice,
+        splice,
         ..CaptureConfig::default()
     };
     let manager = CaptureManager::new(config, Box::new(port::Port(shared.workers.clone())))?;

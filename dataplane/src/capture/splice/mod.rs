@@ -25,6 +25,7 @@
 //! | C | a FIN sent by one thread may overtake what another is sending | |
 //! | C | a process that calls setsockopt with a length beyond its memory is told EFAULT: a program looks at options on the whole node | |
 
+mod decision;
 mod watch;
 mod worker;
 
@@ -34,8 +35,9 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use culvert_bpf::{Splice, SpliceConfig};
+use culvert_bpf::Splice;
 
+pub use decision::{Decision, decide};
 pub use worker::{Ends, WorkerSplice};
 
 /// `--splice`.
@@ -60,37 +62,6 @@ pub struct SpliceSettings {
     pub mode: SpliceMode,
     /// `--splice-limit`, bytes; 0 redirects nothing.
     pub limit: u64,
-}
-
-/// Whether connections are spliced, and why or why not.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Decision {
-    /// Whether they are.
-    pub on: bool,
-    /// For a person.
-    pub reason: String,
-}
-
-/// Decides whether the running kernel may splice.
-///
-/// `auto` is to be answered by a self-test that provokes each fault of class A in a namespace and a cgroup of its own, with
-/// [`culvert_bpf::Capture::splice`] and [`culvert_bpf::SlotPool::enter`] as `ebpf/loader/tests/splice` does; most of all that
-/// [`culvert_bpf::Leg::confirm`] answers 0 while redirected bytes wait unread, which it does not where the kernel does not
-/// charge them to the socket. Without one the answer is no.
-pub fn decide(mode: SpliceMode) -> Decision {
-    let (on, reason) = match mode {
-        SpliceMode::Auto => (false, "no self-test has shown that this kernel can"),
-        SpliceMode::On => (true, "asked for by --splice on"),
-        SpliceMode::Off => (false, "--splice off"),
-    };
-    Decision { on, reason: reason.to_owned() }
-}
-
-impl SpliceSettings {
-    /// How the programs are loaded.
-    pub(super) fn programs(&self) -> SpliceConfig {
-        SpliceConfig { limit: self.limit, blocking: self.mode == SpliceMode::On, ..SpliceConfig::default() }
-    }
 }
 
 impl Default for SpliceSettings {

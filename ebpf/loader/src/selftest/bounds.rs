@@ -40,6 +40,31 @@ fn bound(stage: &Stage<'_>, towards: Towards) -> Outcome {
     Ok(format!("a reader that stopped was owed {redirected} bytes and {} by TCP", taken - redirected))
 }
 
+/// Single bytes: the kernel keeps about 1 KiB for each message that is redirected, charged to nobody.
+pub(super) fn small_messages(stage: &Stage<'_>) -> Outcome {
+    const KEPT: u64 = 1 << 10;
+    let mut counts = Vec::new();
+    for towards in Towards::BOTH {
+        let mut pair = stage.captured()?.entered(&stage.pool)?;
+        // Twice what may be under way.
+        let (all, most) = (2 * stage.limit / KEPT + 64, stage.limit / KEPT + 64);
+        for _ in 0..all {
+            pair.send(towards, b".")?;
+        }
+        let redirected = pair.redirected(towards)?;
+        ensure(redirected <= most, || {
+            format!("{redirected} messages to a reader that stopped, more than {most}")
+        })?;
+        ensure(redirected > 0, || "nothing was redirected".to_owned())?;
+        pair.expect(stage, towards, &vec![b'.'; all as usize])?;
+        counts.push(redirected);
+    }
+    Ok(format!(
+        "at most {} messages under way to a reader that stopped",
+        counts.into_iter().max().unwrap_or(0)
+    ))
+}
+
 /// Bytes that are there before the proxy's socket enters.
 pub(super) fn order_at_entry(stage: &Stage<'_>) -> Outcome {
     let mut pair = stage.captured()?;

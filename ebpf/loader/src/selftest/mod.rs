@@ -81,13 +81,15 @@ pub enum Property {
     BlockingRecv,
     /// io_uring's poll and receive complete.
     IoUring,
+    /// Small messages, for each of which the kernel keeps a piece of memory of its own, are bounded too.
+    SmallMessages,
     /// The test has come to an end in its time.
     Deadline,
 }
 
 impl Property {
     /// All of them, in the order in which they are tested.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Setup,
         Self::Enrolment,
         Self::Fionread,
@@ -103,6 +105,7 @@ impl Property {
         Self::EpollEdge,
         Self::BlockingRecv,
         Self::IoUring,
+        Self::SmallMessages,
         Self::Deadline,
     ];
 
@@ -124,6 +127,9 @@ impl Property {
             Self::EpollEdge => "epoll tells of redirected bytes, edge-triggered",
             Self::BlockingRecv => "a recv that waits is woken by redirected bytes",
             Self::IoUring => "io_uring's poll and receive complete by redirected bytes",
+            Self::SmallMessages => {
+                "small messages to a reader that stopped are bounded by the memory they take"
+            }
             Self::Deadline => "the test comes to its end in time",
         }
     }
@@ -146,6 +152,7 @@ impl Property {
             Self::EpollEdge => "epoll_edge",
             Self::BlockingRecv => "blocking_recv",
             Self::IoUring => "io_uring",
+            Self::SmallMessages => "small_messages",
             Self::Deadline => "deadline",
         }
     }
@@ -285,7 +292,7 @@ fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Wrong> 
 /// All checks, up to the first that does not pass; whether that was only late.
 fn run(stage: &Stage<'_>, checks: &mut Vec<Check>) -> bool {
     type Test = fn(&Stage<'_>) -> Outcome;
-    let tests: [(Property, Test); 14] = [
+    let tests: [(Property, Test); 15] = [
         (Property::Enrolment, counts::enrolment),
         (Property::Fionread, counts::fionread),
         (Property::Accounting, counts::accounting),
@@ -300,6 +307,7 @@ fn run(stage: &Stage<'_>, checks: &mut Vec<Check>) -> bool {
         (Property::EpollEdge, wakeups::epoll_edge),
         (Property::BlockingRecv, wakeups::blocking_recv),
         (Property::IoUring, wakeups::io_uring),
+        (Property::SmallMessages, bounds::small_messages),
     ];
     for (property, test) in tests {
         let (passed, late, detail) = match test(stage) {
