@@ -14,6 +14,8 @@ mod support;
 mod apply;
 #[path = "xds/churn.rs"]
 mod churn;
+#[path = "xds/counters.rs"]
+mod counters;
 #[path = "xds/discovery.rs"]
 mod discovery;
 #[path = "xds/extensions.rs"]

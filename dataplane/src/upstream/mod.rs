@@ -13,7 +13,9 @@ mod queue;
 mod shared;
 
 use std::{
+    any::Any,
     cell::{OnceCell, RefCell},
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
@@ -34,7 +36,7 @@ pub use pool::{AcquireError, IdleSet, Lent, TcpConn, discard_outdated, discard_w
 use crate::{
     capture::{PodHandle, splice::WorkerSplice},
     listener::Downstream,
-    observe::stats::{ClusterStats, CodeStats, Http2Stats, Registry, SubsetStats, ZoneStats},
+    observe::stats::{ClusterStats, CodeStats, Http2Stats, Registry, StatSet, SubsetStats, ZoneStats},
     snapshot::{ClusterSpec, HostSpec, Limits},
     tls::TlsStats,
     upstream::{balancer::Balancer, former::Former, original_dst::Passing},
@@ -127,6 +129,8 @@ pub struct Cluster {
     http2_stats: OnceCell<Arc<Http2Stats>>,
     zone_stats: OnceCell<Arc<ZoneStats>>,
     subset_stats: OnceCell<Arc<SubsetStats>>,
+    /// What filters keep of it, by their names for that.
+    kept: RefCell<HashMap<Box<str>, Rc<dyn Any>>>,
     registry: Registry,
     /// For connections to applications and proxies of this node.
     splice: Rc<WorkerSplice>,
@@ -159,11 +163,36 @@ impl Cluster {
             http2_stats: OnceCell::new(),
             zone_stats: OnceCell::new(),
             subset_stats: OnceCell::new(),
+            kept: RefCell::default(),
             registry: registry.clone(),
             splice,
             config: RefCell::new(Rc::new(Local(spec.config.clone()))),
             spec: RefCell::new(spec),
         }
+    }
+
+    /// What filters that call it `name` keep of this cluster for as long as it is there.
+    pub fn keep<T: Default + 'static>(&self, name: &str) -> Rc<T> {
+        let known = self.kept.borrow().get(name).cloned();
+        if let Some(Ok(known)) = known.map(Rc::downcast) {
+            return known;
+        }
+        let made = Rc::new(T::default());
+        self.kept.borrow_mut().insert(name.into(), made.clone());
+        made
+    }
+
+    /// The counters of filters for this cluster, in scope `cluster.<name>.<scope>`. They go when it goes.
+    pub fn counters<T: StatSet + Default + Send + Sync + 'static>(&self, scope: &str) -> Arc<T> {
+        let kept = self.keep::<OnceCell<Arc<T>>>(scope);
+        kept.get_or_init(|| self.register(scope)).clone()
+    }
+
+    /// New counters in scope `cluster.<name>.<scope>`.
+    pub fn register<T: StatSet + Default + Send + Sync + 'static>(&self, scope: &str) -> Arc<T> {
+        let stats = Arc::new(T::default());
+        self.registry.register(format!("cluster.{}.{scope}", self.config().stat_name), stats.clone());
+        stats
     }
 
     /// Counts a response, whoever gave it. `internal`: the request came from inside the mesh.

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    rc::Rc,
     sync::Arc,
 };
 
@@ -12,24 +13,23 @@ use culvert_proto::Headers;
 use super::Scope;
 use crate::{
     http::{exchange::Exchange, grpc},
-    observe::stats::{Counter, Registry, Sample, StatSet},
+    observe::stats::{Counter, Sample, StatSet},
     upstream::Cluster,
 };
 
-/// Most methods that are counted by name on one worker: paths are the client's to choose.
+/// Most methods of a cluster that are counted by name on one worker: paths are the client's to choose.
 const METHODS_MAX: usize = 1_000;
 
-type ByPath = HashMap<Box<[u8]>, Arc<CallStats>>;
+/// What is counted of a cluster: by path where methods are told apart.
+type ByPath = RefCell<HashMap<Box<[u8]>, Arc<CallStats>>>;
 
 /// The filter on one worker.
 pub(super) struct CallCounter {
     config: Arc<GrpcStats>,
     /// What counters are called below their cluster.
     kind: &'static str,
-    /// By cluster, and by path where methods are told apart.
-    known: RefCell<HashMap<String, ByPath>>,
-    /// How many those are.
-    methods: Cell<usize>,
+    /// What it keeps its counters of a cluster as.
+    kept: String,
 }
 
 /// Where one call is counted.
@@ -83,7 +83,8 @@ impl CallCounter {
 
     /// For calls of this kind.
     pub(super) fn counting(kind: &'static str, config: Arc<GrpcStats>) -> Self {
-        Self { config, kind, known: RefCell::default(), methods: Cell::default() }
+        let dots = if config.replace_dots { " without dots" } else { "" };
+        Self { config, kind, kept: format!("methods of {kind}{dots}") }
     }
 
     pub(super) fn decode(&self, exchange: &Exchange<'_>, scope: &Scope<'_>) -> Option<Counted> {
@@ -98,39 +99,28 @@ impl CallCounter {
     /// Where a call is counted, whatever it looks like.
     pub(super) fn count(&self, exchange: &Exchange<'_>, scope: &Scope<'_>) -> Option<Counted> {
         let cluster = scope.known_cluster(exchange)?;
-        let registry = &exchange.conn.worker.process.registry;
-        let stats = self.stats(&cluster, exchange.head.path_only(), registry);
+        let stats = self.stats(&cluster, exchange.head.path_only());
         Some(Counted { stats, told: Cell::default() })
     }
 
-    fn stats(&self, cluster: &Cluster, path: &[u8], registry: &Registry) -> Arc<CallStats> {
-        let config = cluster.config();
-        let name = config.stat_name.as_str();
+    fn stats(&self, cluster: &Cluster, path: &[u8]) -> Arc<CallStats> {
+        let known: Rc<ByPath> = cluster.keep(&self.kept);
         let mut path = if self.tells(path) { path } else { b"" };
-        if let Some(stats) = self.known.borrow().get(name).and_then(|methods| methods.get(path)) {
+        if let Some(stats) = known.borrow().get(path) {
             return stats.clone();
         }
-        if self.methods.get() >= METHODS_MAX {
+        if known.borrow().len() >= METHODS_MAX {
             path = b"";
         }
-        let mut known = self.known.borrow_mut();
-        let methods = known.entry(name.to_owned()).or_default();
-        if let Some(stats) = methods.get(path) {
-            return stats.clone();
-        }
-        let stats = Arc::new(CallStats::default());
         let kind = self.kind;
         let scope = match method(path) {
             Some((service, method)) if self.config.replace_dots => {
-                format!("cluster.{name}.{kind}.{}.{method}", service.replace('.', "_"))
+                format!("{kind}.{}.{method}", service.replace('.', "_"))
             }
-            Some((service, method)) => format!("cluster.{name}.{kind}.{service}.{method}"),
-            None => format!("cluster.{name}.{kind}"),
+            Some((service, method)) => format!("{kind}.{service}.{method}"),
+            None => kind.to_owned(),
         };
-        registry.register(scope, stats.clone());
-        self.methods.set(self.methods.get() + 1);
-        methods.insert(path.into(), stats.clone());
-        stats
+        known.borrow_mut().entry(path.into()).or_insert_with(|| cluster.register(&scope)).clone()
     }
 
     /// Whether calls of this path have counters of their own.

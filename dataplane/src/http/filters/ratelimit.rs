@@ -1,6 +1,6 @@
 //! `envoy.filters.http.ratelimit`: a service counts requests by what describes them.
 
-use std::{cell::RefCell, collections::HashMap, fmt::Write as _, sync::Arc};
+use std::{fmt::Write as _, sync::Arc};
 
 use culvert_model::{GlobalRateLimit, RateLimitOverride};
 use culvert_proto::{
@@ -48,8 +48,8 @@ const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/Sh
 /// The filter on one worker.
 pub(super) struct GlobalLimiter {
     config: Arc<GlobalRateLimit>,
-    /// By the clusters that requests go to.
-    by_cluster: RefCell<HashMap<String, Arc<RateLimitStats>>>,
+    /// The scope of [`RateLimitStats`] within that of the cluster that a request goes to.
+    scope: String,
 }
 
 /// What responses to a request that was counted are told.
@@ -61,7 +61,11 @@ pub(super) struct Told {
 
 impl GlobalLimiter {
     pub(super) fn new(config: Arc<GlobalRateLimit>) -> Self {
-        Self { config, by_cluster: RefCell::default() }
+        let scope = match config.stat_prefix.trim_end_matches('.') {
+            "" => "ratelimit".to_owned(),
+            own => format!("ratelimit.{own}"),
+        };
+        Self { config, scope }
     }
 
     pub(super) async fn decode(
@@ -86,9 +90,9 @@ impl GlobalLimiter {
         let answer = answer.ok().and_then(|answer| RateLimitResponse::decode(&*answer).ok());
         let cluster = scope.known_cluster(exchange);
         let Some(answer) = answer else {
-            self.count(exchange, cluster.as_deref(), |stats| &stats.error);
+            self.count(cluster.as_deref(), |stats| &stats.error);
             if !exchange.draws(config.failure_deny) {
-                self.count(exchange, cluster.as_deref(), |stats| &stats.failure_mode_allowed);
+                self.count(cluster.as_deref(), |stats| &stats.failure_mode_allowed);
                 return Verdict::Continue;
             }
             exchange.discard_after_asking();
@@ -100,7 +104,7 @@ impl GlobalLimiter {
         }
         let over = answer.overall_code() == Code::OverLimit;
         let enforced = over && exchange.draws(config.enforced);
-        self.count(exchange, cluster.as_deref(), |stats| if over { &stats.over_limit } else { &stats.ok });
+        self.count(cluster.as_deref(), |stats| if over { &stats.over_limit } else { &stats.ok });
         let mut headers = Headers::new();
         add(&mut headers, &answer.response_headers_to_add);
         if config.limit_headers {
@@ -181,25 +185,10 @@ impl GlobalLimiter {
     }
 
     /// Counts what became of a request with the cluster it goes to.
-    fn count(
-        &self,
-        exchange: &Exchange<'_>,
-        cluster: Option<&Cluster>,
-        counter: impl Fn(&RateLimitStats) -> &Counter,
-    ) {
-        let Some(cluster) = cluster else { return };
-        let name = &cluster.config().stat_name;
-        if let Some(stats) = self.by_cluster.borrow().get(name) {
-            return counter(stats).inc();
+    fn count(&self, cluster: Option<&Cluster>, counter: impl Fn(&RateLimitStats) -> &Counter) {
+        if let Some(cluster) = cluster {
+            counter(&cluster.counters(&self.scope)).inc();
         }
-        let stats = Arc::new(RateLimitStats::default());
-        counter(&stats).inc();
-        let scope = match self.config.stat_prefix.trim_end_matches('.') {
-            "" => format!("cluster.{name}.ratelimit"),
-            own => format!("cluster.{name}.ratelimit.{own}"),
-        };
-        exchange.conn.worker.process.registry.register(scope, stats.clone());
-        self.by_cluster.borrow_mut().insert(name.clone(), stats);
     }
 }
 

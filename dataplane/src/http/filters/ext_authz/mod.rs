@@ -4,7 +4,6 @@ mod check;
 mod decision;
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
@@ -42,15 +41,19 @@ const NAMESPACE: &str = "envoy.filters.http.ext_authz";
 pub(super) struct Authorizer {
     config: Arc<ExtAuthz>,
     stats: Arc<ExtAuthzStats>,
-    /// By the clusters that requests go to.
-    by_cluster: RefCell<HashMap<String, Arc<ExtAuthzClusterStats>>>,
+    /// The scope of [`ExtAuthzClusterStats`] within that of a cluster.
+    scope: String,
 }
 
 impl Authorizer {
     pub(super) fn new(config: Arc<ExtAuthz>, stat_prefix: &str, registry: &Registry) -> Self {
         let stats = Arc::new(ExtAuthzStats::default());
-        registry.register(scope_of(format!("http.{stat_prefix}"), &config.stat_prefix), stats.clone());
-        Self { config, stats, by_cluster: RefCell::default() }
+        let scope = match config.stat_prefix.trim_end_matches('.') {
+            "" => "ext_authz".to_owned(),
+            own => format!("ext_authz.{own}"),
+        };
+        registry.register(format!("http.{stat_prefix}.{scope}"), stats.clone());
+        Self { config, stats, scope }
     }
 
     pub(super) async fn decode(
@@ -107,12 +110,12 @@ impl Authorizer {
         let cluster = scope.known_cluster(exchange);
         match decision {
             Decision::Allowed(changes) => {
-                self.count(exchange, cluster.as_deref(), &self.stats.ok, |stats| &stats.ok);
+                self.count(cluster.as_deref(), &self.stats.ok, |stats| &stats.ok);
                 self.allow(exchange, changes, state);
                 Verdict::Continue
             }
             Decision::Denied(denial) => {
-                self.count(exchange, cluster.as_deref(), &self.stats.denied, |stats| &stats.denied);
+                self.count(cluster.as_deref(), &self.stats.denied, |stats| &stats.denied);
                 if let Some(cluster) = cluster.as_ref().filter(|_| config.charge_cluster) {
                     // As Envoy does, whoever asked.
                     cluster.count(denial.status, true);
@@ -124,13 +127,13 @@ impl Authorizer {
                 Verdict::Reply(deny(*denial))
             }
             Decision::Error => {
-                self.count(exchange, cluster.as_deref(), &self.stats.error, |stats| &stats.error);
+                self.count(cluster.as_deref(), &self.stats.error, |stats| &stats.error);
                 if !config.failure_mode_allow {
                     exchange.discard_after_asking();
                     return Verdict::Reply(self.failure());
                 }
                 let allowed = &self.stats.failure_mode_allowed;
-                self.count(exchange, cluster.as_deref(), allowed, |stats| &stats.failure_mode_allowed);
+                self.count(cluster.as_deref(), allowed, |stats| &stats.failure_mode_allowed);
                 if config.failure_header {
                     exchange.head.headers.set("x-envoy-auth-failure-mode-allowed", "true");
                 }
@@ -165,22 +168,14 @@ impl Authorizer {
     /// Counts what became of a request, also with the cluster it goes to.
     fn count(
         &self,
-        exchange: &Exchange<'_>,
         cluster: Option<&Cluster>,
         own: &Counter,
         of_cluster: impl Fn(&ExtAuthzClusterStats) -> &Counter,
     ) {
         own.inc();
-        let Some(cluster) = cluster else { return };
-        let name = &cluster.config().stat_name;
-        if let Some(stats) = self.by_cluster.borrow().get(name) {
-            return of_cluster(stats).inc();
+        if let Some(cluster) = cluster {
+            of_cluster(&cluster.counters(&self.scope)).inc();
         }
-        let stats = Arc::new(ExtAuthzClusterStats::default());
-        of_cluster(&stats).inc();
-        let scope = scope_of(format!("cluster.{name}"), &self.config.stat_prefix);
-        exchange.conn.worker.process.registry.register(scope, stats.clone());
-        self.by_cluster.borrow_mut().insert(name.clone(), stats);
     }
 }
 
@@ -188,13 +183,6 @@ impl Authorizer {
 pub(super) fn encode(state: &State, response: &mut Response<'_>) {
     if let State::Authorized(changes) = state {
         changes.apply_to_response(response.headers);
-    }
-}
-
-fn scope_of(prefix: String, own: &str) -> String {
-    match own.trim_end_matches('.') {
-        "" => format!("{prefix}.ext_authz"),
-        own => format!("{prefix}.ext_authz.{own}"),
     }
 }
 
