@@ -120,9 +120,7 @@ struct Exporter {
 impl Exporter {
     fn collect(&mut self, stats: &GrpcLogStats) {
         for pipe in std::mem::take(&mut self.pipes) {
-            while let Some(entry) = pipe.pop() {
-                self.take(&entry, stats);
-            }
+            pipe.take_all(|entry| self.take(entry, stats));
             if !pipe.is_finished() {
                 self.pipes.push(pipe);
             }

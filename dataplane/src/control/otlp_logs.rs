@@ -102,9 +102,7 @@ struct Exporter {
 impl Exporter {
     fn collect(&mut self) {
         for pipe in std::mem::take(&mut self.pipes) {
-            while let Some(record) = pipe.pop() {
-                self.take(&record);
-            }
+            pipe.take_all(|record| self.take(record));
             if !pipe.is_finished() {
                 self.pipes.push(pipe);
             }

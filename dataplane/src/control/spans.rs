@@ -196,16 +196,16 @@ impl Exporter {
             Sender::Zipkin { .. } => (ZIPKIN_SPANS_MAX, pace.zipkin),
         };
         for pipe in std::mem::take(&mut self.pipes) {
-            while let Some(span) = pipe.pop() {
+            pipe.take_all(|span| {
                 if self.waiting.len() < max {
-                    self.waiting.push_back(span);
+                    self.waiting.push_back(span.to_vec());
                 } else {
                     match &self.sender {
                         Sender::Otlp { stats, .. } => stats.spans_dropped.inc(),
                         Sender::Zipkin { stats, .. } => stats.spans_dropped.inc(),
                     }
                 }
-            }
+            });
             if !pipe.is_finished() {
                 self.pipes.push(pipe);
             }

@@ -9,6 +9,7 @@ pub mod codes;
 pub mod help;
 pub mod histogram;
 pub mod names;
+pub mod pipe;
 pub mod prometheus;
 pub mod registry;
 pub mod render;

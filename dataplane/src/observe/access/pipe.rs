@@ -2,10 +2,16 @@
 
 use std::sync::Arc;
 
-use crossbeam_queue::{ArrayQueue, SegQueue};
+use crossbeam_queue::SegQueue;
 use culvert_model::{GrpcLog, OtlpLog};
 
-use crate::{observe::stats::Registry, stat_set};
+use crate::{
+    observe::{
+        pipe::{self, Drops},
+        stats::{Counter, Registry},
+    },
+    stat_set,
+};
 
 stat_set! {
     /// Scopes `access_logs.grpc_access_log` and `access_logs.open_telemetry_access_log`: entries for collectors. Each worker's loggers have one, and control another.
@@ -17,8 +23,14 @@ stat_set! {
     }
 }
 
-/// Entries of one logger on one worker that the control thread may have left to take.
-const ENTRIES_MAX: usize = 4_096;
+impl Drops for GrpcLogStats {
+    fn dropped(&self) -> &Counter {
+        &self.logs_dropped
+    }
+}
+
+/// The way of the encoded entries of one logger on one worker.
+pub type Pipe = pipe::Pipe<GrpcLogStats>;
 
 /// Which entries a collector is sent.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -55,12 +67,6 @@ pub struct OpenedOtlp {
     pub pipe: Arc<Pipe>,
 }
 
-/// A bounded queue of encoded entries, from one worker to the control thread.
-pub struct Pipe {
-    entries: ArrayQueue<Vec<u8>>,
-    stats: Arc<GrpcLogStats>,
-}
-
 impl Pipes {
     /// Pipes whose statistics are registered there.
     pub fn new(registry: &Registry) -> Self {
@@ -84,7 +90,7 @@ impl Pipes {
     fn pipe(&self, scope: String) -> Arc<Pipe> {
         let stats = Arc::new(GrpcLogStats::default());
         self.registry.register(scope, stats.clone());
-        Arc::new(Pipe { entries: ArrayQueue::new(ENTRIES_MAX), stats })
+        Arc::new(Pipe::new(stats, ENTRY_BYTES))
     }
 
     /// The next logger that control has not seen.
@@ -106,31 +112,6 @@ pub fn otlp_scope(config: &OtlpLog) -> String {
     match config.stat_prefix.trim_end_matches('.') {
         "" => "access_logs.open_telemetry_access_log".to_owned(),
         prefix => format!("access_logs.open_telemetry_access_log.{prefix}"),
-    }
-}
-
-impl Pipe {
-    /// Hands an entry over, or drops it and counts that. To be called by the worker that opened the pipe.
-    pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>)) {
-        if self.entries.is_full() {
-            self.stats.logs_dropped.inc();
-            return;
-        }
-        let mut entry = Vec::with_capacity(ENTRY_BYTES);
-        encode(&mut entry);
-        if self.entries.push(entry).is_err() {
-            self.stats.logs_dropped.inc();
-        }
-    }
-
-    /// The oldest entry.
-    pub fn pop(&self) -> Option<Vec<u8>> {
-        self.entries.pop()
-    }
-
-    /// Whether the worker has let go of it and nothing is left in it.
-    pub fn is_finished(self: &Arc<Self>) -> bool {
-        Arc::strong_count(self) == 1 && self.entries.is_empty()
     }
 }
 

@@ -2,10 +2,16 @@
 
 use std::sync::Arc;
 
-use crossbeam_queue::{ArrayQueue, SegQueue};
+use crossbeam_queue::SegQueue;
 use culvert_model::TraceProvider;
 
-use crate::{observe::stats::Registry, stat_set};
+use crate::{
+    observe::{
+        pipe::{Drops, Pipe},
+        stats::{Counter, Registry},
+    },
+    stat_set,
+};
 
 stat_set! {
     /// Scope `tracing.opentelemetry` or `tracing.zipkin`. Each worker's tracers have one.
@@ -15,8 +21,11 @@ stat_set! {
     }
 }
 
-/// Spans of one tracer on one worker that the control thread may have left to take.
-const SPANS_MAX: usize = 4_096;
+impl Drops for PipeStats {
+    fn dropped(&self) -> &Counter {
+        &self.spans_dropped
+    }
+}
 
 /// Most spans fit.
 const SPAN_BYTES: usize = 1_024;
@@ -36,11 +45,8 @@ pub struct Opened {
     pub pipe: Arc<SpanPipe>,
 }
 
-/// A bounded queue of encoded spans, from one worker to the control thread.
-pub struct SpanPipe {
-    spans: ArrayQueue<Vec<u8>>,
-    stats: Arc<PipeStats>,
-}
+/// The way of the encoded spans of one tracer on one worker.
+pub type SpanPipe = Pipe<PipeStats>;
 
 impl SpanPipes {
     /// Pipes whose statistics are registered there.
@@ -52,7 +58,7 @@ impl SpanPipes {
     pub fn open(&self, provider: &Arc<TraceProvider>) -> Arc<SpanPipe> {
         let stats = Arc::new(PipeStats::default());
         self.registry.register(scope(provider), stats.clone());
-        let pipe = Arc::new(SpanPipe { spans: ArrayQueue::new(SPANS_MAX), stats });
+        let pipe = Arc::new(Pipe::new(stats, SPAN_BYTES));
         self.opened.push(Opened { provider: provider.clone(), pipe: pipe.clone() });
         pipe
     }
@@ -68,59 +74,5 @@ pub fn scope(provider: &TraceProvider) -> &'static str {
     match provider {
         TraceProvider::OpenTelemetry(_) => "tracing.opentelemetry",
         TraceProvider::Zipkin(_) => "tracing.zipkin",
-    }
-}
-
-impl SpanPipe {
-    /// Hands a span over, or drops it and counts that. To be called by the worker that opened the pipe.
-    pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>)) {
-        if self.spans.is_full() {
-            self.stats.spans_dropped.inc();
-            return;
-        }
-        let mut span = Vec::with_capacity(SPAN_BYTES);
-        encode(&mut span);
-        if self.spans.push(span).is_err() {
-            self.stats.spans_dropped.inc();
-        }
-    }
-
-    /// The oldest span.
-    pub fn pop(&self) -> Option<Vec<u8>> {
-        self.spans.pop()
-    }
-
-    /// Whether the worker has let go of it and nothing is left in it.
-    pub fn is_finished(self: &Arc<Self>) -> bool {
-        Arc::strong_count(self) == 1 && self.spans.is_empty()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use culvert_model::Zipkin;
-
-    use super::*;
-
-    #[test]
-    fn a_full_pipe_drops_and_counts() {
-        let zipkin = Zipkin {
-            cluster: "c".to_owned(),
-            path: "/".to_owned(),
-            authority: "c".to_owned(),
-            wide_ids: false,
-            shared: true,
-            split: false,
-        };
-        let pipes = SpanPipes::default();
-        let pipe = pipes.open(&Arc::new(TraceProvider::Zipkin(zipkin)));
-        (0..SPANS_MAX + 3).for_each(|_| pipe.push(|out| out.push(1)));
-        assert_eq!(pipe.stats.spans_dropped.value(), 3);
-        assert_eq!(pipe.pop(), Some(vec![1]));
-        let opened = pipes.next().unwrap();
-        drop(pipe);
-        assert!(!opened.pipe.is_finished());
-        while opened.pipe.pop().is_some() {}
-        assert!(opened.pipe.is_finished());
     }
 }
