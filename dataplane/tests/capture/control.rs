@@ -75,6 +75,9 @@ fn pods_come_and_go(variant: Variant) {
             assert!(is_proxied(&open.get("/")), "open connections go on");
             thread::sleep(Duration::from_millis(400));
         }
+        wait_for("nothing is kept for a pod that is gone", || {
+            culvert.stat("cluster.service.upstream_cx_active") == 0
+        });
         assert_eq!(captured() - before, 3);
     }
 
