@@ -296,7 +296,7 @@ fn a_kill_leaves_nothing_behind(variant: Variant) {
         assert!(talk.try_get("/").is_err());
     }
     let culvert = scene.start("on", &bootstrap, "");
-    let mut clients: Vec<Client> = (0..20).map(|_| scene.client.client(SocketAddr::from(app.v4))).collect();
+    let mut clients: Vec<Client> = (0..20).map(|_| scene.client.client(app.v4)).collect();
     for _ in 0..5 {
         clients.iter_mut().for_each(|client| assert!(is_proxied(&client.get("/"))));
     }

@@ -57,7 +57,7 @@ impl Counts {
     }
 
     /// Counts a connection that was idle for too long.
-    pub(super) fn idle(&mut self, counted: &Counted) {
+    pub(super) fn idle(&self, counted: &Counted) {
         self.own.cx_idle_timeout.inc();
         if let Some(stats) = counted.proxies.first().and_then(|prefix| self.proxies.get(prefix)) {
             stats.idle_timeout.inc();
@@ -65,7 +65,7 @@ impl Counts {
     }
 
     /// Sets how many connections are open.
-    pub(super) fn set_open<'a>(&mut self, open: impl Iterator<Item = (&'a Counted, u64)>) {
+    pub(super) fn set_open<'a>(&self, open: impl Iterator<Item = (&'a Counted, u64)>) {
         let mut clusters: HashMap<&Arc<str>, u64> = HashMap::new();
         let mut hosts: HashMap<*const HostCounters, (&HostCounters, u64)> = HashMap::new();
         let mut all = 0;

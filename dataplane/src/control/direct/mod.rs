@@ -165,13 +165,12 @@ impl Direct {
                     self.close_idle(flow, socket);
                 }
                 // It ended meanwhile, or its end was missed.
-                None if self.sockets.contains_key(&flow.netns) => {
-                    if !self.missing.insert(flow.cookie) {
+                None => {
+                    if self.sockets.contains_key(&flow.netns) && !self.missing.insert(flow.cookie) {
                         self.missing.remove(&flow.cookie);
                         table.forget(flow)?;
                     }
                 }
-                None => {}
             }
         }
         self.missing.retain(|cookie| flows.iter().any(|flow| flow.cookie == *cookie));
@@ -235,15 +234,14 @@ impl Direct {
     fn withdraw(&mut self, flows: &[DirectFlow]) {
         for flow in flows {
             // A pod that was let go has its own traffic.
-            if self.pods.iter().any(|pod| pod.cookie == flow.netns) && !self.plan.allows(flow) {
-                if self.close(flow) {
-                    self.counts.own.cx_withdrawn.inc();
-                    log::info!(
-                        target: "capture",
-                        "direct path: closed {} to {} ({}): it is not allowed any more",
-                        flow.client, flow.endpoint, flow.meant
-                    );
-                }
+            let is_ours = self.pods.iter().any(|pod| pod.cookie == flow.netns);
+            if is_ours && !self.plan.allows(flow) && self.close(flow) {
+                self.counts.own.cx_withdrawn.inc();
+                log::info!(
+                    target: "capture",
+                    "direct path: closed {} to {} ({}): it is not allowed any more",
+                    flow.client, flow.endpoint, flow.meant
+                );
             }
         }
     }

@@ -253,7 +253,7 @@ fn scaled(weight: u32, sum: u64, share: u32, shares: u64) -> u32 {
     }
     // 2^31 for all together, so that no rounding makes it too much.
     let scaled =
-        (u128::from(weight) * u128::from(share) << 31) / (u128::from(sum) * u128::from(shares)).max(1);
+        ((u128::from(weight) * u128::from(share)) << 31) / (u128::from(sum) * u128::from(shares)).max(1);
     u32::try_from(scaled).unwrap_or(u32::MAX).max(1)
 }
 

@@ -164,8 +164,11 @@ impl Way<'_> {
     }
 }
 
-/// The endpoints of a cluster with their weights: 0 for those that are not chosen now.
-pub(super) fn endpoints(cluster: &ClusterSpec) -> Result<Vec<(u32, SocketAddr, &Arc<HostSpec>)>, Reason> {
+/// An endpoint with its weight: 0 when it is not chosen now.
+pub(super) type Weighted<'c> = (u32, SocketAddr, &'c Arc<HostSpec>);
+
+/// The endpoints of a cluster with their weights.
+pub(super) fn endpoints(cluster: &ClusterSpec) -> Result<Vec<Weighted<'_>>, Reason> {
     let config = &cluster.config;
     let of = || format!("cluster {}", config.name);
     if matches!(config.discovery, Discovery::OriginalDst(_) | Discovery::Aggregate(_)) {

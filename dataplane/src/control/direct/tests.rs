@@ -182,7 +182,9 @@ fn everything_that_needs_the_proxy_keeps_it() {
          type.googleapis.com/google.protobuf.StringValue, value: x}}}}}}}}\n"
     );
     let named = out.replace("- filters:", "- name: x\n      filters:");
-    let cases: Vec<(Needs, &str, Vec<(&str, String)>)> = vec![
+    /// What is needed, in which case, and what is replaced in the configuration for it.
+    type Case<'c> = (Needs, &'c str, Vec<(&'c str, String)>);
+    let cases: Vec<Case<'_>> = vec![
         (Needs::AccessLog, "of the listener", vec![(outbound, listener(log))]),
         (Needs::AccessLog, "of the TCP proxy", vec![(OUT_CHAIN, chain(log))]),
         (
