@@ -113,14 +113,17 @@ const HOOKS: [Hook; 20] = [
         Attach::BPF_CGROUP_INET_SOCK_RELEASE,
         Place::Cgroup,
     )
-    .meaning("would end the entry of a direct connection with its socket; not used yet", "nothing today"),
+    .meaning(
+        "another way to end the entry of a direct connection with its socket; not used",
+        "nothing today",
+    ),
     hook(
         "cgroup_skb_egress",
         Program::BPF_PROG_TYPE_CGROUP_SKB,
         Attach::BPF_CGROUP_INET_EGRESS,
         Place::Cgroup,
     )
-    .meaning("would count bytes of direct connections; not used yet", "nothing today"),
+    .meaning("another way to count bytes of direct connections; not used", "nothing today"),
     Hook {
         answer: 0,
         ..hook("tcx", Program::BPF_PROG_TYPE_SCHED_CLS, Attach::BPF_TCX_INGRESS, Place::Interface)

@@ -83,13 +83,15 @@ pub enum Property {
     IoUring,
     /// Small messages, for each of which the kernel keeps a piece of memory of its own, are bounded too.
     SmallMessages,
+    /// A `recv` that waits goes on waiting when it is woken for something else than bytes.
+    SpuriousWakeup,
     /// The test has come to an end in its time.
     Deadline,
 }
 
 impl Property {
     /// All of them, in the order in which they are tested.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Setup,
         Self::Enrolment,
         Self::Fionread,
@@ -106,6 +108,7 @@ impl Property {
         Self::BlockingRecv,
         Self::IoUring,
         Self::SmallMessages,
+        Self::SpuriousWakeup,
         Self::Deadline,
     ];
 
@@ -130,6 +133,7 @@ impl Property {
             Self::SmallMessages => {
                 "small messages to a reader that stopped are bounded by the memory they take"
             }
+            Self::SpuriousWakeup => "a recv that waits does not fail when it is woken for nothing",
             Self::Deadline => "the test comes to its end in time",
         }
     }
@@ -153,6 +157,7 @@ impl Property {
             Self::BlockingRecv => "blocking_recv",
             Self::IoUring => "io_uring",
             Self::SmallMessages => "small_messages",
+            Self::SpuriousWakeup => "spurious_wakeup",
             Self::Deadline => "deadline",
         }
     }
@@ -292,7 +297,7 @@ fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Wrong> 
 /// All checks, up to the first that does not pass; whether that was only late.
 fn run(stage: &Stage<'_>, checks: &mut Vec<Check>) -> bool {
     type Test = fn(&Stage<'_>) -> Outcome;
-    let tests: [(Property, Test); 15] = [
+    let tests: [(Property, Test); 16] = [
         (Property::Enrolment, counts::enrolment),
         (Property::Fionread, counts::fionread),
         (Property::Accounting, counts::accounting),
@@ -308,6 +313,7 @@ fn run(stage: &Stage<'_>, checks: &mut Vec<Check>) -> bool {
         (Property::BlockingRecv, wakeups::blocking_recv),
         (Property::IoUring, wakeups::io_uring),
         (Property::SmallMessages, bounds::small_messages),
+        (Property::SpuriousWakeup, wakeups::spurious),
     ];
     for (property, test) in tests {
         let (passed, late, detail) = match test(stage) {

@@ -3,9 +3,10 @@
 use std::{
     io::{self, Read as _},
     mem,
+    net::Shutdown,
     os::fd::{AsFd as _, AsRawFd as _},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use io_uring::{
@@ -90,6 +91,40 @@ pub(super) fn blocking_recv(stage: &Stage<'_>) -> Outcome {
         }
     })?;
     Ok("a waiting recv is woken".to_owned())
+}
+
+/// Another thread of the application half-closes while one waits. Applications that block are kept out where that can be
+/// seen when they connect; those that connect without blocking and block afterwards, as Java's with a timeout, cannot.
+pub(super) fn spurious(stage: &Stage<'_>) -> Outcome {
+    let mut pair = stage.captured()?.entered(&stage.pool)?;
+    let mut waiting = pair.sink(Towards::App)?.try_clone()?;
+    waiting.set_nonblocking(false)?;
+    let patience = stage.deadline.step().max(Duration::from_millis(1));
+    waiting.set_read_timeout(Some(patience))?;
+    let (read, waited) = thread::scope(|scope| -> Result<_, Wrong> {
+        let reader = scope.spawn(move || {
+            let (mut bytes, begun) = ([0; 5], Instant::now());
+            (waiting.read_exact(&mut bytes).map(|()| bytes), begun.elapsed())
+        });
+        thread::sleep(SETTLE);
+        pair.sink(Towards::App)?.shutdown(Shutdown::Write)?;
+        thread::sleep(SETTLE);
+        let sent = pair.send(Towards::App, b"bytes");
+        let done = reader.join().unwrap_or_else(|_| (Err(io::ErrorKind::Other.into()), Duration::ZERO));
+        sent.map(|()| done)
+    })?;
+    match read {
+        Ok(bytes) => ensure(&bytes == b"bytes", || format!("read {bytes:?}"))?,
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock && waited < patience / 2 => {
+            let seen = "a recv that waited failed with EAGAIN when another thread half-closed the socket";
+            return Err(Wrong::Fault(seen.to_owned()));
+        }
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+            return Err(Wrong::Late("a waiting recv was not woken".to_owned()));
+        }
+        Err(e) => return Err(e.into()),
+    }
+    Ok("a recv that waits is not disturbed".to_owned())
 }
 
 pub(super) fn io_uring(stage: &Stage<'_>) -> Outcome {
