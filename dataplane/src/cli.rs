@@ -211,8 +211,9 @@ pub struct CaptureFlags {
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/culvert")]
     pub bpf_dir: PathBuf,
 
-    /// Whether bytes between culvert and the applications of its pods skip TCP inside the node: where the kernel passes a
-    /// self-test (`auto`), wherever it can (`on`), or never (`off`). With --capture ebpf only
+    /// Whether bytes between culvert and the applications of its pods skip TCP inside the node: wherever that is possible
+    /// (`on`), or nowhere (`off`). `auto` tests the kernel, says what it found, and is off in this version: an application
+    /// that waits in recv may be told EAGAIN. With --capture ebpf only
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub splice: Splice,
 

@@ -5,7 +5,7 @@ use culvert_bpf::{
     selftest::{Property, SelfTestReport},
 };
 
-const COST: &str = "no splicing under --splice auto: pod-local connections go through the whole stack";
+const COST: &str = "no splicing: pod-local connections go through the whole stack";
 
 /// One for each property, and one for what is attached because of them.
 pub(super) fn findings(report: &SelfTestReport) -> Vec<Finding> {

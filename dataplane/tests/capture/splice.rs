@@ -180,8 +180,7 @@ fn talk(scene: &Scene, app: &App, seed: u64, client_first: bool) -> (Vec<u8>, Ve
         let mut reader = stream.try_clone().unwrap();
         let read = scope.spawn(move || {
             let mut all = Vec::new();
-            // The kernel wakes a reader of a spliced socket for nothing now and then, and it is told that nothing is there.
-            while reader.read_to_end(&mut all).is_err_and(|e| e.kind() == ErrorKind::WouldBlock) {}
+            read_all(&mut reader, &mut all);
             all
         });
         let mut write = |bytes: &[u8]| {
@@ -204,15 +203,23 @@ fn talk(scene: &Scene, app: &App, seed: u64, client_first: bool) -> (Vec<u8>, Ve
     })
 }
 
+/// Reads to the end, or until the connection fails. The kernel wakes a reader of a spliced socket for nothing now and then,
+/// and it is told that nothing is there.
+fn read_all(stream: &mut TcpStream, all: &mut Vec<u8>) {
+    while stream.read_to_end(all).is_err_and(|e| e.kind() == ErrorKind::WouldBlock) {}
+}
+
 /// Sends back what it reads when the other end has finished, or a text of its own before that.
 fn converse(mut stream: TcpStream) {
     let mut first = [0];
     let mut all = Vec::new();
-    if stream.read_exact(&mut first).is_err() {
-        return;
+    while let Err(error) = stream.read_exact(&mut first) {
+        if error.kind() != ErrorKind::WouldBlock {
+            return;
+        }
     }
     if first == [1] {
-        let _ = stream.read_to_end(&mut all);
+        read_all(&mut stream, &mut all);
         let _ = stream.write_all(&all);
         return;
     }
@@ -222,7 +229,7 @@ fn converse(mut stream: TcpStream) {
         }
     }
     let _ = stream.shutdown(Shutdown::Write);
-    let _ = stream.read_to_end(&mut all);
+    read_all(&mut stream, &mut all);
 }
 
 fn opaque_streams_are_the_same_either_way(variant: Variant) {

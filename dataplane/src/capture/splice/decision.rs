@@ -33,9 +33,14 @@ impl Decision {
     }
 }
 
-/// Decides whether the running kernel is to splice. `auto` asks the self-test, which takes a fraction of a second; so does
-/// `on`, to learn how the programs have to be loaded, and is on whatever it says. `cgroup` is the one that capture is attached
-/// to; `None`: the root of the hierarchy.
+/// Why `auto` does not splice although the self-test passed. Whether a wake-up for nothing meets a `recv` that waits is a
+/// matter of luck, so that the test may miss what applications will not.
+const NOT_SOUND: &str = "the self-test passed, but a recv that waits in a spliced socket may fail with EAGAIN on every kernel \
+                         known today";
+
+/// Decides whether the running kernel is to splice. `auto` asks the self-test, which takes a fraction of a second, and is off
+/// also when that passes, until applications that block are safe; `on` asks it to learn how the programs have to be loaded,
+/// and is on whatever it says. `cgroup` is the one that capture is attached to; `None`: the root of the hierarchy.
 pub fn decide(settings: &SpliceSettings, cgroup: Option<&Path>) -> Decision {
     if settings.mode == SpliceMode::Off {
         return Decision::off("--splice off");
@@ -48,12 +53,12 @@ fn judge(settings: &SpliceSettings, report: SelfTestReport) -> Decision {
     let failure =
         report.failure().map(|check| format!("self-test failed: {}: {}", check.property, check.detail));
     let (on, reason) = match (settings.mode, failure) {
-        (SpliceMode::Auto, None) => {
-            let how = if report.verdict { ", with the verdict that FIONREAD needs" } else { "" };
-            (true, format!("self-test passed in {} ms{how}", report.elapsed.as_millis()))
-        }
+        (SpliceMode::Auto, None) => (false, NOT_SOUND.to_owned()),
         (SpliceMode::Auto, Some(failure)) => (false, failure),
-        (SpliceMode::On, None) => (true, "asked for, and the self-test passed".to_owned()),
+        (SpliceMode::On, None) => {
+            let how = if report.verdict { ", with the verdict that FIONREAD needs" } else { "" };
+            (true, format!("asked for, and the self-test passed in {} ms{how}", report.elapsed.as_millis()))
+        }
         (SpliceMode::On, Some(failure)) => (true, format!("asked for, although the {failure}")),
         (SpliceMode::Off, _) => (false, "--splice off".to_owned()),
     };
@@ -110,12 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn auto_is_on_exactly_when_all_passed() {
-        let on = judge(&settings(SpliceMode::Auto), report(None));
-        assert!(on.on && on.programs == SpliceConfig { limit: 1000, verdict: true, blocking: false });
-        assert!(!on.insists && on.reason.starts_with("self-test passed in 90 ms"), "{}", on.reason);
-        assert_eq!(shown(&on)["state"], 1);
-        assert_eq!(shown(&on).values().sum::<i64>(), 1, "nothing has failed");
+    fn auto_is_off_and_says_why() {
+        let passed = judge(&settings(SpliceMode::Auto), report(None));
+        assert!(
+            !passed.on && passed.programs == SpliceConfig { limit: 1000, verdict: true, blocking: false }
+        );
+        assert!(!passed.insists && passed.reason.contains("may fail with EAGAIN"), "{}", passed.reason);
+        assert_eq!(shown(&passed).values().sum::<i64>(), 0, "nothing has failed");
 
         let off = judge(&settings(SpliceMode::Auto), report(Some(Property::Fionread)));
         assert!(!off.on);

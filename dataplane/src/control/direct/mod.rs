@@ -92,12 +92,13 @@ impl Direct {
         let pods = manager.direct_pods();
         let Some(table) = manager.direct_table() else { return };
         let wanted = pods.iter().any(|pod| pod.direct);
+        // Also where nothing is to be done: a pod that was removed must not be held on to.
+        self.pods = pods;
+        self.sockets.retain(|cookie, _| self.pods.iter().any(|pod| pod.cookie == *cookie));
         // What an earlier process left has to be looked at once.
         if !wanted && self.active && self.plan.rules.is_empty() && self.places.is_empty() {
             return;
         }
-        self.pods = pods;
-        self.sockets.retain(|cookie, _| self.pods.iter().any(|pod| pod.cookie == *cookie));
         let able = wanted && self.is_able();
         let plan = if able {
             let policy = Policy::new(snapshot, self.limited);
