@@ -139,5 +139,6 @@ fn captured_pods_recover_by_themselves(variant: Variant) {
     assert_eq!(maps(&mesh), maps_before);
     wait_for("the old programs to go", || programs(&mesh) == programs_before);
     crowd.stop();
-    assert!(culvert.stat("culvert.capture.captured_outbound") >= (IDLE + BUSY) as u64);
+    // A busy one may have gone past culvert once more while it started, as far as the server's pod.
+    assert!(culvert.stat("culvert.capture.captured_outbound") >= IDLE as u64);
 }
