@@ -27,24 +27,13 @@ mod inbound;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
+mod object;
+#[cfg(target_arch = "bpf")]
 mod outbound;
 #[cfg(target_arch = "bpf")]
 mod record;
 #[cfg(target_arch = "bpf")]
 mod say;
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // SAFETY: the verifier refuses a program in which this is reachable.
-    unsafe { core::hint::unreachable_unchecked() }
-}
-
-// Socket helpers are for GPL-compatible programs only; Apache-2.0 code may be combined into one.
-#[cfg(target_arch = "bpf")]
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 /// The programs exist for the BPF target only; this lets tools that compile the whole workspace for the host pass.
 #[cfg(not(target_arch = "bpf"))]
