@@ -108,13 +108,7 @@ pub(crate) enum LinkTarget {
 
 /// What the link is attached to; `attach_type` tells how to read the kernel's answer.
 pub(crate) fn link_target(link: BorrowedFd<'_>, attach_type: bpf_attach_type) -> io::Result<LinkTarget> {
-    // SAFETY: plain integers, for which zero is a value.
-    let mut info: bpf_link_info = unsafe { mem::zeroed() };
-    let mut attr = zeroed();
-    attr.info.bpf_fd = link.as_raw_fd() as u32;
-    attr.info.info = (&raw mut info) as u64;
-    attr.info.info_len = size_of_val(&info) as u32;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let info = link_info(link)?;
     // SAFETY: the kernel has filled the variant that belongs to the kind of link; both are plain integers.
     let (netns, cgroup) = unsafe { (info.__bindgen_anon_1.netns, info.__bindgen_anon_1.cgroup) };
     Ok(match attach_type {
@@ -127,26 +121,36 @@ pub(crate) fn link_target(link: BorrowedFd<'_>, attach_type: bpf_attach_type) ->
 
 /// The id of the program that a link attaches.
 pub(crate) fn link_program(link: BorrowedFd<'_>) -> io::Result<u32> {
-    // SAFETY: plain integers, for which zero is a value.
-    let mut info: bpf_link_info = unsafe { mem::zeroed() };
-    let mut attr = zeroed();
-    attr.info.bpf_fd = link.as_raw_fd() as u32;
-    attr.info.info = (&raw mut info) as u64;
-    attr.info.info_len = size_of_val(&info) as u32;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info.prog_id)
+    Ok(link_info(link)?.prog_id)
 }
 
 /// Tells one map from another for as long as either exists.
 pub(crate) fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: plain integers, for which zero is a value.
     let mut info: bpf_map_info = unsafe { mem::zeroed() };
-    let mut attr = zeroed();
-    attr.info.bpf_fd = map.as_raw_fd() as u32;
-    attr.info.info = (&raw mut info) as u64;
-    attr.info.info_len = size_of_val(&info) as u32;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    // SAFETY: the kernel's structure for maps.
+    unsafe { info_of(map, &mut info)? };
     Ok(info.id)
+}
+
+fn link_info(link: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
+    // SAFETY: plain integers, for which zero is a value.
+    let mut info: bpf_link_info = unsafe { mem::zeroed() };
+    // SAFETY: the kernel's structure for links.
+    unsafe { info_of(link, &mut info)? };
+    Ok(info)
+}
+
+/// Lets the kernel fill in what it knows of an object.
+///
+/// # Safety
+/// `T` is the kernel's structure for objects of this kind.
+unsafe fn info_of<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.info.bpf_fd = object.as_raw_fd() as u32;
+    attr.info.info = ptr::from_mut(info) as u64;
+    attr.info.info_len = size_of::<T>() as u32;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
 }
 
 /// Loads a program. On refusal the error's text is the last of what the verifier said.
