@@ -11,11 +11,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{Error, run_in_netns};
 
 /// linux/sock_diag.h
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
+pub(crate) const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 /// Length of `struct nlmsghdr`, and of `struct inet_diag_msg` behind it.
-const HEADER_LEN: usize = 16;
-const MESSAGE_LEN: usize = 72;
+pub(crate) const HEADER_LEN: usize = 16;
+pub(crate) const MESSAGE_LEN: usize = 72;
 /// The attribute with a `struct tcp_info`, and the bit that asks for it.
 const INET_DIAG_INFO: u16 = 2;
 const WANT_INFO: u8 = 1 << (INET_DIAG_INFO - 1);
@@ -64,12 +64,7 @@ impl DiagSocket {
     /// # Errors
     /// Of entering the namespace, or of making the socket.
     pub fn open(netns: BorrowedFd<'_>) -> Result<Self, Error> {
-        let open = || {
-            let protocol = Protocol::from(libc::NETLINK_SOCK_DIAG);
-            Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(protocol)).map(Self)
-        };
-        run_in_netns(netns, open)?
-            .map_err(|source| Error::Netns { operation: "asking for its sockets", source })
+        open(netns, "asking for its sockets").map(Self)
     }
 
     /// Whether the kernel closes sockets when it is asked to.
@@ -103,16 +98,9 @@ impl DiagSocket {
     /// Of the system calls.
     pub fn destroy(&self, local: SocketAddr, remote: SocketAddr, cookie: u64) -> io::Result<bool> {
         let family = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-        let mut request =
-            request(SOCK_DESTROY, libc::NLM_F_REQUEST | libc::NLM_F_ACK, family as u8, CONNECTED);
-        request.extend(local.port().to_be_bytes());
-        request.extend(remote.port().to_be_bytes());
-        request.extend(octets(local.ip()));
-        request.extend(octets(remote.ip()));
-        request.extend(0_u32.to_ne_bytes());
-        request.extend((cookie as u32).to_ne_bytes());
-        request.extend(((cookie >> 32) as u32).to_ne_bytes());
-        self.send(request)?;
+        let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK;
+        let begun = request(SOCK_DESTROY, flags, family as u8, WANT_INFO, CONNECTED);
+        (&self.0).write_all(&finished(identified(begun, local, remote, cookie)))?;
         let mut answer = vec![0; ANSWER_MAX];
         let len = (&self.0).read(&mut answer)?;
         match error_of(&answer[..len]) {
@@ -124,10 +112,15 @@ impl DiagSocket {
     }
 
     fn dump(&self, family: u8, found: &mut Vec<OpenSocket>) -> io::Result<()> {
-        let mut request =
-            request(SOCK_DIAG_BY_FAMILY, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, family, CONNECTED);
+        let mut request = request(
+            SOCK_DIAG_BY_FAMILY,
+            libc::NLM_F_REQUEST | libc::NLM_F_DUMP,
+            family,
+            WANT_INFO,
+            CONNECTED,
+        );
         request.resize(request.len() + 48, 0);
-        self.send(request)?;
+        (&self.0).write_all(&finished(request))?;
         let mut answer = vec![0; ANSWER_MAX];
         loop {
             let len = (&self.0).read(&mut answer)?;
@@ -145,21 +138,49 @@ impl DiagSocket {
             }
         }
     }
-
-    fn send(&self, mut request: Vec<u8>) -> io::Result<()> {
-        let len = request.len() as u32;
-        request[..4].copy_from_slice(&len.to_ne_bytes());
-        (&self.0).write_all(&request)
-    }
 }
 
-/// The beginning of a request, up to the identity of a socket.
-fn request(kind: u16, flags: i32, family: u8, states: u32) -> Vec<u8> {
+/// A socket that asks the kernel about the sockets of the network namespace `netns`.
+pub(crate) fn open(netns: BorrowedFd<'_>, operation: &'static str) -> Result<Socket, Error> {
+    let open = || {
+        let protocol = Protocol::from(libc::NETLINK_SOCK_DIAG);
+        Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(protocol))
+    };
+    run_in_netns(netns, open)?.map_err(|source| Error::Netns { operation, source })
+}
+
+/// The beginning of a request (`struct inet_diag_req_v2`), up to the identity of a socket. `extensions`: the bits of the
+/// attributes that are asked for.
+pub(crate) fn request(kind: u16, flags: i32, family: u8, extensions: u8, states: u32) -> Vec<u8> {
     let mut request = vec![0; HEADER_LEN];
     request[4..6].copy_from_slice(&kind.to_ne_bytes());
     request[6..8].copy_from_slice(&(flags as u16).to_ne_bytes());
-    request.extend([family, libc::IPPROTO_TCP as u8, WANT_INFO, 0]);
+    request.extend([family, libc::IPPROTO_TCP as u8, extensions, 0]);
     request.extend(states.to_ne_bytes());
+    request
+}
+
+/// The request with the identity of a socket (`struct inet_diag_sockid`). All bits of the cookie set: any.
+pub(crate) fn identified(
+    mut request: Vec<u8>,
+    local: SocketAddr,
+    remote: SocketAddr,
+    cookie: u64,
+) -> Vec<u8> {
+    request.extend(local.port().to_be_bytes());
+    request.extend(remote.port().to_be_bytes());
+    request.extend(octets(local.ip()));
+    request.extend(octets(remote.ip()));
+    request.extend(0_u32.to_ne_bytes());
+    request.extend((cookie as u32).to_ne_bytes());
+    request.extend(((cookie >> 32) as u32).to_ne_bytes());
+    request
+}
+
+/// The request with its length in its header.
+pub(crate) fn finished(mut request: Vec<u8>) -> Vec<u8> {
+    let len = request.len() as u32;
+    request[..4].copy_from_slice(&len.to_ne_bytes());
     request
 }
 
@@ -204,7 +225,8 @@ fn socket_of(bytes: &[u8]) -> Option<OpenSocket> {
     })
 }
 
-fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+/// The value of the first attribute of this kind.
+pub(crate) fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let len = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
         let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
@@ -216,7 +238,7 @@ fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     }
 }
 
-fn int(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn int(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 

@@ -2,21 +2,24 @@
 
 use std::{
     io::{self, Read as _, Write as _},
+    net::SocketAddr,
     os::fd::BorrowedFd,
 };
 
-use culvert_bpf_common::{Address, SocketKey};
-use socket2::{Domain, Protocol, Socket, Type};
+use culvert_bpf_common::SocketKey;
+use socket2::Socket;
 
-use crate::{Error, run_in_netns};
+use crate::{
+    Error,
+    diag::{
+        HEADER_LEN, MESSAGE_LEN as ANSWER_LEN, SOCK_DIAG_BY_FAMILY, attribute, finished, identified, int,
+        open, request,
+    },
+};
 
-const HEADER_LEN: usize = 16;
-/// `SOCK_DIAG_BY_FAMILY`, linux/sock_diag.h.
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// `INET_DIAG_SKMEMINFO`, linux/inet_diag.h.
 const INET_DIAG_SKMEMINFO: u16 = 7;
-/// Length of `struct inet_diag_msg`, and where it has `idiag_rqueue`.
-const ANSWER_LEN: usize = 72;
+/// Where `struct inet_diag_msg` has `idiag_rqueue`.
 const RQUEUE_AT: usize = 56;
 /// Positions in the answer's `SK_MEMINFO_*`.
 const RMEM_ALLOC: usize = 0;
@@ -30,14 +33,7 @@ impl Diag {
     /// # Errors
     /// Those of entering the namespace; or the kernel has no sock_diag.
     pub fn open(netns: BorrowedFd<'_>) -> Result<Self, Error> {
-        let error = |source| Error::Netns { operation: "opening its socket information", source };
-        run_in_netns(netns, || {
-            let protocol = Protocol::from(libc::NETLINK_SOCK_DIAG);
-            let ty = Type::RAW.cloexec();
-            Socket::new(Domain::from(libc::AF_NETLINK), ty, Some(protocol))
-        })?
-        .map(Self)
-        .map_err(error)
+        open(netns, "opening its socket information").map(Self)
     }
 
     /// An upper bound of the bytes that wait in a socket's receive queues; 0 only when there are none. One request, answered
@@ -47,44 +43,20 @@ impl Diag {
     /// 2025). Those that came by TCP are there with their overhead, and in `rqueue`: while a verdict handles them they are in the
     /// latter alone.
     pub(super) fn unread(&self, key: &SocketKey) -> io::Result<u64> {
-        (&self.0).write_all(&request(key))?;
+        (&self.0).write_all(&question(key))?;
         let mut answer = [0_u8; 1024];
         let len = (&self.0).read(&mut answer)?;
         unread(&answer[..len], key)
     }
 }
 
-fn request(key: &SocketKey) -> Vec<u8> {
-    let mut request = vec![0; HEADER_LEN];
-    request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    request[6..8].copy_from_slice(&(libc::NLM_F_REQUEST as u16).to_ne_bytes());
-    // struct inet_diag_req_v2: family, protocol, extensions, pad, states.
+fn question(key: &SocketKey) -> Vec<u8> {
     let family = if key.local.is_v4() { libc::AF_INET } else { libc::AF_INET6 };
     let extensions = 1 << (INET_DIAG_SKMEMINFO - 1);
-    request.extend([family as u8, libc::IPPROTO_TCP as u8, extensions, 0]);
-    request.extend(u32::MAX.to_ne_bytes());
-    // struct inet_diag_sockid: ports, addresses, interface, cookie (any).
-    request.extend(key.local_port.to_be_bytes());
-    request.extend(key.remote_port.to_be_bytes());
-    for address in [key.local, key.remote] {
-        request.extend(octets(address));
-    }
-    request.extend([0; 4]);
-    request.extend([0xff; 8]);
-    let len = request.len() as u32;
-    request[..4].copy_from_slice(&len.to_ne_bytes());
-    request
-}
-
-/// 16 bytes, of which an IPv4 address is the first four.
-fn octets(address: Address) -> [u8; 16] {
-    let words = address.words();
-    let words = if address.is_v4() { [words[3], 0, 0, 0] } else { words };
-    let mut octets = [0; 16];
-    for (to, word) in octets.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-        *to = word.to_ne_bytes();
-    }
-    octets
+    let begun = request(SOCK_DIAG_BY_FAMILY, libc::NLM_F_REQUEST, family as u8, extensions, u32::MAX);
+    let local = SocketAddr::new(key.local.to_ip(), key.local_port);
+    let remote = SocketAddr::new(key.remote.to_ip(), key.remote_port);
+    finished(identified(begun, local, remote, u64::MAX))
 }
 
 /// States of a socket that may still read: ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING. Without a
@@ -94,7 +66,7 @@ const READING: [u8; 6] = [1, 4, 5, 8, 9, 11];
 fn unread(answer: &[u8], key: &SocketKey) -> io::Result<u64> {
     let malformed = || io::Error::new(io::ErrorKind::InvalidData, "malformed answer of sock_diag");
     let half = |at: usize| answer.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes);
-    let word = |at: usize| answer.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+    let word = |at: usize| int(answer, at);
     match half(4).ok_or_else(malformed)? {
         SOCK_DIAG_BY_FAMILY => {}
         kind if i32::from(kind) == libc::NLMSG_ERROR => {
@@ -111,15 +83,10 @@ fn unread(answer: &[u8], key: &SocketKey) -> io::Result<u64> {
         return Err(io::ErrorKind::NotFound.into());
     }
     let rqueue = word(HEADER_LEN + RQUEUE_AT).ok_or_else(malformed)?;
-    let mut at = HEADER_LEN + ANSWER_LEN;
-    while let (Some(len), Some(kind)) = (half(at), half(at + 2)) {
-        if kind == INET_DIAG_SKMEMINFO {
-            let field = |index: usize| word(at + 4 + 4 * index).ok_or_else(malformed);
-            return Ok(u64::from(rqueue) + u64::from(field(RMEM_ALLOC)?) + u64::from(field(BACKLOG)?));
-        }
-        at += usize::from(len.max(4)).next_multiple_of(4);
-    }
-    Err(malformed())
+    let attributes = answer.get(HEADER_LEN + ANSWER_LEN..).unwrap_or_default();
+    let memory = attribute(attributes, INET_DIAG_SKMEMINFO).ok_or_else(malformed)?;
+    let field = |index: usize| int(memory, 4 * index).ok_or_else(malformed);
+    Ok(u64::from(rqueue) + u64::from(field(RMEM_ALLOC)?) + u64::from(field(BACKLOG)?))
 }
 
 #[cfg(test)]
