@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use culvert_model::{Config, ResourceKey, SourceSpecifier};
+use culvert_model::{Config, Listener, ResourceKey, SourceSpecifier};
 
 use crate::{
     Loaded, Note, NoteKind, SourceCounters,
@@ -19,7 +19,7 @@ use crate::{
     remote::{ControlPlane, Dialer, Event, Remote, ResourceType},
     resource::Kind,
     source::{self, Watcher},
-    store::Store,
+    store::{BindCheck, Store},
 };
 
 /// Files that belong together are often written one after the other; this long one change waits for more.
@@ -146,6 +146,18 @@ impl ConfigStream {
     #[must_use]
     pub fn with_dialer(mut self, loaded: &Loaded, dialer: Arc<dyn Dialer>) -> Self {
         self.remote = Some(Remote::new(loaded.node(), dialer, loaded.bootstrap.ads.clone()));
+        self
+    }
+
+    /// Asks `check` whether the addresses of a listener from a file or a control plane can be bound, and refuses it with
+    /// the reason where they cannot. The second argument says whether it was asked before, see
+    /// [`ConfigView::retry_unbound`].
+    #[must_use]
+    pub fn with_bind_check(
+        self,
+        check: impl Fn(&Listener, bool) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        self.view.lock().bind_check = BindCheck(Some(Arc::new(check)));
         self
     }
 
@@ -411,6 +423,12 @@ impl ConfigView {
             subscription.prefixes.keys().map(|prefix| (prefix.clone(), subscription.version.to_string()))
         });
         named.collect()
+    }
+
+    /// Tries the listeners again that were refused because they could not be bound. Those that can be now are part of
+    /// the next update.
+    pub fn retry_unbound(&self) {
+        self.lock().retry_unbound(Instant::now(), SystemTime::now());
     }
 
     /// Clusters of which a version waits for its endpoints or secrets: `cluster_manager.warming_clusters`.

@@ -218,6 +218,7 @@ impl Control {
                     self.reap();
                     self.look_at_certificates();
                     self.bind_again();
+                    self.shared.view.retry_unbound();
                     self.forget_former();
                 }
                 _ = look.tick() => self.look_at_direct(),

@@ -5,7 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use culvert_model::{Address, Config, ListenSocket, Listener, SocketState};
@@ -28,9 +28,30 @@ pub struct BindError {
     pub error: io::Error,
 }
 
+/// Addresses that are bound, which a listener may take from another one.
+#[derive(Clone, Default)]
+pub(super) struct Held(Arc<Mutex<HashSet<Address>>>);
+
+impl Held {
+    /// Why the addresses of a listener cannot be had, where that is known without binding them.
+    pub(super) fn check(&self, listener: &Listener) -> Result<(), String> {
+        if !listener.bind_to_port {
+            return Ok(());
+        }
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for wanted in wanted(listener).iter().filter(|wanted| !held.contains(&wanted.address)) {
+            let Address::Ip(address) = &wanted.address else { continue };
+            with_options(wanted, |options| net::try_bind(address, options))
+                .map_err(|error| format!("cannot bind {address}: {error}"))?;
+        }
+        Ok(())
+    }
+}
+
 /// What is bound for which listener.
 #[derive(Default)]
 pub(super) struct Sockets {
+    held: Held,
     bound: HashMap<Arc<str>, Vec<Bound>>,
     /// Closed by `/drain_listeners`: later configurations do not open them again.
     closed: HashSet<Arc<str>>,
@@ -63,6 +84,16 @@ struct Wanted {
 }
 
 impl Sockets {
+    /// The addresses that are bound, as that changes.
+    pub(super) fn held(&self) -> Held {
+        self.held.clone()
+    }
+
+    fn show_held(&self) {
+        let held = self.bound.values().flatten().map(|bound| bound.wanted.address.clone()).collect();
+        *self.held.0.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    }
+
     /// Binds what is new, then stops accepting on what is gone: an address that goes from one listener to another is open
     /// all the time. Every listener is handled, also after one failed; one that fails keeps the sockets it had.
     pub(super) fn apply(&mut self, config: &Config, workers: &Workers) -> Vec<BindError> {
@@ -93,6 +124,7 @@ impl Sockets {
                 remove(old, !open.contains(&old.wanted.address), workers);
             }
         }
+        self.show_held();
         errors
     }
 
@@ -184,6 +216,7 @@ impl Sockets {
             }
             !closed
         });
+        self.show_held();
     }
 }
 
@@ -217,6 +250,10 @@ fn bind(wanted: &Wanted, workers: usize) -> io::Result<Vec<(usize, OwnedFd)>> {
 }
 
 fn tcp(wanted: &Wanted, address: &SocketAddr) -> io::Result<OwnedFd> {
+    with_options(wanted, |options| net::listener(address, options))
+}
+
+fn with_options<T>(wanted: &Wanted, f: impl FnOnce(&net::ListenOptions<'_>) -> T) -> T {
     let of = |state: SocketState| -> Vec<net::RawOption<'_>> {
         let options = wanted.socket.options.iter().filter(|(when, _)| *when == state);
         options.map(|(_, option)| (option.level, option.name, option.value.as_slice())).collect()
@@ -233,7 +270,7 @@ fn tcp(wanted: &Wanted, address: &SocketAddr) -> io::Result<OwnedFd> {
         keepalive: wanted.socket.keepalive.as_ref().map(keepalive),
         mark: None,
     };
-    net::listener(address, &options)
+    f(&options)
 }
 
 /// Capped by the kernel at `net.core.somaxconn`.

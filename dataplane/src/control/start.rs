@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use culvert_model::Listener;
 use culvert_xds::{Begun, ConfigStream, Loaded, Update};
 use tokio::sync::mpsc;
 
@@ -99,7 +100,13 @@ impl Control {
             Arc::new(ClusterDialer::new(config, contexts.clone(), loaded.bootstrap.resolver.clone(), marked));
         let stream =
             ConfigStream::new(loaded).map_err(|error| ServeError::Io { doing: "watching files", error })?;
-        let stream = stream.with_dialer(loaded, dialer.clone());
+        let sockets = Sockets::default();
+        let (held, stats) = (sockets.held(), listener_stats.clone());
+        let bindable = move |listener: &Listener, again: bool| {
+            // Not a failure of its own every time.
+            held.check(listener).inspect_err(|_| stats.listener_create_failure.add(u64::from(!again)))
+        };
+        let stream = stream.with_dialer(loaded, dialer.clone()).with_bind_check(bindable);
         let pipes = process.log_pipes.clone();
         let otlp = OtlpLogs::new(pipes.clone(), dialer.clone(), loaded.node(), &registry);
         tokio::task::spawn_local(otlp.run());
@@ -137,7 +144,7 @@ impl Control {
             outliers,
             dialer,
             tls,
-            sockets: Sockets::default(),
+            sockets,
             dns: Dns::new(sender, loaded.bootstrap.resolver.clone()),
             resolved: Resolved::new(),
             unresolved: HashSet::new(),

@@ -42,7 +42,8 @@ fn what_pods_do_is_shown(variant: Variant) {
     // In a terminal it runs until interrupted, and gives the screen back. It says so when culvert has gone.
     let socket = mesh.control_socket().display().to_string();
     let shown = mesh.world.dir.path().join("typescript");
-    let top = format!("{} top -d 0.1 --control-socket {socket}", binary().display());
+    // A shell that does not replace itself by its last command would keep the signal below to itself.
+    let top = format!("exec {} top -d 0.1 --control-socket {socket}", binary().display());
     let mut script = std::process::Command::new("script");
     script.args(["--quiet", "--flush", "--return", "--command", &top]).arg(&shown);
     let mut terminal = script.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("script(1) is there");

@@ -1,5 +1,7 @@
 //! What a control plane should not do, under traffic, on both drivers.
 
+use std::net::TcpListener;
+
 use envoy_types::pb::{
     envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse, Resource as DeltaResource},
     google::protobuf::Any,
@@ -8,7 +10,8 @@ use envoy_types::pb::{
 use crate::{
     control_plane::{Kind, Manners, Resource, Say},
     scene::{
-        MODES, Mode, Scene, eds_cluster, endpoints, listener, named, repeatedly, routes, static_cluster,
+        MODES, Mode, Scene, answer, eds_cluster, endpoints, listener, named, repeatedly, routes,
+        static_cluster,
     },
     support::DRIVERS,
 };
@@ -77,6 +80,27 @@ fn bytes_that_are_no_message_are_refused() {
             assert!(nack.current, "{mode:?}: the error answers the response it is about");
         }
         scene.still_follows();
+        traffic.stop();
+    }
+}
+
+/// As in Envoy; and unlike there it comes by itself when the address is free.
+#[test]
+fn a_listener_that_cannot_be_bound_is_refused() {
+    for (mode, driver) in MODES.into_iter().zip(DRIVERS.into_iter().cycle()) {
+        let scene = Scene::start(mode, driver);
+        let traffic = scene.traffic();
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let port = taken.local_addr().expect("an address").port();
+        let from = scene.plane.count();
+        scene.plane.put([listener(mode, "other", port, "local")]);
+        let reason = scene.plane.wait_for_nack(Kind::Listener, from).error.expect("a reason");
+        assert!(reason.contains("cannot bind 127.0.0.1"), "{mode:?}: {reason}");
+        assert_eq!(scene.culvert.stat("listener_manager.listener_create_failure"), 1);
+        scene.still_follows();
+        drop(taken);
+        scene.culvert.wait_until("it is bound", |_| answer(port).is_some_and(|(status, _)| status == 200));
+        assert_eq!(scene.culvert.stat("listener_manager.listener_create_failure"), 1);
         traffic.stop();
     }
 }

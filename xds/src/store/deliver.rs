@@ -227,7 +227,8 @@ impl Store {
         }
         self.feeds[feed.0 as usize].order = order;
         if clusters_came {
-            self.retry_listeners(now, time);
+            let refused = std::mem::take(&mut self.refused_listeners);
+            self.retry_listeners(refused, now, time);
         }
         Ok((changed, errors))
     }
@@ -371,7 +372,13 @@ impl Store {
         }
         let version =
             if incoming.version.is_empty() { version.clone() } else { incoming.version.as_str().into() };
-        match self.accept(id, &resource, message.as_ref(), addresses) {
+        self.refused_listeners.remove(&id);
+        self.unbound_listeners.remove(&id);
+        let accepted = self.accept(id, &resource, message.as_ref(), addresses);
+        if kind == Kind::Listener && accepted.is_err() {
+            self.refused_listeners.insert(id);
+        }
+        match accepted.and_then(|value| self.bindable(id, value, false)) {
             Ok(value) => {
                 self.warm(
                     id,
@@ -382,12 +389,17 @@ impl Store {
             }
             Err(errors) => {
                 self.fail(id, resource, version, &errors, time);
-                if kind == Kind::Listener {
-                    self.refused_listeners.insert(id);
-                }
                 Err(errors)
             }
         }
+    }
+
+    /// Refuses a listener whose addresses cannot be bound, as Envoy does. `again`: it was refused before.
+    fn bindable(&mut self, id: EntryId, value: Value, again: bool) -> Result<Value, Vec<Error>> {
+        let (Value::Listener(listener), Some(check)) = (&value, &self.bind_check.0) else { return Ok(value) };
+        let Err(reason) = check(listener, again) else { return Ok(value) };
+        self.unbound_listeners.insert(id);
+        Err(vec![Error::invalid(Kind::Listener.title(&listener.name), "address", reason)])
     }
 
     fn fail(
@@ -410,6 +422,7 @@ impl Store {
             self.renew(&held.needs, now);
         }
         self.refused_listeners.remove(&id);
+        self.unbound_listeners.remove(&id);
         let entry = self.entry_mut(id);
         entry.failure = None;
         let replaced = entry.warming.replace(held);
@@ -556,9 +569,17 @@ impl Store {
         Ok(())
     }
 
-    /// Tries listeners again that were refused for a cluster they did not find.
-    fn retry_listeners(&mut self, now: Instant, time: SystemTime) {
-        let refused = std::mem::take(&mut self.refused_listeners);
+    /// Tries listeners again that were refused for their addresses.
+    pub(crate) fn retry_unbound(&mut self, now: Instant, time: SystemTime) {
+        let unbound = std::mem::take(&mut self.unbound_listeners);
+        if !unbound.is_empty() {
+            self.retry_listeners(unbound, now, time);
+            self.settle(now);
+        }
+    }
+
+    /// Tries listeners again that were refused for what may be different now.
+    fn retry_listeners(&mut self, refused: BTreeSet<EntryId>, now: Instant, time: SystemTime) {
         if refused.is_empty() {
             return;
         }
@@ -567,22 +588,21 @@ impl Store {
         let mut addresses = self.addresses(Kind::Listener, &order);
         for id in refused {
             let Some(failure) = self.entry(id).failure.clone() else { continue };
-            match self.accept(id, &failure.resource, None, &addresses) {
-                Ok(value) => {
-                    self.listener(id).iter().for_each(|listener| addresses.remove(id, listener));
-                    if let Value::Listener(listener) = &value {
-                        addresses.add(id, listener);
-                    }
-                    let Failure { resource, version, .. } = *failure;
-                    self.warm(
-                        id,
-                        Held { resource, wire: None, value, version, updated: time, needs: Box::default() },
-                        now,
-                    );
+            let accepted = self.accept(id, &failure.resource, None, &addresses);
+            if accepted.is_err() {
+                self.refused_listeners.insert(id);
+            }
+            if let Ok(value) = accepted.and_then(|value| self.bindable(id, value, true)) {
+                self.listener(id).iter().for_each(|listener| addresses.remove(id, listener));
+                if let Value::Listener(listener) = &value {
+                    addresses.add(id, listener);
                 }
-                Err(_) => {
-                    self.refused_listeners.insert(id);
-                }
+                let Failure { resource, version, .. } = *failure;
+                self.warm(
+                    id,
+                    Held { resource, wire: None, value, version, updated: time, needs: Box::default() },
+                    now,
+                );
             }
         }
     }

@@ -23,12 +23,15 @@ mod wanted;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     path::PathBuf,
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
-use culvert_model::{Config, ConfigSource, ResourceKey, RuntimeLayer, RuntimeLayerKind, SourceSpecifier};
+use culvert_model::{
+    Config, ConfigSource, Listener, ResourceKey, RuntimeLayer, RuntimeLayerKind, SourceSpecifier,
+};
 
 pub(crate) use deliver::{Body, Delivery, Incoming};
 use entry::{BOOTSTRAP, EntryId, FeedId};
@@ -60,6 +63,19 @@ struct Feed {
     stale: bool,
 }
 
+/// Says why the addresses of a listener cannot be bound. The second argument: whether it was refused before.
+pub(crate) type Bindable = dyn Fn(&Listener, bool) -> Result<(), String> + Send + Sync;
+
+/// Who is asked, if anybody.
+#[derive(Clone, Default)]
+pub(crate) struct BindCheck(pub(crate) Option<Arc<Bindable>>);
+
+impl fmt::Debug for BindCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BindCheck").field(&self.0.is_some()).finish()
+    }
+}
+
 /// All resources of a process.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -87,6 +103,9 @@ pub(crate) struct Store {
     listeners_open: bool,
     /// Listeners that were refused: they may be right after the clusters have changed.
     refused_listeners: BTreeSet<EntryId>,
+    /// Listeners that were refused for their addresses: these may be free later.
+    unbound_listeners: BTreeSet<EntryId>,
+    pub(crate) bind_check: BindCheck,
     /// Names to ask for once more.
     renewed: BTreeMap<FeedId, BTreeSet<String>>,
     /// Whether what is wanted from control planes has changed.
@@ -135,6 +154,8 @@ impl Store {
             touched: Vec::new(),
             listeners_open: false,
             refused_listeners: BTreeSet::new(),
+            unbound_listeners: BTreeSet::new(),
+            bind_check: BindCheck::default(),
             renewed: BTreeMap::new(),
             wanted_changed: true,
             files_changed: true,

@@ -201,6 +201,7 @@ impl Store {
             self.expiries.remove(&(expiry, id));
         }
         self.refused_listeners.remove(&id);
+        self.unbound_listeners.remove(&id);
         self.next.removed(kind, id, &entry);
         for held in entry.active.iter().chain(&entry.warming) {
             self.detach(id, &held.value, &held.needs);

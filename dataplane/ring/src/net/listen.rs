@@ -70,6 +70,21 @@ impl Default for ListenOptions<'_> {
 /// # Errors
 /// Those of socket(2), setsockopt(2), bind(2) and listen(2): address in use, permission denied.
 pub fn listener(addr: &SocketAddr, listen: &ListenOptions<'_>) -> io::Result<OwnedFd> {
+    let socket = bound(addr, listen)?;
+    socket.listen(i32::try_from(listen.backlog).unwrap_or(i32::MAX))?;
+    set_options(&socket, listen.options[2])?;
+    Ok(socket.into())
+}
+
+/// Whether [`listener`] could bind a socket now: it is bound, does not listen, and is closed again.
+///
+/// # Errors
+/// Those of socket(2), setsockopt(2) and bind(2).
+pub fn try_bind(addr: &SocketAddr, listen: &ListenOptions<'_>) -> io::Result<()> {
+    bound(addr, listen).map(drop)
+}
+
+fn bound(addr: &SocketAddr, listen: &ListenOptions<'_>) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(*addr), kind, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -95,18 +110,17 @@ pub fn listener(addr: &SocketAddr, listen: &ListenOptions<'_>) -> io::Result<Own
     if let Some(keepalive) = listen.keepalive {
         set_keepalive(socket.as_fd(), keepalive)?;
     }
-    let set = |options: &[RawOption<'_>]| {
-        options
-            .iter()
-            .try_for_each(|(level, name, value)| options::set_option(socket.as_fd(), *level, *name, value))
-    };
-    let [prebind, bound, listening] = listen.options;
-    set(prebind)?;
+    let [prebind, bound, _] = listen.options;
+    set_options(&socket, prebind)?;
     socket.bind(&SockAddr::from(*addr))?;
-    set(bound)?;
-    socket.listen(i32::try_from(listen.backlog).unwrap_or(i32::MAX))?;
-    set(listening)?;
-    Ok(socket.into())
+    set_options(&socket, bound)?;
+    Ok(socket)
+}
+
+fn set_options(socket: &Socket, options: &[RawOption<'_>]) -> io::Result<()> {
+    let set =
+        |(level, name, value): &RawOption<'_>| options::set_option(socket.as_fd(), *level, *name, value);
+    options.iter().try_for_each(set)
 }
 
 /// Turns SO_KEEPALIVE on, with these times.

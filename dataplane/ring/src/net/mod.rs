@@ -5,7 +5,7 @@ mod netns;
 mod options;
 mod udp;
 
-pub use listen::{Keepalive, ListenOptions, RawOption, listener, set_keepalive, unix_listener};
+pub use listen::{Keepalive, ListenOptions, RawOption, listener, set_keepalive, try_bind, unix_listener};
 pub use netns::in_netns;
 pub use options::{
     TcpInfo, bind_source, drop_packets, netns_cookie, original_dst, reset_on_close, set_freebind, set_mark,
