@@ -28,6 +28,17 @@ test_a_stage_that_hangs_is_ended_and_counted() {
   ! grep never "$SCRATCH/hanging.log"
 }
 
+test_a_stage_that_falls_silent_is_ended_and_says_what_it_waited_for() {
+  # shellcheck source=scripts/test
+  . "$ROOT/scripts/test"
+  LOGS=$SCRATCH SILENT_SECONDS_MAX=1
+  stage hanging bash -c '
+    for name in quick stuck; do echo "test a::$name has been running for over 60 seconds"; done
+    echo "test a::quick ... ok"; sleep 60'
+  [ "$PASSED $FAILED" = '0 1' ]
+  grep 'said nothing for 1 s and was ended; not finished: a::stuck $' "$SCRATCH/hanging.log"
+}
+
 test_scripts_pass_shellcheck() {
   have shellcheck || skip 'needs shellcheck'
   cd "$ROOT" || return
