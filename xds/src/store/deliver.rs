@@ -398,8 +398,9 @@ impl Store {
     fn bindable(&mut self, id: EntryId, value: Value, again: bool) -> Result<Value, Vec<Error>> {
         let (Value::Listener(listener), Some(check)) = (&value, &self.bind_check.0) else { return Ok(value) };
         let Err(reason) = check(listener, again) else { return Ok(value) };
-        self.unbound_listeners.insert(id);
-        Err(vec![Error::invalid(Kind::Listener.title(&listener.name), "address", reason)])
+        let error = Error::invalid(Kind::Listener.title(&listener.name), "address", reason);
+        self.unbound_listeners.insert(id, listener.clone());
+        Err(vec![error])
     }
 
     fn fail(
@@ -571,9 +572,12 @@ impl Store {
 
     /// Tries listeners again that were refused for their addresses.
     pub(crate) fn retry_unbound(&mut self, now: Instant, time: SystemTime) {
-        let unbound = std::mem::take(&mut self.unbound_listeners);
-        if !unbound.is_empty() {
-            self.retry_listeners(unbound, now, time);
+        let Some(check) = self.bind_check.0.clone() else { return };
+        // Converted only when there is hope: this is asked each second.
+        let free = self.unbound_listeners.extract_if(.., |_, listener| check(listener, true).is_ok());
+        let free: BTreeSet<_> = free.map(|(id, _)| id).collect();
+        if !free.is_empty() {
+            self.retry_listeners(free, now, time);
             self.settle(now);
         }
     }

@@ -104,7 +104,7 @@ pub(crate) struct Store {
     /// Listeners that were refused: they may be right after the clusters have changed.
     refused_listeners: BTreeSet<EntryId>,
     /// Listeners that were refused for their addresses: these may be free later.
-    unbound_listeners: BTreeSet<EntryId>,
+    unbound_listeners: BTreeMap<EntryId, Arc<Listener>>,
     pub(crate) bind_check: BindCheck,
     /// Names to ask for once more.
     renewed: BTreeMap<FeedId, BTreeSet<String>>,
@@ -154,7 +154,7 @@ impl Store {
             touched: Vec::new(),
             listeners_open: false,
             refused_listeners: BTreeSet::new(),
-            unbound_listeners: BTreeSet::new(),
+            unbound_listeners: BTreeMap::new(),
             bind_check: BindCheck::default(),
             renewed: BTreeMap::new(),
             wanted_changed: true,
