@@ -91,17 +91,26 @@ pub enum Version {
     Http11,
     /// `HTTP/2`
     Http2,
+    /// `HTTP/3`
+    Http3,
 }
 
 impl Version {
-    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`, as in a start line and in `%PROTOCOL%`.
+    /// `HTTP/1.1` and the like, as in a start line and in `%PROTOCOL%`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http10 => "HTTP/1.0",
             Self::Http11 => "HTTP/1.1",
             Self::Http2 => "HTTP/2",
+            Self::Http3 => "HTTP/3",
         }
+    }
+
+    /// Whether a connection carries many messages at a time, each with an end and trailers of its own.
+    #[must_use]
+    pub fn is_multiplexed(self) -> bool {
+        matches!(self, Self::Http2 | Self::Http3)
     }
 }
 

@@ -4,7 +4,8 @@
 //! always gives the same output. Randomness is an argument. Everything that reads bytes from the network is fuzzed
 //! (`fuzz/`) and split-invariant: how the bytes were cut into reads never changes the result.
 //!
-//! Map: [`Headers`], [`RequestHead`] and [`ResponseHead`] are the recyclable message heads; [`h1`] is the wire;
+//! Map: [`Headers`], [`RequestHead`] and [`ResponseHead`] are the recyclable message heads; [`h1`] and [`h3`] are
+//! the wire, as [`h2`] is as far as it is watched;
 //! [`path`] and [`host`] are what the connection manager does before routing; [`route`] picks a route and applies
 //! what it says; [`balance`] picks an endpoint; [`chain`] picks a connection's filter chain;
 //! [`rbac`] says who may pass; [`bucket`] says how often; [`filter`] is what HTTP filters decide; [`health`] says what checks
@@ -19,6 +20,7 @@ pub mod detect;
 pub mod filter;
 pub mod h1;
 pub mod h2;
+pub mod h3;
 pub mod hash;
 pub mod health;
 pub mod host;

@@ -8,10 +8,11 @@ type Check = fn(&[u8]);
 
 #[test]
 fn the_checks_hold_for_all_seeds() {
-    let targets: [(&str, Check); 8] = [
+    let targets: [(&str, Check); 9] = [
         ("body", checks::body),
         ("frames", checks::frames),
         ("health", checks::health),
+        ("http3", checks::http3),
         ("path", checks::path),
         ("request", checks::request),
         ("response", checks::response),

@@ -226,7 +226,7 @@ async fn attempt(
         None => {
             cluster.stats.upstream_rq_timeout.inc();
             if let Some(version) = begun {
-                cluster.count_cut(version == Version::Http2, false);
+                cluster.count_cut(version.is_multiplexed(), false);
             }
             cluster.count(504, true);
             host.stats(|stats| {
@@ -291,7 +291,7 @@ async fn converse(
 
 /// Counts a request of Culvert's own that the other end, or what it sent, has cut.
 pub(super) fn count_lost(cluster: &Cluster, version: Version, error: &ReceiveError) {
-    if version != Version::Http2 {
+    if !version.is_multiplexed() {
         cluster.count_cut(false, !matches!(error, ReceiveError::Broken | ReceiveError::Fault(_)));
     } else if matches!(error, ReceiveError::Closed | ReceiveError::Io(_) | ReceiveError::Truncated) {
         cluster.stats.upstream_rq_pending_failure_eject.inc();

@@ -283,7 +283,7 @@ impl Cluster {
         let config = self.config();
         match config.protocol {
             UpstreamProtocol::Http2 => return Box::pin(self.acquire_shared(worker, host, via, fresh)).await,
-            UpstreamProtocol::Downstream if downstream == Version::Http2 => {
+            UpstreamProtocol::Downstream if downstream.is_multiplexed() => {
                 return Box::pin(self.acquire_shared(worker, host, via, fresh)).await;
             }
             UpstreamProtocol::Auto | UpstreamProtocol::Downstream | UpstreamProtocol::Http1 => {}

@@ -18,6 +18,11 @@ use culvert_proto::{
         parse_response,
     },
     h2::{FrameGuard, FrameLimits, FrameScanner},
+    h3::{
+        Settings, Violation,
+        frame::{FrameReader, Piece},
+        qpack,
+    },
     path,
     route::{RequestView, Table},
 };
@@ -453,4 +458,50 @@ fn without_framing(headers: &Headers) -> Headers {
     rest.remove("content-length");
     rest.remove("transfer-encoding");
     rest
+}
+
+/// HTTP/3: frames do not depend on how the bytes were cut, and what a field section says can be said again.
+pub(crate) fn http3(input: &[u8]) {
+    let (_, cuts, bytes) = controls(input);
+    let run = |ends: &mut dyn Iterator<Item = usize>| {
+        let (mut reader, mut found, mut from) = (FrameReader::default(), Vec::new(), 0);
+        for end in ends {
+            let mut piece = &bytes[from..end];
+            from = end;
+            while !piece.is_empty() {
+                let (taken, what) = reader.next(piece);
+                assert!((1..=piece.len()).contains(&taken));
+                match what {
+                    Piece::Head { kind, len } => found.push((kind, len, Vec::new())),
+                    Piece::Payload { .. } => found.last_mut().unwrap().2.extend_from_slice(&piece[..taken]),
+                    Piece::Part => assert_eq!(taken, piece.len()),
+                }
+                piece = &piece[taken..];
+            }
+        }
+        (found, reader.is_between_frames())
+    };
+    let whole = run(&mut std::iter::once(bytes.len()));
+    assert_eq!(run(&mut ends(bytes.len(), cuts)), whole);
+    assert_eq!(run(&mut (1..=bytes.len())), whole);
+    for (_, _, payload) in &whole.0 {
+        let _ = Settings::parse(payload);
+    }
+    for section in whole.0.iter().map(|(_, _, payload)| payload.as_slice()).chain([bytes]) {
+        let Ok(fields) = fields_of(section) else { continue };
+        let mut again = Vec::new();
+        qpack::begin(&mut again);
+        fields.iter().for_each(|(name, value)| qpack::encode(name, value, &mut again));
+        assert_eq!(fields_of(&again).as_ref(), Ok(&fields));
+    }
+}
+
+/// The fields of a section of at most 4,096 bytes.
+fn fields_of(section: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Violation> {
+    let (mut fields, mut scratch) = (Vec::new(), Vec::new());
+    qpack::decode(section, 4_096, &mut scratch, |name, value| {
+        fields.push((name.to_vec(), value.to_vec()));
+        Ok::<_, Violation>(())
+    })?;
+    Ok(fields)
 }

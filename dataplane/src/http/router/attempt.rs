@@ -128,7 +128,7 @@ impl Exchange<'_> {
     pub(super) async fn converse(&self, passage: &Passage<'_>, lent: &Lent, timers: &mut Timers) -> Outcome {
         let server = self.stream;
         // Both sides of HTTP/1 have them where the configuration says so.
-        let trailers = (lent.conn.version() == Version::Http2 || passage.cluster.config().enable_trailers)
+        let trailers = (lent.conn.version().is_multiplexed() || passage.cluster.config().enable_trailers)
             && (server.is_multiplexed() || self.conn.manager.spec.config.http1.enable_trailers);
         let overflow = || passage.abandon();
         let (piece, end) =

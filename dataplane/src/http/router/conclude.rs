@@ -82,7 +82,7 @@ impl Exchange<'_> {
                 let reusable = reusable && passage.sent.get();
                 match lent {
                     Some(lent) if reusable && lent.conn.is_reusable() => lent.release(&self.conn.worker),
-                    Some(lent) if lent.conn.version() != Version::Http2 => {
+                    Some(lent) if !lent.conn.version().is_multiplexed() => {
                         // The upstream ends what ends with its connection.
                         if self.record.upstream_ended.get() {
                             cluster.stats.upstream_cx_destroy_remote.inc();
@@ -169,7 +169,7 @@ impl Exchange<'_> {
         match lent {
             Some(lent) if reusable && lent.conn.is_reusable() => lent.release(&self.conn.worker),
             // Its stream is over.
-            Some(lent) if reusable && lent.conn.version() == Version::Http2 => {}
+            Some(lent) if reusable && lent.conn.version().is_multiplexed() => {}
             _ => self.count_cut(cluster, false),
         }
     }
@@ -238,7 +238,7 @@ impl Exchange<'_> {
         host: &Host,
     ) -> Next {
         let cluster = &passage.cluster;
-        let multiplexed = self.record.upstream_version.get() == Some(Version::Http2);
+        let multiplexed = self.record.upstream_version.get().is_some_and(Version::is_multiplexed);
         if !multiplexed {
             self.count_cut(cluster, !matches!(error, ReceiveError::Broken | ReceiveError::Fault(_)));
         } else if matches!(error, ReceiveError::Reset) {
@@ -371,7 +371,7 @@ impl Exchange<'_> {
     /// Counts what a request that was cut costs its upstream: the connection, or with HTTP/2 the stream. `remote`: the
     /// upstream did it.
     pub(super) fn count_cut(&self, cluster: &Cluster, remote: bool) {
-        cluster.count_cut(self.record.upstream_version.get() == Some(Version::Http2), remote);
+        cluster.count_cut(self.record.upstream_version.get().is_some_and(Version::is_multiplexed), remote);
     }
 
     /// Counts a response that ended before its request did.

@@ -284,7 +284,7 @@ impl Run {
                 None => {
                     let trailers = queue.trailers.borrow();
                     let enabled =
-                        lent.conn.version() == Version::Http2 || self.cluster.config().enable_trailers;
+                        lent.conn.version().is_multiplexed() || self.cluster.config().enable_trailers;
                     lent.conn.finish(trailers.as_ref().filter(|_| enabled));
                     return true;
                 }

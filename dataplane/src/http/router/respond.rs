@@ -117,7 +117,7 @@ impl Exchange<'_> {
                 }
                 Ok(Body::End) => {
                     let known =
-                        upstream.version() == Version::Http2 || passage.cluster.config().enable_trailers;
+                        upstream.version().is_multiplexed() || passage.cluster.config().enable_trailers;
                     let trailers = upstream.take_trailers().filter(|_| known);
                     let enabled =
                         server.is_multiplexed() || self.conn.manager.spec.config.http1.enable_trailers;
@@ -201,7 +201,7 @@ impl Exchange<'_> {
         close: bool,
     ) {
         h1::remove_hop_by_hop(&mut head.headers, head.status == 101);
-        if head.status == 101 && !self.stream.is_multiplexed() && lent.conn.version() == Version::Http2 {
+        if head.status == 101 && !self.stream.is_multiplexed() && lent.conn.version().is_multiplexed() {
             tunnel::prove_key(&self.head, head);
         }
         // How long it took from the end of the request on, so it needs to have ended.

@@ -25,6 +25,7 @@ pub(super) fn http(facts: &Facts<'_>, config: &GrpcLog, out: &mut Vec<u8>) {
         Some(Version::Http10) => 1,
         Some(Version::Http11) => 2,
         Some(Version::Http2) => 3,
+        Some(Version::Http3) => 4,
     };
     number(2, version, out);
     message(3, out, |out| request(facts, config, out));

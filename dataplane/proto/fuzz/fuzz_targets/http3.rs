@@ -1,0 +1,7 @@
+//! See `checks::http3`.
+#![no_main]
+
+#[path = "../../tests/checks/mod.rs"]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| checks::http3(input));
