@@ -248,7 +248,7 @@ impl Culvert {
     }
 
     /// Waits until `condition` holds.
-    pub fn wait_until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+    pub fn wait_until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
         let until = Instant::now() + PATIENCE;
         while !condition(self) {
             assert!(Instant::now() < until, "{what} did not happen:\n{}", self.log());

@@ -47,9 +47,15 @@ fn a_changed_chain_is_replaced_and_the_others_do_not_notice() {
     for (mode, driver) in [Mode::AdsWorld, Mode::AdsDelta].into_iter().zip(DRIVERS) {
         let scene = Scene::start(mode, driver);
         scene.plane.put([two_chains(scene.port, "one", "two")]);
-        scene.wait_for_answer("one");
-        let (mut same, mut changed) = (client_from(1, scene.port), client_from(2, scene.port));
-        assert_eq!((same.get("/").text(), changed.get("/").text()), ("one".to_owned(), "two".to_owned()));
+        // One worker may have it before the other.
+        let mut clients = None;
+        scene.culvert.wait_until("connections of both chains", |_| {
+            let (mut same, mut changed) = (client_from(1, scene.port), client_from(2, scene.port));
+            let both = same.get("/").text() == "one" && changed.get("/").text() == "two";
+            clients = both.then_some((same, changed));
+            both
+        });
+        let (mut same, mut changed) = clients.expect("connected");
         let before = scene.culvert.stat("listener_manager.listener_in_place_updated");
         scene.plane.put([two_chains(scene.port, "one", "new")]);
         scene.culvert.wait_until("the new chain", |_| client_from(2, scene.port).get("/").text() == "new");

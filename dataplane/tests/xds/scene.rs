@@ -145,17 +145,20 @@ impl Scene {
         self
     }
 
-    /// Waits until the answer to `GET /` is this.
+    /// Waits until the answer to `GET /` is this, whichever worker is asked.
     pub fn wait_for_answer(&self, body: &str) {
-        self.culvert.wait_until(body, |_| {
-            answer(self.port).is_some_and(|(status, said)| status == 200 && said == body)
-        });
+        self.wait_for_all(body, |status, said| status == 200 && said == body);
     }
 
     /// Waits until `GET /` has this status.
     pub fn wait_for_status(&self, wanted: u16) {
-        let what = format!("status {wanted}");
-        self.culvert.wait_until(&what, |_| answer(self.port).is_some_and(|(status, _)| status == wanted));
+        self.wait_for_all(&format!("status {wanted}"), |status, _| status == wanted);
+    }
+
+    /// One worker takes an update before the other; so many connections in a row do not all reach the same one.
+    fn wait_for_all(&self, what: &str, right: impl Fn(u16, &str) -> bool) {
+        let asked = |_| answer(self.port).is_some_and(|(status, said)| right(status, &said));
+        self.culvert.wait_until(what, |_| (0..10).all(asked));
     }
 
     /// Waits until a cluster has an endpoint. Only then may routes name it: Envoy answers 503 for a cluster that warms.
