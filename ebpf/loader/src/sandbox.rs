@@ -11,7 +11,7 @@ use std::{
     process, ptr,
     sync::atomic::{AtomicU32, Ordering},
     thread,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use rustix::{
@@ -24,8 +24,10 @@ use socket2::{Domain, Socket, Type};
 const BPFFS: &str = "/sys/fs/bpf";
 /// Names of cgroups made here begin so.
 const CGROUP_PREFIX: &str = "culvert-probe-";
-/// A cgroup of that name that is older was left behind by a process that was killed: no trial takes this long.
-const STALE: Duration = Duration::from_secs(600);
+/// How often one is made again that another process has removed before it was locked.
+const ATTEMPTS: usize = 8;
+/// Where the kernel describes its own types.
+const KERNEL_TYPES: &str = "/sys/kernel/btf";
 
 /// What could be had for the thread inside.
 #[derive(Debug)]
@@ -66,6 +68,24 @@ pub fn throwaway_netns() -> io::Result<OwnedFd> {
     run(|_| own_netns())?
 }
 
+/// Runs `f` on a thread of its own that does not see what the kernel says of its types, if that can be had; else `f` sees it.
+pub(crate) fn without_kernel_types<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    let cover = || -> io::Result<()> {
+        // SAFETY: the table of file descriptors stays shared.
+        unsafe { unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS)? };
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        mount("none", KERNEL_TYPES, "tmpfs", MountFlags::RDONLY, None)?;
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let blind = scope.spawn(|| {
+            let _ = cover();
+            f()
+        });
+        blind.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
+    })
+}
+
 /// The network namespace of the calling thread.
 pub(crate) fn own_netns() -> io::Result<OwnedFd> {
     Ok(File::open("/proc/thread-self/ns/net")?.into())
@@ -84,7 +104,8 @@ fn loopback_up() -> io::Result<()> {
     if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A cgroup without processes, removed when dropped.
+/// A cgroup without processes, removed when dropped. The directory is locked for as long, so that others can tell one that
+/// is in use from one whose process was killed.
 #[derive(Debug)]
 pub(crate) struct ProbeCgroup {
     path: PathBuf,
@@ -97,20 +118,33 @@ impl ProbeCgroup {
     pub(crate) fn create(parent: &Path) -> io::Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         remove_stale(parent);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = parent.join(format!("{CGROUP_PREFIX}{}-{count}", process::id()));
-        fs::create_dir(&path)?;
-        let open = || {
-            let dir = File::open(&path)?;
-            Ok((dir, File::options().write(true).open(path.join("cgroup.procs"))?))
-        };
-        match open() {
-            Ok((dir, procs)) => Ok(Self { path, dir, procs }),
-            Err(error) => {
-                let _ = fs::remove_dir(&path);
-                Err(error)
+        for _ in 0..ATTEMPTS {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = parent.join(format!("{CGROUP_PREFIX}{}-{count}", process::id()));
+            fs::create_dir(&path)?;
+            match Self::take(path.clone()) {
+                Ok(Some(made)) => return Ok(made),
+                Ok(None) => {}
+                Err(error) => {
+                    let _ = fs::remove_dir(&path);
+                    return Err(error);
+                }
             }
         }
+        Err(io::Error::other("others remove it as soon as it is made"))
+    }
+
+    /// `None` when somebody took it for a stale one before it was locked.
+    fn take(path: PathBuf) -> io::Result<Option<Self>> {
+        let dir = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            dir => dir?,
+        };
+        if dir.try_lock().is_err() || !path.exists() {
+            return Ok(None);
+        }
+        let procs = File::options().write(true).open(path.join("cgroup.procs"))?;
+        Ok(Some(Self { path, dir, procs }))
     }
 
     /// Whether this is the directory of such a cgroup, in which no process is ever at home.
@@ -154,8 +188,9 @@ impl ProbeCgroup {
     }
 }
 
-impl Drop for ProbeCgroup {
-    fn drop(&mut self) {
+impl ProbeCgroup {
+    /// Removes it, also while somebody still uses it.
+    pub(crate) fn remove(&self) {
         // The child that was in it may be a moment in going.
         for _ in 0..50 {
             match fs::remove_dir(&self.path) {
@@ -166,15 +201,22 @@ impl Drop for ProbeCgroup {
     }
 }
 
+impl Drop for ProbeCgroup {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
 /// Removes what a process that was killed in the middle has left behind.
 fn remove_stale(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
-        let ours = entry.file_name().to_string_lossy().starts_with(CGROUP_PREFIX);
-        let made = entry.metadata().and_then(|metadata| metadata.modified());
-        let age = made.ok().and_then(|made| SystemTime::now().duration_since(made).ok());
-        if ours && age.is_some_and(|age| age > STALE) {
-            let _ = fs::remove_dir(entry.path());
+        let path = entry.path();
+        if ProbeCgroup::is_one(&path)
+            && let Ok(dir) = File::open(&path)
+            && dir.try_lock().is_ok()
+        {
+            let _ = fs::remove_dir(path);
         }
     }
 }
@@ -241,4 +283,42 @@ extern "C" fn carry_out(order: *mut c_void) -> c_int {
         }
     }
     0
+}
+
+/// These need root.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup::Cgroup;
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_what_is_in_use_is_not() {
+        let root = Cgroup::find(None).unwrap();
+        let left = root.join(format!("{CGROUP_PREFIX}{}-left", process::id()));
+        let used = ProbeCgroup::create(&root).unwrap();
+        fs::create_dir(&left).unwrap();
+        let another = ProbeCgroup::create(&root).unwrap();
+        assert!(!left.exists() && used.path().exists() && another.path().exists());
+        used.remove();
+        assert!(!used.path().exists());
+        let path = another.path().to_owned();
+        drop(another);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn where_no_cgroup_can_be_nothing_is_left() {
+        let dir = std::env::temp_dir().join(format!("culvert-sandbox-{}", process::id()));
+        fs::create_dir(&dir).unwrap();
+        assert_eq!(ProbeCgroup::create(&dir).unwrap_err().kind(), io::ErrorKind::NotFound);
+        fs::remove_dir(dir).expect("it is empty");
+    }
+
+    #[test]
+    fn the_kernels_types_are_hidden_from_one_thread_only() {
+        let types = Path::new(KERNEL_TYPES).join("vmlinux");
+        assert!(types.exists());
+        assert!(!without_kernel_types(|| types.exists()));
+        assert!(types.exists());
+    }
 }

@@ -13,12 +13,12 @@ mod wakeups;
 use std::{
     fmt, io,
     path::PathBuf,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::SpliceConfig;
+use crate::{SpliceConfig, sandbox::ProbeCgroup};
 use stage::{Deadline, Stage};
 
 /// How long one attempt may take. It takes about a tenth of that.
@@ -217,27 +217,35 @@ pub fn selftest(test: &SelfTest) -> SelfTestReport {
 }
 
 /// Runs on a thread that nobody waits for longer than promised, whatever the kernel does to it. Says also whether what failed
-/// was only late.
+/// was only late. The cgroup goes in any case, and what is attached to it.
 fn attempt(test: &SelfTest, time: Duration) -> (SelfTestReport, bool) {
     let begun = Instant::now();
+    let failed = |property, why| SelfTestReport::failed(property, why, begun.elapsed());
+    let cgroup = match stage::cgroup(test.cgroup.as_deref()) {
+        Ok(cgroup) => Arc::new(cgroup),
+        Err(why) => return (failed(Property::Setup, why), false),
+    };
     let (sender, receiver) = mpsc::channel();
-    let own = test.clone();
+    let (own, inside) = (test.clone(), cgroup.clone());
     let run = move || {
-        let _ = sender.send(configurations(&own, Deadline::after(time)));
+        let done = configurations(&own, &inside, Deadline::after(time));
+        drop(inside);
+        let _ = sender.send(done);
     };
     let spawned = thread::Builder::new().name("splice-test".into()).spawn(run);
-    let late = || format!("no end after {} ms", begun.elapsed().as_millis());
     let (report, late) = match spawned {
-        Err(error) => (SelfTestReport::failed(Property::Setup, error.to_string(), begun.elapsed()), false),
-        Ok(_) => receiver
-            .recv_timeout(time + GRACE)
-            .unwrap_or_else(|_| (SelfTestReport::failed(Property::Deadline, late(), begun.elapsed()), true)),
+        Err(error) => (failed(Property::Setup, error.to_string()), false),
+        Ok(_) => receiver.recv_timeout(time + GRACE).unwrap_or_else(|_| {
+            cgroup.remove();
+            let late = format!("no end after {} ms", begun.elapsed().as_millis());
+            (failed(Property::Deadline, late), true)
+        }),
     };
     (SelfTestReport { elapsed: begun.elapsed(), ..report }, late)
 }
 
 /// Without the verdict, which costs a little on every message, where the kernel counts right without it; else with it.
-fn configurations(test: &SelfTest, deadline: Deadline) -> (SelfTestReport, bool) {
+fn configurations(test: &SelfTest, cgroup: &ProbeCgroup, deadline: Deadline) -> (SelfTestReport, bool) {
     let verdicts: &[bool] = match test.fault {
         Some(Fault::NoVerdict) => &[false],
         _ if counts::needs_verdict(deadline) => &[true],
@@ -245,7 +253,7 @@ fn configurations(test: &SelfTest, deadline: Deadline) -> (SelfTestReport, bool)
     };
     let mut report = None;
     for &verdict in verdicts {
-        let done = one(test, verdict, deadline);
+        let done = one(test, cgroup, verdict, deadline);
         let passed = done.0.passed();
         report = Some(done);
         if passed || deadline.is_over() {
@@ -255,11 +263,11 @@ fn configurations(test: &SelfTest, deadline: Deadline) -> (SelfTestReport, bool)
     report.unwrap_or_else(|| (SelfTestReport::failed(Property::Setup, String::new(), Duration::ZERO), false))
 }
 
-fn one(test: &SelfTest, verdict: bool, deadline: Deadline) -> (SelfTestReport, bool) {
+fn one(test: &SelfTest, cgroup: &ProbeCgroup, verdict: bool, deadline: Deadline) -> (SelfTestReport, bool) {
     let limit = if test.fault == Some(Fault::NoLimit) { u64::MAX >> 1 } else { test.limit };
     let config = SpliceConfig { limit, verdict, blocking: true };
     let (mut checks, mut late) = (Vec::new(), false);
-    let staged = Stage::with(test.cgroup.as_deref(), config, test.limit, deadline, |stage| {
+    let staged = Stage::with(cgroup, config, test.limit, deadline, |stage| {
         late = run(stage, &mut checks);
     });
     if let Err(detail) = staged {

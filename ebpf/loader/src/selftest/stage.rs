@@ -48,6 +48,15 @@ impl Deadline {
     }
 }
 
+/// A cgroup for applications, in this one or in the root of the hierarchy.
+///
+/// # Errors
+/// Why none can be made.
+pub(super) fn cgroup(parent: Option<&Path>) -> Result<ProbeCgroup, String> {
+    let parent = Cgroup::find(parent).map_err(text)?;
+    ProbeCgroup::create(&parent).map_err(|e| format!("a cgroup in {}: {e}", parent.display()))
+}
+
 /// The pod.
 pub(super) struct Stage<'a> {
     pub(super) splice: Splice,
@@ -68,22 +77,19 @@ impl Stage<'_> {
     /// # Errors
     /// What could not be set up.
     pub(super) fn with(
-        parent: Option<&Path>,
+        cgroup: &ProbeCgroup,
         config: SpliceConfig,
         limit: u64,
         deadline: Deadline,
         f: impl FnOnce(&Stage<'_>) + Send,
     ) -> Result<(), String> {
-        let parent = Cgroup::find(parent).map_err(text)?;
-        let cgroup =
-            ProbeCgroup::create(&parent).map_err(|e| format!("a cgroup in {}: {e}", parent.display()))?;
         let inside = |sandbox: &sandbox::Sandbox| {
             let pin_dir = sandbox.bpffs.clone()?.join("culvert-selftest");
             let netns = sandbox::own_netns().map_err(text)?;
             let mut capture =
                 Capture::open(CaptureConfig { pin_dir, cgroup: Some(cgroup.path().to_owned()) })
                     .map_err(text)?;
-            let outcome = play(&mut capture, &cgroup, &netns, config, limit, deadline, f);
+            let outcome = play(&mut capture, cgroup, &netns, config, limit, deadline, f);
             let removed = capture.uninstall().map_err(text);
             outcome.and(removed)
         };
