@@ -22,6 +22,7 @@ use crate::{
     cgroup::Cgroup,
     links::Link,
     pins::Pins,
+    sandbox,
     sys::{self, LinkTarget},
 };
 
@@ -54,7 +55,7 @@ impl Programs {
     /// Opens the pinned maps, or creates and pins those that do not exist.
     pub(crate) fn load(&self, pins: &Pins) -> Result<Ebpf, Error> {
         check_version(pins)?;
-        let mut loader = EbpfLoader::new();
+        let mut loader = loader();
         for name in self.object.maps.keys().filter(|name| !is_constant(name)) {
             self.check_layout(pins, name)?;
             loader.map_pin_path(name, pins.map(name));
@@ -107,6 +108,12 @@ impl Programs {
         let maps = maps.into_iter().map(|(_, fd, _)| fd).collect();
         Ok(PodLookup { insns, cookie_at, license: program.license.clone(), _maps: maps })
     }
+}
+
+/// A loader of aya's. It would read the kernel's types, which takes tens of milliseconds and megabytes each time and serves
+/// relocations that the programs have none of.
+pub(crate) fn loader() -> EbpfLoader<'static> {
+    sandbox::without_kernel_types(EbpfLoader::new)
 }
 
 /// Loads the programs for the cgroup and puts them in place of those of an earlier process, if there was one.

@@ -16,7 +16,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::Map,
     programs::{CgroupSockopt, SkMsg, SkSkb, SockOps},
 };
@@ -26,6 +26,7 @@ use culvert_bpf_common::{Leg as LegEntry, SocketKey, SplicedPod};
 use crate::{
     Error,
     cgroup::Cgroup,
+    object,
     pins::Pins,
     sys::{self, MapUpdate},
 };
@@ -115,7 +116,7 @@ impl Splice {
         let mut settings = kernel::settings()?;
         settings.limit = config.limit;
         settings.blocking = u32::from(config.blocking);
-        let mut loader = EbpfLoader::new();
+        let mut loader = object::loader();
         for name in SHARED_MAPS {
             loader.map_pin_path(name, pins.map(name));
         }
