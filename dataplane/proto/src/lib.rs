@@ -34,6 +34,7 @@ pub mod tree;
 
 mod head;
 mod headers;
+mod huffman;
 mod prefixes;
 
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};

@@ -8,7 +8,8 @@ type Check = fn(&[u8]);
 
 #[test]
 fn the_checks_hold_for_all_seeds() {
-    let targets: [(&str, Check); 9] = [
+    let targets: [(&str, Check); 10] = [
+        ("blocks", checks::blocks),
         ("body", checks::body),
         ("frames", checks::frames),
         ("health", checks::health),

@@ -52,6 +52,8 @@ impl FrameHeader {
     const ACK: u8 = 0x1;
     const END_HEADERS: u8 = 0x4;
     const END_STREAM: u8 = 0x1;
+    const PADDED: u8 = 0x8;
+    const PRIORITY: u8 = 0x20;
 
     /// Whether a SETTINGS or PING frame answers one.
     #[must_use]
@@ -70,6 +72,18 @@ impl FrameHeader {
     #[must_use]
     pub fn ends_stream(&self) -> bool {
         matches!(self.kind, FrameKind::Data | FrameKind::Headers) && self.flags & Self::END_STREAM != 0
+    }
+
+    /// Whether the payload of a DATA or HEADERS frame begins with the length of its padding.
+    #[must_use]
+    pub fn is_padded(&self) -> bool {
+        matches!(self.kind, FrameKind::Data | FrameKind::Headers) && self.flags & Self::PADDED != 0
+    }
+
+    /// Whether there is a priority before the block of a HEADERS frame.
+    #[must_use]
+    pub fn has_priority(&self) -> bool {
+        self.kind == FrameKind::Headers && self.flags & Self::PRIORITY != 0
     }
 
     fn parse(bytes: [u8; HEADER]) -> Self {
@@ -96,7 +110,8 @@ impl FrameHeader {
     }
 }
 
-/// Finds frame headers in a stream of bytes. Looks at nine bytes of each frame and at none of its payload.
+/// Finds frame headers in a stream of bytes. Looks at nine bytes of each frame and at none of its payload, unless that is
+/// asked for.
 #[derive(Clone, Debug)]
 pub struct FrameScanner {
     /// The beginning of a header that came in pieces.
@@ -119,11 +134,17 @@ impl FrameScanner {
         self.partial_len == 0 && self.skip == 0
     }
 
+    /// What `bytes` has of the payload of the frame whose header was found last; `bytes` is advanced past it.
+    pub fn payload<'a>(&mut self, bytes: &mut &'a [u8]) -> &'a [u8] {
+        let (payload, rest) = bytes.split_at(self.skip.min(bytes.len()));
+        self.skip -= payload.len();
+        *bytes = rest;
+        payload
+    }
+
     /// The next frame header in `bytes`, which is advanced past it; `None` when the bytes are used up.
     pub fn next(&mut self, bytes: &mut &[u8]) -> Option<FrameHeader> {
-        let skipped = self.skip.min(bytes.len());
-        self.skip -= skipped;
-        *bytes = &bytes[skipped..];
+        self.payload(bytes);
         let wanted = (HEADER - self.partial_len).min(bytes.len());
         if wanted == 0 {
             return None;

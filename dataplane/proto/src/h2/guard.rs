@@ -1,8 +1,8 @@
-//! Counting frames that cost their sender little and their receiver much.
+//! Counting frames that cost their sender little and their receiver much, and looking into the heads of requests.
 //!
 //! The limits and what they are compared with are Envoy's (`ProtocolConstraints`, `Http2ProtocolOptions`).
 
-use super::{FrameHeader, FrameKind, FrameScanner};
+use super::{FrameHeader, FrameKind, FrameScanner, heads::Heads};
 
 /// What a peer may send.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +37,7 @@ impl Default for FrameLimits {
     }
 }
 
-/// What a peer did too much of. The connection is closed with ENHANCE_YOUR_CALM.
+/// What a peer did too much of, so that the connection is closed with ENHANCE_YOUR_CALM; or what nobody may do.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, thiserror::Error)]
 pub enum Violation {
     /// Envoy's `outbound_control_flood`: it asks for answers that it does not read.
@@ -46,6 +46,12 @@ pub enum Violation {
     /// `inbound_empty_frames_flood`
     #[error("too many empty frames in a row")]
     EmptyFrames,
+    /// A block of header fields that cannot be read: COMPRESSION_ERROR.
+    #[error("malformed block of header fields")]
+    HeaderCompression,
+    /// HEADERS or CONTINUATION frames that are out of order or make no sense: PROTOCOL_ERROR.
+    #[error("header frames out of order")]
+    HeaderFrames,
     /// `header_overflow`: a block of header fields that goes on and on.
     #[error("too large a block of header fields")]
     HeaderBlock,
@@ -70,6 +76,7 @@ pub struct FrameGuard {
     unanswered: u32,
     block: usize,
     continuations: u32,
+    heads: Option<Heads>,
 }
 
 impl FrameGuard {
@@ -87,7 +94,26 @@ impl FrameGuard {
             unanswered: 0,
             block: 0,
             continuations: 0,
+            heads: None,
         }
+    }
+
+    /// Looks into the requests of a client, too, who is told that `table_size` is SETTINGS_HEADER_TABLE_SIZE, in bytes.
+    #[must_use]
+    pub fn with_heads(self, table_size: u32) -> Self {
+        Self { heads: Some(Heads::new(table_size)), ..self }
+    }
+
+    /// What stands behind the `#` in the `:path` of the request on `stream`, if there is one. Has to be asked for in the
+    /// order of the requests, once for each.
+    pub fn take_fragment(&mut self, stream: u32) -> Option<Box<[u8]>> {
+        self.heads.as_mut()?.take_fragment(stream)
+    }
+
+    /// Whether the trailers that came on `stream` have pseudo-header fields, which makes the request malformed (RFC 9113
+    /// section 8.1). That is told once.
+    pub fn take_pseudo_trailers(&mut self, stream: u32) -> bool {
+        self.heads.as_mut().is_some_and(|heads| heads.take_pseudo_trailers(stream))
     }
 
     /// Looks at bytes before the codec does, and calls `seen` for each frame that begins in them.
@@ -101,12 +127,20 @@ impl FrameGuard {
         mut seen: impl FnMut(&FrameHeader),
     ) -> Result<(), (usize, Violation)> {
         let mut rest = bytes;
-        while let Some(header) = self.scanner.next(&mut rest) {
-            let good = (bytes.len() - rest.len()).saturating_sub(FrameHeader::LENGTH);
+        let mut good = 0;
+        loop {
+            if let Some(heads) = self.heads.as_mut().filter(|heads| heads.is_reading()) {
+                let payload = self.scanner.payload(&mut rest);
+                heads.read(payload).map_err(|violation| (good, violation))?;
+            }
+            let Some(header) = self.scanner.next(&mut rest) else { return Ok(()) };
+            good = (bytes.len() - rest.len()).saturating_sub(FrameHeader::LENGTH);
             self.count(&header).map_err(|violation| (good, violation))?;
+            if let Some(heads) = &mut self.heads {
+                heads.begin(&header).map_err(|violation| (good, violation))?;
+            }
             seen(&header);
         }
-        Ok(())
     }
 
     /// A DATA frame was sent.

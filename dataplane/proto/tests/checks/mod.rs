@@ -17,7 +17,7 @@ use culvert_proto::{
         encode_chunk_header, encode_last_chunk, encode_request, encode_response, parse_request,
         parse_response,
     },
-    h2::{FrameGuard, FrameLimits, FrameScanner},
+    h2::{BlockReader, FrameGuard, FrameKind, FrameLimits, FrameScanner},
     h3::{
         Settings, Violation,
         frame::{FrameReader, Piece},
@@ -59,16 +59,25 @@ pub(crate) fn frames(input: &[u8]) {
     let preface = flags & 1 == 0;
     let run = |ends: &mut dyn Iterator<Item = usize>| {
         let mut guard = FrameGuard::new(limits, preface);
-        let (mut found, mut from) = (Vec::new(), 0);
+        if flags & 2 != 0 {
+            guard = guard.with_heads(u32::from(flags) * 32);
+        }
+        let (mut found, mut from, mut violation) = (Vec::new(), 0, None);
         for end in ends {
             let piece = &bytes[from..end];
             from = end;
-            if let Err((good, violation)) = guard.receive(piece, |header| found.push(*header)) {
+            if let Err((good, passed)) = guard.receive(piece, |header| found.push(*header)) {
                 assert!(good <= piece.len());
-                return (Some(violation), found);
+                violation = Some(passed);
+                break;
             }
         }
-        (None, found)
+        let opened = found.iter().filter(|header| header.kind == FrameKind::Headers);
+        let mut streams: Vec<_> = opened.map(|header| header.stream).collect();
+        streams.sort_unstable();
+        let heads: Vec<_> =
+            streams.iter().map(|id| (guard.take_fragment(*id), guard.take_pseudo_trailers(*id))).collect();
+        (violation, found, heads)
     };
     let whole = run(&mut std::iter::once(bytes.len()));
     assert_eq!(run(&mut ends(bytes.len(), cuts)), whole);
@@ -77,6 +86,45 @@ pub(crate) fn frames(input: &[u8]) {
     let mut rest = bytes;
     while scanner.next(&mut rest).is_some() {}
     assert!(rest.is_empty(), "all bytes are looked at");
+}
+
+/// Blocks of header fields: a decoder that collects the fields sees the same, however the bytes were cut.
+pub(crate) fn blocks(input: &[u8]) {
+    let (_, cuts, mut bytes) = controls(input);
+    let mut decoder = loona_hpack::Decoder::new();
+    decoder.set_max_allowed_table_size(4_096);
+    let (mut whole, mut cut, mut lax) = (BlockReader::new(), BlockReader::new(), BlockReader::new());
+    while let [length, rest @ ..] = bytes {
+        let (block, rest) = rest.split_at(usize::from(*length).min(rest.len()));
+        bytes = rest;
+        let read = whole.read(block).and_then(|()| whole.end());
+        let mut from = 0;
+        let pieces = ends(block.len(), cuts).try_for_each(|end| {
+            let piece = &block[from..end];
+            from = end;
+            cut.read(piece)
+        });
+        assert_eq!(pieces.and_then(|()| cut.end()), read);
+        // The decoder does not care where the table changes its size.
+        let singly = block.chunks(1).try_for_each(|byte| {
+            lax.begin_frame();
+            lax.read(byte)
+        });
+        let lax = singly.and_then(|()| lax.end());
+        assert!(read == lax || read.is_err());
+        let fields = decoder.decode(block);
+        if let (Ok(lax), Ok(fields)) = (&lax, &fields) {
+            let path = fields.iter().find(|(name, _)| name == b":path").map(|(_, value)| value);
+            let at = path.and_then(|path| path.iter().position(|byte| *byte == b'#'));
+            assert_eq!(lax.fragment.as_deref(), at.map(|at| &path.unwrap()[at + 1..]));
+            assert_eq!(lax.pseudo, fields.iter().any(|(name, _)| name.starts_with(b":")));
+        }
+        let has_names = fields.as_ref().is_ok_and(|fields| fields.iter().all(|(name, _)| !name.is_empty()));
+        assert!(lax.is_ok() || !has_names, "{lax:?} {fields:?}");
+        if read.is_err() || fields.is_err() {
+            return;
+        }
+    }
 }
 
 /// Answers to gRPC health checks: a cut one is none, and the last status counts.

@@ -215,6 +215,8 @@ impl Wire {
             Misconduct::Flood(Violation::HeaderBlock) => stats.header_overflow.inc(),
             Misconduct::Flood(Violation::PriorityFrames) => stats.inbound_priority_frames_flood.inc(),
             Misconduct::Flood(Violation::WindowUpdates) => stats.inbound_window_update_frames_flood.inc(),
+            // Envoy has no counters for them but that of the connection.
+            Misconduct::Flood(Violation::HeaderCompression | Violation::HeaderFrames) => {}
             Misconduct::InvalidMessage => stats.rx_messaging_error.inc(),
         }
     }
