@@ -107,6 +107,17 @@ const fn short() -> [(u8, u8); 256] {
     all
 }
 
+/// Appends the text that `bytes` are the code of.
+///
+/// # Errors
+/// EOS, or an end that is not up to seven bits of it.
+pub(crate) fn decode(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), BadCode> {
+    out.reserve(bytes.len() * 8 / 5);
+    let mut text = Huffman::default();
+    text.decode(bytes, |byte| out.push(byte))?;
+    text.end(|byte| out.push(byte))
+}
+
 /// A text that is being decoded.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Huffman {
@@ -247,6 +258,8 @@ pub(crate) mod tests {
             (b"\x25\xa8\x49\xe9\x5b\xa9\x7d\x7f", b"custom-key"),
             (b"\x25\xa8\x49\xe9\x5b\xb8\xe8\xb4\xbf", b"custom-value"),
             (b"\x64\x02", b"302"),
+            (b"\x64\x0e\xff", b"307"),
+            (b"\xae\xc3\x77\x1a\x4b", b"private"),
             (
                 b"\x9d\x29\xad\x17\x18\x63\xc7\x8f\x0b\x97\xc8\xe9\xae\x82\xae\x43\xd3",
                 b"https://www.example.com",
@@ -254,21 +267,24 @@ pub(crate) mod tests {
         ] {
             assert_eq!(decode(&[bytes]).unwrap(), text);
             assert_eq!(encode(text), bytes);
+            let mut out = b"before".to_vec();
+            super::decode(bytes, &mut out).unwrap();
+            assert_eq!(out, [b"before", text].concat());
         }
     }
 
     #[test]
     fn every_byte_survives_however_the_bytes_are_cut() {
-        let all: Vec<u8> = (0..=255).collect();
+        let all: Vec<u8> = (0..=255).flat_map(|a| (0..=255).step_by(7).flat_map(move |b| [a, b])).collect();
         let bytes = encode(&all);
         assert_eq!(decode(&[&bytes]).unwrap(), all);
         let single: Vec<_> = bytes.chunks(1).collect();
         assert_eq!(decode(&single).unwrap(), all);
-        for cut in 0..bytes.len() {
+        for cut in (0..bytes.len()).step_by(61) {
             let (a, b) = bytes.split_at(cut);
             assert_eq!(decode(&[a, b]).unwrap(), all, "cut at {cut}");
         }
-        for symbol in all {
+        for symbol in 0..=255 {
             assert_eq!(decode(&[&encode(&[symbol])]).unwrap(), [symbol]);
         }
     }
@@ -277,7 +293,8 @@ pub(crate) mod tests {
     fn padding_is_short_and_of_ones() {
         assert_eq!(decode(&[]).unwrap(), b"");
         assert_eq!(decode(&[b"\x1f"]).unwrap(), b"a");
-        for bad in [&b"\x18"[..], b"\x1f\xff", b"\xff", b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\xff", b"\xfe"]
+        for bad in
+            [&b"\x18"[..], b"\x1f\xff", b"\xff", b"\xff\xff\xff\xff", b"\xff\xff\xff\xff\xff", b"\xfe", b"\0"]
         {
             assert_eq!(decode(&[bad]), None, "{bad:x?}");
         }

@@ -2,7 +2,6 @@
 //! here.
 
 pub mod frame;
-pub mod huffman;
 pub mod qpack;
 mod settings;
 mod table;

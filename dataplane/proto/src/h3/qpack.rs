@@ -3,7 +3,8 @@
 
 use std::sync::LazyLock;
 
-use super::{Violation, huffman, table::ENTRIES};
+use super::{Violation, table::ENTRIES};
+use crate::huffman;
 
 /// What a field counts beside its bytes (RFC 9114, section 4.2.2).
 const FIELD_OVERHEAD: usize = 32;
