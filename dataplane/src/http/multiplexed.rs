@@ -239,7 +239,14 @@ async fn answer(active: Active, request: Box<Request>) {
             shared.worker.recycle(head, None);
             return stream.reset(Reason::INTERNAL_ERROR);
         }
+        Err(Fault::InvalidCharacter) => {
+            shared.worker.recycle(head, None);
+            return stream.reset(Reason::PROTOCOL_ERROR);
+        }
         Err(fault) => {
+            if fault == Fault::Fragment {
+                shared.manager.stats.downstream_rq_failed_path_normalization.inc();
+            }
             let framing = culvert_proto::h1::Framing::None;
             let exchange = Exchange::new(shared, side, head, framing, started, false);
             let mut reply = Reply::new(fault.status(), "").details(fault.details());

@@ -3,6 +3,7 @@
 mod conformance;
 mod dead;
 mod floods;
+mod heads;
 mod lifetime;
 mod limits;
 mod mixes;

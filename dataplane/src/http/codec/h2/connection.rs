@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use culvert_model::Http2Options;
+use culvert_proto::h2::Violation;
 use h2::{Reason, server};
 
 use super::{
@@ -85,8 +86,11 @@ impl ServerConn {
                 self.wire.count(misconduct);
                 log::debug!(target: "http", "connection closed: {misconduct:?}");
                 self.conn.abrupt_shutdown(match misconduct {
-                    Misconduct::Flood(_) => Reason::ENHANCE_YOUR_CALM,
-                    Misconduct::InvalidMessage => Reason::PROTOCOL_ERROR,
+                    Misconduct::Frames(Violation::HeaderCompression) => Reason::COMPRESSION_ERROR,
+                    Misconduct::Frames(Violation::HeaderFrames) | Misconduct::InvalidMessage => {
+                        Reason::PROTOCOL_ERROR
+                    }
+                    Misconduct::Frames(_) => Reason::ENHANCE_YOUR_CALM,
                 });
                 continue;
             }

@@ -9,13 +9,14 @@ use culvert_proto::{
 use h2::ext::Protocol;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, header, uri};
 
-/// Turns a request into `head`, which is cleared first. `end`: nothing follows it. Returns how its body is framed, and
-/// how many fields were dropped for the underscores in their names.
+/// Turns a request into `head`, which is cleared first. `fragment`: what stood behind a `#` in its path; `end`: nothing
+/// follows it. Returns how its body is framed, and how many fields were dropped for the underscores in their names.
 ///
 /// # Errors
 /// What the connection manager does not accept; the codec has refused what RFC 9113 forbids.
 pub(super) fn request_from(
     request: &http::request::Parts,
+    fragment: Option<&[u8]>,
     end: bool,
     options: &RequestOptions,
     head: &mut RequestHead,
@@ -69,7 +70,20 @@ pub(super) fn request_from(
     if head.authority().contains(&b'@') || !host::is_valid(head.authority()) {
         return Err(Fault::Host);
     }
-    Ok((framing(&request.headers, end)?, dropped))
+    let framing = framing(&request.headers, end)?;
+    if let Some(fragment) = fragment {
+        // RFC 9113 section 8.2.1. The codec has looked at what comes before it.
+        if fragment.iter().any(|byte| byte.is_ascii_control() || *byte == b' ') {
+            return Err(Fault::InvalidCharacter);
+        }
+        // Last, as Envoy's connection manager looks at it: the request is known, and logged, by then.
+        head.edit_path(|path| {
+            path.push(b'#');
+            path.extend_from_slice(fragment);
+        });
+        return Err(Fault::Fragment);
+    }
+    Ok((framing, dropped))
 }
 
 /// Turns a response into `head`. `end`: nothing follows it.

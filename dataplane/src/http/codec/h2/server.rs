@@ -26,6 +26,8 @@ use crate::http::codec::{Body, ReceiveError};
 pub struct ServerStream {
     wire: Rc<Wire>,
     id: u32,
+    /// What stood behind a `#` in the path.
+    fragment: Option<Box<[u8]>>,
     state: RefCell<State>,
 }
 
@@ -39,11 +41,13 @@ struct State {
 }
 
 impl ServerStream {
+    /// To be made of requests in the order in which they were accepted.
     pub(super) fn new(wire: Rc<Wire>, body: RecvStream, respond: SendResponse<Bytes>) -> Self {
         wire.stats.streams_active.inc();
         let id = respond.stream_id().into();
+        let fragment = wire.take_fragment(id);
         let state = State { incoming: Incoming::new(body), respond, outgoing: None, reset: false };
-        Self { wire, id, state: RefCell::new(state) }
+        Self { wire, id, fragment, state: RefCell::new(state) }
     }
 
     /// Turns what the codec made of the request's head into `head`. Returns how the body is framed.
@@ -57,7 +61,7 @@ impl ServerStream {
         head: &mut RequestHead,
     ) -> Result<Framing, Fault> {
         let end = self.state.borrow().incoming.is_ended();
-        let (framing, dropped) = convert::request_from(parts, end, options, head)?;
+        let (framing, dropped) = convert::request_from(parts, self.fragment.as_deref(), end, options, head)?;
         self.wire.stats.dropped_headers_with_underscores.add(dropped as u64);
         Ok(framing)
     }
@@ -69,6 +73,11 @@ impl ServerStream {
     pub fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Result<Body, ReceiveError>> {
         let state = &mut *self.state.borrow_mut();
         let polled = state.incoming.poll(cx);
+        if matches!(polled, Poll::Ready(Ok(Body::End))) && self.wire.take_pseudo_trailers(self.id) {
+            // RFC 9113 section 8.1: the request is malformed.
+            state.send_reset(Reason::PROTOCOL_ERROR);
+            return Poll::Ready(Err(ReceiveError::Broken));
+        }
         if matches!(polled, Poll::Ready(Err(ReceiveError::Refused | ReceiveError::Reset))) {
             state.reset = true;
         }
@@ -180,10 +189,15 @@ impl ServerStream {
 
     /// Ends the stream without an answer, or in the middle of one.
     pub fn reset(&self, reason: Reason) {
-        let state = &mut *self.state.borrow_mut();
-        match &mut state.outgoing {
+        self.state.borrow_mut().send_reset(reason);
+    }
+}
+
+impl State {
+    fn send_reset(&mut self, reason: Reason) {
+        match &mut self.outgoing {
             Some(outgoing) => outgoing.reset(reason),
-            None => state.respond.send_reset(reason),
+            None => self.respond.send_reset(reason),
         }
     }
 }
@@ -191,6 +205,7 @@ impl ServerStream {
 impl Drop for ServerStream {
     fn drop(&mut self) {
         self.wire.forget(self.id);
+        self.wire.take_pseudo_trailers(self.id);
         self.wire.stats.streams_active.dec();
     }
 }

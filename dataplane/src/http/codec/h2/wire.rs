@@ -66,8 +66,8 @@ pub enum Owner {
 /// What ends a connection that the codec would go on with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Misconduct {
-    /// A limit was passed.
-    Flood(Violation),
+    /// A limit was passed, or a block of header fields cannot be read.
+    Frames(Violation),
     /// The codec refused a message as invalid.
     InvalidMessage,
 }
@@ -97,12 +97,16 @@ impl Wire {
             continuations: continuations(header_bytes),
         };
         let is_server = matches!(owner, Owner::Server(_));
+        let mut guard = FrameGuard::new(limits, is_server);
+        if is_server {
+            guard = guard.with_heads(options.hpack_table_size);
+        }
         Rc::new(Self {
             transport,
             owner,
             stats,
             received: RefCell::default(),
-            guard: RefCell::new(FrameGuard::new(limits, is_server)),
+            guard: RefCell::new(guard),
             sent: RefCell::new(FrameScanner::new(!is_server)),
             read_by_then: Cell::new(0),
             queue_max: buffer_limit_bytes.min(QUEUE_MAX),
@@ -193,6 +197,17 @@ impl Wire {
         self.ending.borrow_mut().retain(|ending| *ending != stream);
     }
 
+    /// What the codec cut off the path of the request that opened `stream`: the part behind a `#`. Requests have to be
+    /// asked for in their order.
+    pub(super) fn take_fragment(&self, stream: u32) -> Option<Box<[u8]>> {
+        self.guard.borrow_mut().take_fragment(stream)
+    }
+
+    /// Whether the codec dropped pseudo-header fields from the trailers of a request. That is told once.
+    pub(super) fn take_pseudo_trailers(&self, stream: u32) -> bool {
+        self.guard.borrow_mut().take_pseudo_trailers(stream)
+    }
+
     /// Takes bytes that were received before the codec was there. They have been counted.
     pub fn received(&self, bytes: Chunk) {
         let lease = match bytes {
@@ -210,13 +225,13 @@ impl Wire {
     pub(super) fn count(&self, misconduct: Misconduct) {
         let stats = &self.stats;
         match misconduct {
-            Misconduct::Flood(Violation::ControlFrames) => stats.outbound_control_flood.inc(),
-            Misconduct::Flood(Violation::EmptyFrames) => stats.inbound_empty_frames_flood.inc(),
-            Misconduct::Flood(Violation::HeaderBlock) => stats.header_overflow.inc(),
-            Misconduct::Flood(Violation::PriorityFrames) => stats.inbound_priority_frames_flood.inc(),
-            Misconduct::Flood(Violation::WindowUpdates) => stats.inbound_window_update_frames_flood.inc(),
+            Misconduct::Frames(Violation::ControlFrames) => stats.outbound_control_flood.inc(),
+            Misconduct::Frames(Violation::EmptyFrames) => stats.inbound_empty_frames_flood.inc(),
+            Misconduct::Frames(Violation::HeaderBlock) => stats.header_overflow.inc(),
+            Misconduct::Frames(Violation::PriorityFrames) => stats.inbound_priority_frames_flood.inc(),
+            Misconduct::Frames(Violation::WindowUpdates) => stats.inbound_window_update_frames_flood.inc(),
             // Envoy has no counters for them but that of the connection.
-            Misconduct::Flood(Violation::HeaderCompression | Violation::HeaderFrames) => {}
+            Misconduct::Frames(Violation::HeaderCompression | Violation::HeaderFrames) => {}
             Misconduct::InvalidMessage => stats.rx_messaging_error.inc(),
         }
     }
@@ -257,7 +272,7 @@ impl Wire {
     fn take(&self, mut lease: Lease) {
         self.heard.set(time::now());
         if let Err((good, violation)) = self.look(&lease) {
-            self.misconduct.set(Some(Misconduct::Flood(violation)));
+            self.misconduct.set(Some(Misconduct::Frames(violation)));
             lease.truncate(good);
         }
         *self.received.borrow_mut() = lease;
@@ -298,7 +313,7 @@ impl Wire {
                 FrameKind::GoAway => self.stats.goaway_sent.inc(),
                 FrameKind::ResetStream => {
                     self.stats.tx_reset.inc();
-                    // Only the codec itself says this of a stream: an invalid message.
+                    // Nothing else is said with this of a stream: an invalid message.
                     let invalid = rest.starts_with(&u32::from(h2::Reason::PROTOCOL_ERROR).to_be_bytes());
                     if invalid && self.strict {
                         self.misconduct.set(Some(Misconduct::InvalidMessage));
