@@ -197,6 +197,7 @@ fn mutated(
         metadata: None,
         request_buffer: None,
         tracing: None,
+        stat_prefix: String::new(),
     };
     let vhost = VirtualHost {
         domains: vec!["*".to_owned()],
@@ -340,6 +341,7 @@ fn weighted_clusters_and_responses_have_changes_too() {
         metadata: None,
         request_buffer: None,
         tracing: None,
+        stat_prefix: String::new(),
     };
     let vhost = VirtualHost {
         domains: vec!["*".to_owned()],

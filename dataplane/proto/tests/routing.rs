@@ -21,6 +21,7 @@ fn route(name: impl Into<String>, path: PathMatch) -> Route {
         metadata: None,
         request_buffer: None,
         tracing: None,
+        stat_prefix: String::new(),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
         grpc, hygiene,
         log::{Flags, Held},
         reply::Reply,
-        router::{Forwarded, redirect::Redirects},
+        router::{CountedBy, Forwarded, redirect::Redirects},
         shared::{Shared, millis},
         trace::Trace,
     },
@@ -81,6 +81,10 @@ pub(super) struct Record {
     pub(super) bytes_received: Cell<u64>,
     pub(super) bytes_sent: Cell<u64>,
     pub(super) route_name: RefCell<String>,
+    /// Name of the virtual cluster; empty without.
+    pub(super) virtual_cluster: RefCell<String>,
+    /// What it is counted by beside its cluster.
+    pub(super) counted: RefCell<CountedBy>,
     pub(super) cluster: RefCell<Option<Rc<Cluster>>>,
     pub(super) host: RefCell<Option<Rc<Host>>>,
     pub(super) response: RefCell<Option<Box<ResponseHead>>>,
@@ -129,6 +133,8 @@ impl<'c> Exchange<'c> {
             bytes_received: Cell::new(0),
             bytes_sent: Cell::new(0),
             route_name: RefCell::default(),
+            virtual_cluster: RefCell::default(),
+            counted: RefCell::default(),
             cluster: RefCell::default(),
             host: RefCell::default(),
             response: RefCell::default(),
@@ -241,7 +247,7 @@ impl<'c> Exchange<'c> {
         let local = self.conn.manager.table(&self.conn.worker, &self.head.view());
         let random = self.conn.worker.rng.borrow_mut().u64(..);
         let mut found = match &local {
-            Some(table) => table.0.route(&self.head.view(), random),
+            Some(table) => table.route(&self.head.view(), random),
             None => Err(NoRoute::Route),
         };
         let random = found.as_ref().map_or(random, |found| self.cluster_random(found, random));
@@ -274,7 +280,7 @@ impl<'c> Exchange<'c> {
             self.conn.manager.stats.rq_total.inc();
         }
         let Some(table) = &local else { return Some(self.no_route()) };
-        let table = &*table.0;
+        let table = &**table;
         let matched = match found {
             Ok(matched) => matched,
             Err(NoRoute::Route | NoRoute::VirtualHost) => return Some(self.no_route()),
@@ -337,8 +343,13 @@ impl<'c> Exchange<'c> {
     }
 
     fn name_route(&self, name: &str) {
+        self.name(&self.record.route_name, name);
+    }
+
+    /// Keeps a name for logs.
+    pub(super) fn name(&self, place: &RefCell<String>, name: &str) {
         if !name.is_empty() {
-            let mut known = self.record.route_name.borrow_mut();
+            let mut known = place.borrow_mut();
             if known.capacity() == 0 {
                 *known = String::from_utf8(self.conn.worker.buffer()).unwrap_or_default();
             }
@@ -460,7 +471,9 @@ impl<'c> Exchange<'c> {
         self.log(LogType::DownstreamEnd);
         self.finish_trace();
         let response = self.record.response.take();
-        self.conn.worker.recycle_buffer(self.record.route_name.take().into_bytes());
+        for name in [&self.record.route_name, &self.record.virtual_cluster] {
+            self.conn.worker.recycle_buffer(name.take().into_bytes());
+        }
         self.conn.worker.recycle(self.head, response);
     }
 }

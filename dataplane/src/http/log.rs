@@ -59,6 +59,7 @@ impl Exchange<'_> {
             bytes_received: record.bytes_received.get(),
             bytes_sent: record.bytes_sent.get(),
             route_name: &route_name,
+            virtual_cluster: &record.virtual_cluster.borrow(),
             cluster: cluster.as_ref().map(|cluster| (&*cluster.name, cluster.stat_name.as_str())),
             host: host.as_deref().map(|host| &**host),
             upstream_local: record.upstream_local.get(),

@@ -38,7 +38,7 @@ use crate::{
         trace::Tracer,
     },
     snapshot::{HttpSpec, RouteSpec},
-    worker::{Local, LocalTable, Worker},
+    worker::{LocalTable, Worker},
 };
 
 /// A connection manager with this worker's state.
@@ -74,7 +74,7 @@ impl HttpManager {
         worker.process.registry.register(format!("{listener}.{scope}"), listener_codes.clone());
         worker.process.registry.register(scope, codes.clone());
         let inline = match &spec.routes {
-            RouteSpec::Inline(table) => Some(Rc::new(Local(table.clone()))),
+            RouteSpec::Inline(table) => Some(Rc::new(LocalTable::new(table.clone(), worker))),
             RouteSpec::Rds(_) | RouteSpec::Scoped(_) => None,
         };
         let last = match &spec.routes {

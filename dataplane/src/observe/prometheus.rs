@@ -26,6 +26,11 @@ static GRPC_METHOD: LazyLock<Regex> =
 static GRPC_SERVICE: LazyLock<Regex> = LazyLock::new(|| constant(r"^cluster\.[^.]+\.grpc\.(([^.]+)\.)."));
 static CLUSTER: LazyLock<Regex> = LazyLock::new(|| constant(r"^cluster\.(([^.]+)\.)."));
 static TCP: LazyLock<Regex> = LazyLock::new(|| constant(r"^tcp\.(([^.]+)\.)."));
+static VIRTUAL_CLUSTER: LazyLock<Regex> =
+    LazyLock::new(|| constant(r"^vhost\.[^.]+\.vcluster\.(([^.]+)\.)."));
+static VIRTUAL_HOST: LazyLock<Regex> = LazyLock::new(|| constant(r"^vhost\.(([^.]+)\.)."));
+static VIRTUAL_HOST_ROUTE: LazyLock<Regex> =
+    LazyLock::new(|| constant(r"^vhost\.[^.]+\.route\.(([^.]+)\.)."));
 static SERVER_WORKER: LazyLock<Regex> = LazyLock::new(|| constant(r"^server\.worker(_(\d+))\."));
 static CULVERT_WORKER: LazyLock<Regex> = LazyLock::new(|| constant(r"^culvert\.worker(_(\d+))\."));
 static POD: LazyLock<Regex> = LazyLock::new(|| constant(r"^culvert\.capture\.pod\.((.+)\.)[^.]+$"));
@@ -56,6 +61,13 @@ static LISTENER_LABELS: [Extractor; 4] = [
 ];
 static SERVER_LABELS: [Extractor; 1] = [("envoy_worker_id", &SERVER_WORKER)];
 static TCP_LABELS: [Extractor; 1] = [("envoy_tcp_prefix", &TCP)];
+static VHOST_LABELS: [Extractor; 5] = [
+    ("envoy_response_code", &RESPONSE_CODE),
+    ("envoy_response_code_class", &RESPONSE_CLASS),
+    ("envoy_virtual_cluster", &VIRTUAL_CLUSTER),
+    ("envoy_virtual_host", &VIRTUAL_HOST),
+    ("envoy_route", &VIRTUAL_HOST_ROUTE),
+];
 
 /// A metric: its Prometheus name, and what was taken out of the statistic's name as `label="value"` pairs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,6 +180,7 @@ fn extractors(name: &str) -> &'static [Extractor] {
         Some("listener") => &LISTENER_LABELS,
         Some("server") => &SERVER_LABELS,
         Some("tcp") => &TCP_LABELS,
+        Some("vhost") => &VHOST_LABELS,
         _ => &[],
     }
 }

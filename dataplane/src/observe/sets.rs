@@ -270,6 +270,20 @@ stat_set! {
 }
 
 stat_set! {
+    /// Scope `vhost.<virtual host>.vcluster.<virtual cluster>` or `vhost.<virtual host>.route.<stat_prefix>`. Response codes
+    /// are beside it in a [`CodeStats::upstream`](crate::observe::codes::CodeStats::upstream) of the same scope.
+    pub struct RequestStats {
+        counter upstream_rq_retry,
+        counter upstream_rq_retry_limit_exceeded,
+        counter upstream_rq_retry_overflow,
+        counter upstream_rq_retry_success,
+        counter upstream_rq_timeout,
+        counter upstream_rq_total,
+        histogram upstream_rq_time,
+    }
+}
+
+stat_set! {
     /// Scope `http2` for clients, `cluster.<alt_stat_name or name>.http2` for upstreams.
     pub struct Http2Stats {
         counter dropped_headers_with_underscores,

@@ -10,7 +10,7 @@ use crate::{
     listener::ListenerRuntime,
     snapshot::{RouteSpec, Snapshot},
     upstream::{Cluster, Host, discard_outdated, discard_where},
-    worker::{Command, DrainScope, Local, LocalScopes, Worker},
+    worker::{Command, DrainScope, LocalScopes, LocalTable, Worker},
 };
 
 /// Obeys control until it says stop.
@@ -117,18 +117,19 @@ impl Worker {
         let mut tables = self.tables.borrow_mut();
         tables.retain(|name, _| snapshot.routes.contains_key(name));
         for (name, table) in snapshot.routes.iter() {
-            if tables.get(name).is_some_and(|known| Arc::ptr_eq(&known.0, table)) {
+            if tables.get(name).is_some_and(|known| known.is_of(table)) {
                 continue;
             }
-            tables.insert(name.clone(), Rc::new(Local(table.clone())));
+            tables.insert(name.clone(), Rc::new(LocalTable::new(table.clone(), self)));
         }
     }
 
     fn apply_scopes(&self, snapshot: &Snapshot) {
         let local = |(name, scopes): (&Arc<str>, &Arc<Scopes<RouteSpec>>)| {
-            (name.clone(), Rc::new(LocalScopes::new(scopes.clone())))
+            (name.clone(), Rc::new(LocalScopes::new(scopes.clone(), self)))
         };
-        *self.scopes.borrow_mut() = snapshot.scopes.iter().map(local).collect();
+        let scopes = snapshot.scopes.iter().map(local).collect();
+        *self.scopes.borrow_mut() = scopes;
     }
 
     /// A listener that differs in its chains alone keeps those that stayed, with their connections.

@@ -6,6 +6,7 @@
 mod apply;
 mod command;
 mod pool;
+mod table;
 
 use std::{
     cell::{Cell, OnceCell, Ref, RefCell},
@@ -32,6 +33,7 @@ use culvert_ring::{
 
 pub use command::{BoundListener, Command, DrainScope, Origin};
 pub use pool::{StartError, WorkerConfig, Workers};
+pub use table::{LocalTable, RequestCounters};
 
 use crate::{
     capture::{Direction, splice::WorkerSplice},
@@ -113,6 +115,8 @@ pub struct Worker {
     /// Counters of listener filters.
     pub inspectors: InspectorStats,
     proxy_counters: RefCell<HashMap<String, Rc<ProxyCounters>>>,
+    /// Of virtual clusters and routes.
+    request_counters: table::KnownCounters,
     snapshot: RefCell<Arc<Snapshot>>,
     clusters: RefCell<HashMap<Arc<str>, Rc<Cluster>>>,
     tables: RefCell<HashMap<Arc<str>, Rc<LocalTable>>>,
@@ -140,9 +144,6 @@ impl<T> Deref for Local<T> {
     }
 }
 
-/// A route table as one worker holds it.
-pub type LocalTable = Local<Table>;
-
 /// Scopes as one worker holds them.
 pub struct LocalScopes {
     scopes: Arc<Scopes<RouteSpec>>,
@@ -151,9 +152,10 @@ pub struct LocalScopes {
 }
 
 impl LocalScopes {
-    fn new(scopes: Arc<Scopes<RouteSpec>>) -> Self {
+    fn new(scopes: Arc<Scopes<RouteSpec>>, worker: &Worker) -> Self {
+        let local = |table: &Arc<Table>| Rc::new(LocalTable::new(table.clone(), worker));
         let tables = scopes.values().filter_map(|scope| match scope {
-            RouteSpec::Inline(table) => Some((Arc::as_ptr(table), Rc::new(Local(table.clone())))),
+            RouteSpec::Inline(table) => Some((Arc::as_ptr(table), local(table))),
             RouteSpec::Rds(_) | RouteSpec::Scoped(_) => None,
         });
         let inline = tables.collect();
@@ -225,6 +227,7 @@ impl Worker {
             http2_stats: OnceCell::new(),
             inspectors: InspectorStats::new(&process.registry),
             proxy_counters: RefCell::default(),
+            request_counters: table::KnownCounters::default(),
             process,
             snapshot: RefCell::default(),
             clusters: RefCell::default(),

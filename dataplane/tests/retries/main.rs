@@ -2,6 +2,7 @@
 
 mod answers;
 mod bodies;
+mod counted;
 mod dead;
 mod hosts;
 mod limits;

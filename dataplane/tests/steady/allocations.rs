@@ -40,7 +40,8 @@ fn with_logs_and_headers_and_limits() {
                typed_config: {\"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: \
                /dev/null, log_format: {json_format: {at: \"%START_TIME%\", path: \"%REQ(:PATH)%\", took: \"%DURATION%\", \
                route: \"%ROUTE_NAME%\", upstream: \"%UPSTREAM_HOST%\", client: \"%DOWNSTREAM_REMOTE_ADDRESS%\", flags: \
-               \"%RESPONSE_FLAGS%\", cluster: \"%UPSTREAM_CLUSTER%\"}}}}],";
+               \"%RESPONSE_FLAGS%\", cluster: \"%UPSTREAM_CLUSTER%\", \
+               virtual: \"%VIRTUAL_CLUSTER_NAME%\"}}}}],";
     let manager = format!(
         "{log} use_remote_address: true, normalize_path: true, merge_slashes: true, append_x_forwarded_port: true, via: c, \
          always_set_request_id_in_response: true, stream_idle_timeout: 60s, request_timeout: 60s, common_http_protocol_options: \
@@ -49,8 +50,9 @@ fn with_logs_and_headers_and_limits() {
     nothing_is_allocated(Scene {
         manager: &manager,
         host: "include_request_attempt_count: true, include_attempt_count_in_response: true, request_headers_to_add: \
-               [{header: {key: x-from, value: \"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%\"}}],",
-        route: "name: some-route, response_headers_to_add: [{header: {key: x-up, value: \"%UPSTREAM_HOST%\"}}],",
+               [{header: {key: x-from, value: \"%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%\"}}], virtual_clusters: [{name: \
+               reads, headers: [{name: ':method', string_match: {exact: GET}}]}],",
+        route: "name: some-route, stat_prefix: some, response_headers_to_add: [{header: {key: x-up, value: \"%UPSTREAM_HOST%\"}}],",
         action: "timeout: 30s, prefix_rewrite: /p/, auto_host_rewrite: true, append_x_forwarded_host: true, retry_policy: \
                  {retry_on: 5xx, num_retries: 2, per_try_timeout: 10s}",
         cluster: "lb_policy: LEAST_REQUEST, circuit_breakers: {thresholds: [{max_requests: 100, track_remaining: true, \

@@ -55,6 +55,17 @@ pub struct VirtualHost {
     pub request_buffer: Option<u64>,
     /// `rate_limits`
     pub rate_limits: Box<[RateLimitRule]>,
+    /// `virtual_clusters`: first match wins.
+    pub virtual_clusters: Box<[VirtualCluster]>,
+}
+
+/// `config.route.v3.VirtualCluster`: requests that are counted by themselves, whatever their route.
+#[derive(Clone, Debug)]
+pub struct VirtualCluster {
+    /// `name`
+    pub name: String,
+    /// `headers`: all of them have to match; at least one.
+    pub headers: Vec<HeaderMatcher>,
 }
 
 /// `config.route.v3.VirtualHost.TlsRequirementType`.
@@ -90,6 +101,8 @@ pub struct Route {
     pub request_buffer: Option<u64>,
     /// `tracing` and `decorator`
     pub tracing: Option<Box<RouteTracing>>,
+    /// `stat_prefix`: requests of this route are counted under that name too; empty for none.
+    pub stat_prefix: String,
 }
 
 /// `config.route.v3.RouteMatch`: all parts have to match.

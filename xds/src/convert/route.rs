@@ -2,7 +2,9 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use culvert_model::{PathMatch, RequireTls, RetryPolicy, Route, RouteConfiguration, RouteMatch, VirtualHost};
+use culvert_model::{
+    PathMatch, RequireTls, RetryPolicy, Route, RouteConfiguration, RouteMatch, VirtualCluster, VirtualHost,
+};
 use envoy_types::pb::{
     envoy::{
         config::{
@@ -115,6 +117,10 @@ pub(super) fn virtual_host(at: &At<'_>, host: &pb::VirtualHost, scope: &Scope<'_
         host.request_body_buffer_limit.as_ref(),
     );
     let rate_limits = rate_limit::rules(&at.field("rate_limits"), &host.rate_limits);
+    let at_clusters = at.field("virtual_clusters");
+    let clusters = host.virtual_clusters.iter().enumerate();
+    let clusters: Vec<_> =
+        clusters.map(|(i, cluster)| virtual_cluster(&at_clusters.index(i), cluster)).collect();
     let at_routes = at.field("routes");
     let routes: Vec<_> = host
         .routes
@@ -139,7 +145,18 @@ pub(super) fn virtual_host(at: &At<'_>, host: &pb::VirtualHost, scope: &Scope<'_
         mirrors: mirrors?,
         request_buffer: buffer?,
         rate_limits: rate_limits?.into(),
+        virtual_clusters: clusters.into_iter().collect::<Option<_>>()?,
     })
+}
+
+fn virtual_cluster(at: &At<'_>, cluster: &pb::VirtualCluster) -> Option<VirtualCluster> {
+    let at = at.field("headers");
+    if cluster.headers.is_empty() {
+        return at.error("virtual clusters must define headers");
+    }
+    let headers = cluster.headers.iter().enumerate();
+    let headers: Vec<_> = headers.map(|(i, m)| matcher::header(&at.index(i), m)).collect();
+    Some(VirtualCluster { name: cluster.name.clone(), headers: headers.into_iter().collect::<Option<_>>()? })
 }
 
 /// `retry_policy`
@@ -194,6 +211,7 @@ fn route(at: &At<'_>, route: &pb::Route, scope: &Scope<'_>) -> Option<Route> {
         filters: filters?,
         request_buffer: buffer?,
         tracing: tracing?,
+        stat_prefix: route.stat_prefix.clone(),
     })
 }
 

@@ -55,11 +55,9 @@ pub(super) const TABLES: &[Table] = &[
             "retry_policy",
             "per_request_buffer_limit_bytes",
             "request_body_buffer_limit",
+            "virtual_clusters",
         ],
-        no_effect: &[
-            ("metadata", NO_READER),
-            ("virtual_clusters", "requests are counted by cluster and by connection manager"),
-        ],
+        no_effect: &[("metadata", NO_READER)],
         only_off: &["include_is_timeout_retry_header"],
         refused: &[
             ("matcher", "route matching trees are not supported"),
@@ -70,6 +68,7 @@ pub(super) const TABLES: &[Table] = &[
         used_as: &[("rate_limits", &ROUTE_RATE_LIMIT)],
         ..Table::of("envoy.config.route.v3.VirtualHost")
     },
+    Table { used: &["name", "headers"], ..Table::of("envoy.config.route.v3.VirtualCluster") },
     Table {
         used: &[
             "name",
@@ -87,8 +86,8 @@ pub(super) const TABLES: &[Table] = &[
             "request_body_buffer_limit",
             "decorator",
             "tracing",
+            "stat_prefix",
         ],
-        no_effect: &[("stat_prefix", "requests are counted by cluster and by connection manager")],
         ..Table::of("envoy.config.route.v3.Route")
     },
     Table {

@@ -139,7 +139,18 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "HOST",
         "retry_policy: {retry_priority: {name: a}}",
-        "$retry_policy.retry_priority: the priority of a retry is chosen as that of any request",
+        "$retry_policy.retry_priority.typed_config: value is required",
+    ),
+    (
+        "HOST",
+        "retry_policy: {retry_priority: {name: a, typed_config: {'@type': \
+         EXT/retry.priority.previous_priorities.v3.PreviousPrioritiesConfig}}}",
+        "$retry_policy.retry_priority.typed_config.update_frequency: value must be greater than 0",
+    ),
+    (
+        "HOST",
+        "virtual_clusters: [{name: a}]",
+        "$virtual_clusters[0].headers: virtual clusters must define headers",
     ),
     (
         "HOST",

@@ -4,6 +4,7 @@
 //! [`rewrite_host`], [`redirect_location`] and [`Mutations`] apply what the route says. [`Scopes`] choose the table.
 
 mod candidates;
+mod counted;
 mod domains;
 mod hash;
 mod matcher;
@@ -16,6 +17,7 @@ mod trie;
 mod weighted;
 
 pub use candidates::request_matches;
+pub use counted::VirtualClusterMatch;
 pub use hash::{HashContext, cookie_text, ip_hash, request_hash, set_cookie};
 pub use matcher::{header_matches, response_header_matches, string_matches};
 pub(crate) use matcher::{query_matches, query_value};

@@ -7,6 +7,7 @@ use culvert_model::{RequireTls, Route, RouteConfiguration, VirtualHost};
 use crate::route::{
     RequestView,
     candidates::Candidates,
+    counted::{Counted, VirtualClusterMatch},
     domains::Domains,
     overrides::{Override, Overrides, Place},
 };
@@ -24,6 +25,7 @@ pub struct Table {
     /// By index of the virtual host.
     candidates: Vec<Candidates>,
     overrides: Overrides,
+    counted: Counted,
 }
 
 /// What [`Table::route`] found.
@@ -59,6 +61,7 @@ impl Table {
             domains: Domains::compile(config),
             candidates: config.virtual_hosts.iter().map(|vhost| Candidates::compile(&vhost.routes)).collect(),
             overrides: Overrides::compile(config),
+            counted: Counted::compile(config),
             config: config.clone(),
         }
     }
@@ -78,6 +81,29 @@ impl Table {
     /// What the levels that apply at `place` say about a filter, the most specific first.
     pub fn overrides(&self, filter: u32, place: Place) -> impl DoubleEndedIterator<Item = &Override> {
         self.overrides.levels(filter, place)
+    }
+
+    /// What requests are counted by beside their cluster, each once: `vhost.<name>.vcluster.<name>` and
+    /// `vhost.<name>.route.<stat_prefix>`. The number of a scope is its place here.
+    #[must_use]
+    pub fn scopes(&self) -> &[Box<str>] {
+        self.counted.scopes()
+    }
+
+    /// The virtual cluster of a request that is routed to `place`; `None` where its virtual host has none.
+    #[must_use]
+    pub fn virtual_cluster(
+        &self,
+        place: Place,
+        request: &RequestView<'_>,
+    ) -> Option<VirtualClusterMatch<'_>> {
+        self.counted.virtual_cluster(&self.config, place, request)
+    }
+
+    /// The number of the scope of the route at `place`; `None` without a `stat_prefix`.
+    #[must_use]
+    pub fn route_scope(&self, place: Place) -> Option<u32> {
+        self.counted.route(place)
     }
 
     /// Finds the route. `random` decides fractions: draw one number per request and use it for

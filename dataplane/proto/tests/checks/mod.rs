@@ -405,6 +405,7 @@ pub(crate) fn named_route(name: String, path: PathMatch) -> Route {
         headers: HeaderMutations::default(),
         request_buffer: None,
         tracing: None,
+        stat_prefix: String::new(),
         filters: Vec::new(),
         metadata: None,
     }

@@ -386,7 +386,7 @@ impl Chain {
             let mut known = self.numbers.borrow_mut();
             if !known.table.as_ref().is_some_and(|known| Rc::ptr_eq(known, table)) {
                 known.by_entry.clear();
-                known.by_entry.extend(self.entries.iter().map(|entry| table.0.filter_number(&entry.name)));
+                known.by_entry.extend(self.entries.iter().map(|entry| table.filter_number(&entry.name)));
                 known.table = Some(table.clone());
             }
             numbers.extend_from_slice(&known.by_entry);
@@ -399,7 +399,7 @@ impl Run {
     /// What filter `index` may know.
     fn scope(&self, index: usize) -> Scope<'_> {
         let number = self.numbers.get(index).copied().flatten();
-        let table = self.table.as_ref().filter(|_| self.place.is_some()).map(|table| &*table.0);
+        let table = self.table.as_ref().filter(|_| self.place.is_some()).map(|table| &***table);
         Scope {
             table,
             place: self.place.unwrap_or_default(),
@@ -424,7 +424,7 @@ pub(super) async fn decode<'t>(
     exchange.filters = chain.begin(table, place_of(found, random));
     for (index, entry) in chain.entries.iter().enumerate() {
         let scope = Scope {
-            table: table.filter(|_| found.is_ok()).map(|table| &*table.0),
+            table: table.filter(|_| found.is_ok()).map(|table| &***table),
             route: found.as_ref().ok().map(|matched| &**matched.route),
             host: found.as_ref().ok().map(|matched| matched.vhost),
             weighted: found.as_ref().ok().and_then(|matched| chosen_cluster(matched, random)),
@@ -439,7 +439,7 @@ pub(super) async fn decode<'t>(
         if std::mem::take(&mut exchange.filters.reroute)
             && let Some(table) = table
         {
-            *found = table.0.route(&exchange.head.view(), random);
+            *found = table.route(&exchange.head.view(), random);
             exchange.filters.place = place_of(found, random);
         }
         if !matches!(verdict, Verdict::Continue) {

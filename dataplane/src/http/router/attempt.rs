@@ -112,6 +112,7 @@ impl Exchange<'_> {
     /// Records the beginning of the exchange with the upstream.
     pub(super) fn upstream_begun(&self, passage: &Passage<'_>, lent: &Lent, complete: bool) {
         passage.cluster.stats.upstream_rq_total.inc();
+        self.counted(|by| by.stats.upstream_rq_total.inc());
         self.record.upstream_version.set(Some(lent.conn.version()));
         let now = Some(time::now());
         let mut times = self.record.times.borrow_mut();

@@ -73,7 +73,9 @@ impl Exchange<'_> {
                 return Next::Redirect(redirected, status);
             }
             Outcome::Ended(Ok(Ended::Complete { reusable, close })) => {
-                cluster.stats.upstream_rq_time.record(millis(time::now() - self.record.started));
+                let took = millis(time::now() - self.record.started);
+                cluster.stats.upstream_rq_time.record(took);
+                self.counted(|by| by.stats.upstream_rq_time.record(took));
                 if !passage.kept.is_complete() {
                     self.count_early_response();
                     self.count_cut(cluster, false);
@@ -310,6 +312,7 @@ impl Exchange<'_> {
                 passage.revival.set(credit);
                 if !taken {
                     passage.cluster.stats.upstream_rq_retry_overflow.inc();
+                    self.counted(|by| by.stats.upstream_rq_retry_overflow.inc());
                 }
                 taken
             }
@@ -344,6 +347,7 @@ impl Exchange<'_> {
             Expired::Route => {
                 if let Some(host) = host {
                     cluster.stats.upstream_rq_timeout.inc();
+                    self.counted(|by| by.stats.upstream_rq_timeout.inc());
                     host.stats(|stats| {
                         stats.rq_error.inc();
                         stats.rq_timeout.inc();
@@ -366,6 +370,7 @@ impl Exchange<'_> {
     /// Counts a response of the cluster, or one in place of it.
     pub(super) fn count_upstream(&self, cluster: &Cluster, status: u16) {
         cluster.count(status, self.is_internal());
+        self.counted(|by| by.codes.record(status));
     }
 
     /// Counts what a request that was cut costs its upstream: the connection, or with HTTP/2 the stream. `remote`: the

@@ -7,6 +7,7 @@
 mod attempt;
 pub(super) mod body;
 mod conclude;
+mod counted;
 mod mirror;
 pub(super) mod redirect;
 mod replies;
@@ -42,10 +43,12 @@ use crate::{
         server_name::server_names,
     },
     upstream::{Choice, Cluster, Credit, Host, Lent, Via, ends_for},
+    worker::LocalTable,
 };
 use attempt::ActiveUpstream;
 use body::{Activity, Kept};
 use conclude::Next;
+pub(super) use counted::CountedBy;
 use mirror::Mirror;
 use redirect::Redirected;
 use retry::Retrying;
@@ -141,7 +144,7 @@ impl Exchange<'_> {
     pub(super) async fn forward(
         &mut self,
         action: &RouteAction,
-        table: &Table,
+        table: &LocalTable,
         matched: &Match<'_>,
         random: u64,
         timers: &mut Timers,
@@ -175,7 +178,7 @@ impl Exchange<'_> {
     async fn attempts(
         &mut self,
         passage: &Passage<'_>,
-        table: &Table,
+        table: &LocalTable,
         timers: &mut Timers,
     ) -> Result<After, (Box<Redirected>, u16)> {
         self.record.attempts.set(1);
@@ -298,7 +301,7 @@ impl Exchange<'_> {
     fn begin<'a>(
         &self,
         action: &'a RouteAction,
-        table: &'a Table,
+        table: &'a LocalTable,
         matched: &'a Match<'a>,
         random: u64,
     ) -> Result<Passage<'a>, Reply> {
@@ -310,6 +313,7 @@ impl Exchange<'_> {
         };
         self.tells_attempts.set(matched.vhost.include_attempt_count_in_response);
         *self.record.cluster.borrow_mut() = Some(cluster.clone());
+        self.count_by(table, matched);
         let upgrade = self.upgrade(action)?;
         total.inc();
         if cluster.sheds_all() {
@@ -347,7 +351,12 @@ impl Exchange<'_> {
                 &self.head.headers,
                 self.record.started,
             ),
-            retrying: Retrying::new(policy, action.priority, &self.head.view()),
+            retrying: Retrying::new(
+                policy,
+                action.priority,
+                &self.head.view(),
+                &self.record.counted.borrow(),
+            ),
             upgrade,
             tunnel_open: Cell::new(false),
             kept: self.received(upgrade),
@@ -382,7 +391,7 @@ impl Exchange<'_> {
                 host = cluster.pick(rng, choice);
             }
             if let Some(host) = &host {
-                retrying.tries(host);
+                retrying.tries(host, passage.revived.get());
             }
         }
         match &host {

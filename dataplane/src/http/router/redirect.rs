@@ -84,7 +84,7 @@ impl Exchange<'_> {
         head.set_path(uri.path_and_query().map_or("/", |path| path.as_str()));
         let local = self.conn.manager.table(&self.conn.worker, &head.view());
         let random = self.conn.worker.rng.borrow_mut().u64(..);
-        let found = local.as_ref().and_then(|table| self.target(&table.0, &head, random));
+        let found = local.as_ref().and_then(|table| self.target(table, &head, random));
         let Some((route, cluster)) = found else {
             stats.passthrough_internal_redirect_no_route.inc();
             return None;
@@ -151,6 +151,8 @@ impl Exchange<'_> {
         self.record.details.set("");
         self.record.flags.set(Flags::default());
         self.record.route_name.borrow_mut().clear();
+        self.record.virtual_cluster.borrow_mut().clear();
+        self.record.counted.take();
         self.record.attempts.set(0);
         self.record.upstream_version.set(None);
         self.record.host.take();

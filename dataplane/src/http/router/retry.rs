@@ -15,6 +15,7 @@ use culvert_proto::{
 use culvert_ring::time;
 use smallvec::SmallVec;
 
+use super::CountedBy;
 use crate::{
     http::log::Flags,
     upstream::{Cluster, Credit, Host},
@@ -24,6 +25,7 @@ use crate::{
 pub(super) struct Retrying<'a> {
     policy: Option<&'a RetryPolicy>,
     priority: RoutePriority,
+    counted: CountedBy,
     state: RefCell<State<'a>>,
     /// There is no way to send the request again.
     abandoned: Cell<bool>,
@@ -53,12 +55,25 @@ impl<'a> Retrying<'a> {
         policy: Option<&'a RetryPolicy>,
         priority: RoutePriority,
         request: &RequestView<'_>,
+        counted: &CountedBy,
     ) -> Option<Self> {
         let retries = Retries::new(policy, request)?;
         let back_off = policy.map(|policy| policy.back_off).unwrap_or_default();
-        let state =
-            State { retries, back_off: BackOffState::new(back_off), credit: None, tried: SmallVec::new() };
-        Some(Self { policy, priority, state: RefCell::new(state), abandoned: Cell::new(false) })
+        let priorities = policy.and_then(|policy| policy.avoid_priorities_after);
+        let state = State {
+            retries,
+            back_off: BackOffState::new(back_off),
+            priorities: priorities.map(PreviousPriorities::new),
+            credit: None,
+            tried: SmallVec::new(),
+        };
+        Some(Self {
+            policy,
+            priority,
+            counted: counted.clone(),
+            state: RefCell::new(state),
+            abandoned: Cell::new(false),
+        })
     }
 
     /// Whether the request has to be kept, to be sent again.
@@ -115,19 +130,23 @@ impl<'a> Retrying<'a> {
         if decision == Decision::Keep {
             if was_retry {
                 cluster.stats.upstream_rq_retry_success.inc();
+                self.counted.each(|by| by.stats.upstream_rq_retry_success.inc());
             }
             return Verdict::Keep(Flags::default());
         }
         if !state.retries.take() {
             cluster.stats.upstream_rq_retry_limit_exceeded.inc();
+            self.counted.each(|by| by.stats.upstream_rq_retry_limit_exceeded.inc());
             return Verdict::Keep(Flags::UPSTREAM_RETRY_LIMIT);
         }
         state.credit = Credit::take_retry(cluster, self.priority);
         if state.credit.is_none() {
             cluster.stats.upstream_rq_retry_overflow.inc();
+            self.counted.each(|by| by.stats.upstream_rq_retry_overflow.inc());
             return Verdict::Keep(Flags::UPSTREAM_OVERFLOW);
         }
         cluster.stats.upstream_rq_retry.inc();
+        self.counted.each(|by| by.stats.upstream_rq_retry.inc());
         Verdict::Retry(match (decision, told) {
             (Decision::RetryNow, _) => Duration::ZERO,
             (_, Some(told)) => {

@@ -223,6 +223,7 @@ impl<'a> Facts<'a> {
             bytes_received: 0,
             bytes_sent: 0,
             route_name: "",
+            virtual_cluster: "",
             cluster: None,
             host: None,
             upstream_local: None,

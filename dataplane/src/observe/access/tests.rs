@@ -76,6 +76,7 @@ impl Request {
             bytes_received: 3,
             bytes_sent: 5,
             route_name: "r1",
+            virtual_cluster: "v1",
             cluster: Some(("up", "alt_up")),
             upstream_local: Some("10.0.0.9:99".parse().unwrap()),
             upstream_failure: "delayed connect error: 111",
@@ -143,7 +144,7 @@ fn operators_without_parameters() {
         (Operator::UpstreamLocalPort, "99", Number),
         (Operator::UpstreamRequestAttemptCount, "1", Number),
         (Operator::UpstreamTransportFailureReason, "delayed_connect_error:_111", Text),
-        (Operator::VirtualClusterName, "", Absent),
+        (Operator::VirtualClusterName, "v1", Text),
     ] {
         let found = written(FormatPart::Operator(operator), &facts);
         assert_eq!(found, (expected.to_owned(), value), "{}", operator.name());
