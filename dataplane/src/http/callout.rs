@@ -192,6 +192,16 @@ pub(super) async fn within<F: Future>(due: Option<Instant>, future: F) -> Option
     .await
 }
 
+/// What `exchange`, which has a connection to `cluster`, brings; `None` where it takes longer than a stream may.
+pub(super) async fn within_stream<F: Future>(cluster: &Cluster, exchange: F) -> Option<F::Output> {
+    let due = cluster.config().max_stream_duration.map(|max| time::now() + max);
+    let done = within(due, exchange).await;
+    if done.is_none() {
+        cluster.stats.upstream_rq_max_duration_reached.inc();
+    }
+    done
+}
+
 async fn attempt(
     caller: &Caller<'_>,
     question: &Question<'_>,
@@ -218,6 +228,12 @@ async fn attempt(
             host.answered(answer.status);
             let ok = answer.status < 500;
             host.stats(|stats| if ok { stats.rq_success.inc() } else { stats.rq_error.inc() });
+        }
+        Some(Err(CallError::Timeout)) => {
+            if let Some(version) = begun {
+                cluster.count_cut(version == Version::Http2, false);
+            }
+            host.stats(|stats| stats.rq_error.inc());
         }
         Some(Err(_)) => {
             cluster.count(503, true);
@@ -271,7 +287,10 @@ async fn converse(
         lent.conn.send_data(Chunk::Vec(question.body.to_vec()));
         lent.conn.finish(None);
     }
-    match receive(&lent, worker, &question.method).await {
+    let received = within_stream(cluster, receive(&lent, worker, &question.method)).await;
+    // It is no answer of the cluster's.
+    let received = received.ok_or(CallError::Timeout)?;
+    match received {
         Ok((answer, reusable)) => {
             if reusable && lent.conn.is_reusable() {
                 lent.release(worker);

@@ -248,6 +248,8 @@ stat_set! {
         /// Those that were sent again over another connection.
         counter upstream_rq_dead_connection_retry,
         counter upstream_rq_drop_overload,
+        /// Attempts that took longer than `max_stream_duration`.
+        counter upstream_rq_max_duration_reached,
         gauge upstream_rq_pending_active,
         counter upstream_rq_pending_failure_eject,
         counter upstream_rq_pending_overflow,

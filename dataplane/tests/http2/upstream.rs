@@ -381,3 +381,27 @@ fn protocol_options_without_http2_speak_http1() {
         assert_eq!(culvert.stat("cluster.up.upstream_cx_http1_total"), 1);
     });
 }
+
+#[test]
+fn streams_take_no_longer_than_their_cluster_allows() {
+    let upstream = Server::start(resetting);
+    let options = http2("") + "    common_http_protocol_options: {max_stream_duration: 0.5s}\n";
+    on_each(upstream.address, "", &options, |culvert, port| {
+        let before = upstream.accepted();
+        let mut client = Client::connect(port);
+        let response = client.get("/slow");
+        assert_eq!(
+            (response.status, response.text().as_str()),
+            (504, "upstream max stream duration reached")
+        );
+        block_on(async {
+            let answer = Conn::open(port).await.try_get("/slow").await.unwrap();
+            assert_eq!(answer.status, 504);
+        });
+        // It was the stream's end, not the connection's.
+        assert_eq!(client.get("/").status, 200);
+        assert_eq!(upstream.accepted() - before, 1);
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_max_duration_reached"), 2);
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_tx_reset"), 2);
+    });
+}

@@ -186,3 +186,45 @@ fn a_client_that_leaves_ends_the_wait() {
         logged(culvert, "/gone 0 DC downstream_remote_disconnect 1");
     });
 }
+
+#[test]
+fn an_attempt_is_cut_when_the_streams_of_its_cluster_may_not_take_longer() {
+    let scene = Scene {
+        routes: &[("/try", ""), ("/", "")],
+        actions: &["retry_policy: {retry_on: 5xx, num_retries: 2}", "timeout: 0s"],
+        cluster: "common_http_protocol_options: {max_stream_duration: 0.4s}",
+        ..Scene::default()
+    };
+    with(scene, |culvert, port, ledger| {
+        let reached = || culvert.stat("cluster.up.upstream_rq_max_duration_reached");
+        let response = get(port, "/once", "hang");
+        let text = response.text();
+        assert_eq!((response.status, text.as_str()), (504, "upstream max stream duration reached"));
+        logged(culvert, "/once 504 UMSDR upstream_max_stream_duration_reached 1");
+        assert_eq!(reached(), 1);
+        // It is no answer of the cluster's.
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_completed"), 0);
+
+        assert_eq!(get(port, "/try/ok", "hang hang 200").status, 200);
+        assert_eq!(get(port, "/try/never", "hang").status, 504);
+        assert_eq!(ledger.count("/try/never"), 3);
+        logged(culvert, "/try/never 504 URX,UMSDR upstream_max_stream_duration_reached 3");
+        assert_eq!(reached(), 6);
+
+        // The response is a part of it.
+        let mut client = Client::connect(port);
+        client.send("GET /stall HTTP/1.1\r\nhost: t\r\nx-script: stall\r\n\r\n");
+        assert!(client.until(b"\r\n\r\n").unwrap().starts_with(b"HTTP/1.1 200"));
+        assert!(client.rest().unwrap().is_empty());
+        logged(culvert, "/stall 200 UMSDR upstream_max_stream_duration_reached 1");
+
+        // So is the request.
+        let mut client = Client::connect(port);
+        client.send("POST /body HTTP/1.1\r\nhost: t\r\ncontent-length: 9\r\n\r\nhalf");
+        assert_eq!(client.response("POST").status, 408);
+        logged(culvert, "/body 408 UMSDR upstream_max_stream_duration_reached 1");
+        assert_eq!(reached(), 8);
+        assert_eq!(get(port, "/quick", "200").status, 200);
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_active"), 0);
+    });
+}

@@ -56,7 +56,8 @@ fn with_logs_and_headers_and_limits() {
         action: "timeout: 30s, prefix_rewrite: /p/, auto_host_rewrite: true, append_x_forwarded_host: true, retry_policy: \
                  {retry_on: 5xx, num_retries: 2, per_try_timeout: 10s}",
         cluster: "lb_policy: LEAST_REQUEST, circuit_breakers: {thresholds: [{max_requests: 100, track_remaining: true, \
-                  retry_budget: {budget_percent: {value: 20}}}]}, outlier_detection: {},",
+                  retry_budget: {budget_percent: {value: 20}}}]}, outlier_detection: {}, common_http_protocol_options: \
+                  {max_stream_duration: 60s},",
         filters: "",
     });
 }

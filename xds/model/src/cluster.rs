@@ -51,6 +51,9 @@ pub struct Cluster {
     pub idle_timeout: Option<Duration>,
     /// `common_http_protocol_options.max_connection_duration`: unlimited. A connection takes no request after it.
     pub max_connection_duration: Option<Duration>,
+    /// `common_http_protocol_options.max_stream_duration`: unlimited. How long an attempt may take, from the moment that it
+    /// has a connection to the end of its response.
+    pub max_stream_duration: Option<Duration>,
     /// `max_requests_per_connection`, here or in the HTTP protocol options: unlimited.
     pub max_requests_per_connection: Option<u32>,
     /// How names are written on HTTP/1 connections to it (`http_protocol_options.header_key_format`).

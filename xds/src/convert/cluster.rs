@@ -128,6 +128,7 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         proxy_protocol: socket.proxy,
         idle_timeout: protocol.idle_timeout,
         max_connection_duration: protocol.max_connection_duration,
+        max_stream_duration: protocol.max_stream_duration,
         max_requests_per_connection: protocol
             .max_requests
             .or_else(|| http::max_requests(message.max_requests_per_connection.as_ref())),
@@ -241,6 +242,7 @@ fn eds(at: &At<'_>, message: &pb::Cluster) -> Option<Discovery> {
 struct Protocol {
     idle_timeout: Option<Duration>,
     max_connection_duration: Option<Duration>,
+    max_stream_duration: Option<Duration>,
     max_requests: Option<u32>,
     max_response_headers_bytes: usize,
     header_case: HeaderCase,
@@ -344,6 +346,8 @@ fn options_of(
         common.max_connection_duration.as_ref(),
         None,
     );
+    let max_stream_duration =
+        core::timeout(&at_common.field("max_stream_duration"), common.max_stream_duration.as_ref(), None);
     let header_case = match http1 {
         Some(options) => http::header_case(&at_protocol.field("http_protocol_options"), options),
         None => Some(HeaderCase::Lower),
@@ -355,6 +359,7 @@ fn options_of(
     Some(Protocol {
         idle_timeout: idle_timeout?,
         max_connection_duration: max_connection_duration?,
+        max_stream_duration: max_stream_duration?,
         max_requests: http::max_requests(common.max_requests_per_connection.as_ref()),
         max_response_headers_bytes: http::kib(common.max_response_headers_kb.as_ref()),
         header_case: header_case?,

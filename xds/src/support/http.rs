@@ -61,9 +61,9 @@ pub(super) const UPSTREAM_COMMON: Table = Table {
         "max_connection_duration",
         "max_requests_per_connection",
         "max_response_headers_kb",
+        "max_stream_duration",
     ],
     no_effect: &[("headers_with_underscores_action", "it is about requests that are received")],
-    only_off: &["max_stream_duration"],
     ..Table::of("envoy.config.core.v3.HttpProtocolOptions")
 };
 

@@ -162,7 +162,15 @@ impl Exchange<'_> {
                 }
                 self.expired(expired, passage, Some(host))
             }
-            Outcome::TryExpired(expired) => return self.try_expired(expired, passage, host),
+            Outcome::TryExpired(expired) => {
+                if let Some(lent) = lent {
+                    passage.cut_tunnel(lent);
+                }
+                return match expired {
+                    TryExpired::Duration => self.duration_expired(passage, host),
+                    TryExpired::Idle | TryExpired::Whole => self.try_expired(expired, passage, host),
+                };
+            }
         })
     }
 
@@ -205,15 +213,12 @@ impl Exchange<'_> {
 
     fn try_expired(&self, expired: TryExpired, passage: &Passage<'_>, host: &Host) -> Next {
         let stats = &passage.cluster.stats;
-        let details = match expired {
-            TryExpired::Idle => {
-                stats.upstream_rq_per_try_idle_timeout.inc();
-                "upstream_per_try_idle_timeout"
-            }
-            TryExpired::Whole => {
-                stats.upstream_rq_per_try_timeout.inc();
-                "upstream_per_try_timeout"
-            }
+        let details = if expired == TryExpired::Idle {
+            stats.upstream_rq_per_try_idle_timeout.inc();
+            "upstream_per_try_idle_timeout"
+        } else {
+            stats.upstream_rq_per_try_timeout.inc();
+            "upstream_per_try_timeout"
         };
         host.stats(|stats| {
             stats.rq_error.inc();
@@ -230,6 +235,25 @@ impl Exchange<'_> {
         let reply = replies::timed_out(passage.timeouts.alternative).details(details);
         self.count_upstream(&passage.cluster, reply.status);
         Next::Done(self.reply(reply))
+    }
+
+    /// The attempt took longer than the cluster's streams may. As in Envoy that is not taken for an answer of the cluster,
+    /// nor for the host's fault.
+    fn duration_expired(&self, passage: &Passage<'_>, host: &Host) -> Next {
+        const DETAILS: &str = "upstream_max_stream_duration_reached";
+        passage.cluster.stats.upstream_rq_max_duration_reached.inc();
+        self.count_cut(&passage.cluster, false);
+        if passage.response_started.get() {
+            return Next::Done(self.cut_short(Flags::UPSTREAM_MAX_DURATION, DETAILS));
+        }
+        if let Some(wait) = self.retries(passage, Reset::Other) {
+            host.stats(|stats| stats.rq_error.inc());
+            return Next::Retry(wait);
+        }
+        // A client that has sent everything has not been too slow.
+        let status = if passage.kept.is_complete() { 504 } else { 408 };
+        let reply = Reply::new(status, "upstream max stream duration reached");
+        Next::Done(self.reply(reply.flag(Flags::UPSTREAM_MAX_DURATION).details(DETAILS)))
     }
 
     fn upstream_lost(

@@ -28,7 +28,7 @@ use culvert_ring::{
 use super::{Passage, attempt::ActiveUpstream};
 use crate::{
     http::{
-        callout::{count_lost, final_head},
+        callout::{count_lost, final_head, within_stream},
         codec::{Body, ReceiveError},
         exchange::Exchange,
         shared::millis,
@@ -234,11 +234,18 @@ impl Run {
         lent.begin_request();
         cluster.stats.upstream_rq_total.inc();
         lent.conn.send_head(&self.head, self.framing);
-        if !self.framing.is_empty() && !self.send_body(&lent).await {
-            return cluster.stats.upstream_rq_tx_reset.inc();
-        }
-        let started = time::now();
-        match self.discard_answer(&lent, &host).await {
+        let exchange = async {
+            if !self.framing.is_empty() && !self.send_body(&lent).await {
+                return None;
+            }
+            let started = time::now();
+            Some((started, self.discard_answer(&lent, &host).await))
+        };
+        let Some(exchanged) = within_stream(cluster, exchange).await else {
+            return cluster.count_cut(lent.conn.version() == Version::Http2, false);
+        };
+        let Some((started, answer)) = exchanged else { return cluster.stats.upstream_rq_tx_reset.inc() };
+        match answer {
             Ok(reusable) => {
                 cluster.stats.upstream_rq_time.record(millis(time::now() - started));
                 if reusable && lent.conn.is_reusable() {

@@ -329,7 +329,7 @@ impl Exchange<'_> {
         let names = names.and_then(|wanted| server_names(self, wanted, action, weighted));
         let downstream = &self.conn.downstream;
         let policy = action.retry.as_deref().or(matched.vhost.retry.as_deref());
-        let timeouts = Timeouts::new(action, policy, &self.head.headers);
+        let timeouts = Timeouts::new(action, policy, &self.head.headers, config.max_stream_duration);
         Ok(Passage {
             action,
             matched,

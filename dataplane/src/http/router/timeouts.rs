@@ -23,12 +23,20 @@ pub(super) struct Timeouts {
     pub(super) per_try: Option<Duration>,
     /// How long nothing may come from the upstream in one attempt.
     pub(super) per_try_idle: Option<Duration>,
+    /// For one attempt and all of its response, from the moment that it has a connection.
+    pub(super) duration: Option<Duration>,
     /// Whether the client wants to be answered 204 in place of 504 when one of them was passed.
     pub(super) alternative: bool,
 }
 
 impl Timeouts {
-    pub(super) fn new(action: &RouteAction, policy: Option<&RetryPolicy>, headers: &Headers) -> Self {
+    /// `duration`: the cluster's `max_stream_duration`.
+    pub(super) fn new(
+        action: &RouteAction,
+        policy: Option<&RetryPolicy>,
+        headers: &Headers,
+        duration: Option<Duration>,
+    ) -> Self {
         // `max_stream_duration` takes the place of `timeout`.
         let route = action.timeout.filter(|_| action.max_stream_duration.is_none());
         let whole = asked(headers, REQUEST_HEADERS[0]).unwrap_or(route);
@@ -38,6 +46,7 @@ impl Timeouts {
             whole,
             per_try: per_try.filter(|per_try| whole.is_none_or(|whole| *per_try < whole)),
             per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
+            duration,
             alternative: headers.contains(REQUEST_HEADERS[2]),
         }
     }
@@ -51,13 +60,20 @@ impl Timeouts {
 
     /// The limits of an attempt that begins now; `None` when there are none.
     pub(super) fn attempt(&self) -> Option<TryTimers> {
-        let any = self.per_try.is_some() || self.per_try_idle.is_some();
-        any.then(|| TryTimers {
-            limits: *self,
-            due: Timer::new(),
-            idle: Timer::new(),
-            last: time::now(),
-            started: false,
+        let any = self.per_try.is_some() || self.per_try_idle.is_some() || self.duration.is_some();
+        any.then(|| {
+            let mut end = Timer::new();
+            if let Some(limit) = self.duration {
+                end.set(time::now() + limit);
+            }
+            TryTimers {
+                limits: *self,
+                due: Timer::new(),
+                idle: Timer::new(),
+                end,
+                last: time::now(),
+                started: false,
+            }
         })
     }
 }
@@ -72,6 +88,8 @@ fn asked(headers: &Headers, name: &str) -> Option<Option<Duration>> {
 /// Which limit of an attempt was passed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum TryExpired {
+    /// With its response it took longer than the cluster allows.
+    Duration,
     Idle,
     Whole,
 }
@@ -81,6 +99,7 @@ pub(super) struct TryTimers {
     limits: Timeouts,
     due: Timer,
     idle: Timer,
+    end: Timer,
     last: Instant,
     started: bool,
 }
@@ -96,6 +115,9 @@ impl TryTimers {
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<TryExpired> {
         use std::task::Poll;
+        if self.end.is_set() && self.end.poll_expired(cx).is_ready() {
+            return Poll::Ready(TryExpired::Duration);
+        }
         if complete
             && !std::mem::replace(&mut self.started, complete)
             && let Some(limit) = self.limits.per_try
@@ -134,6 +156,7 @@ mod tests {
             whole: Some(whole).filter(|millis| *millis > 0).map(Duration::from_millis),
             per_try: Some(per_try).filter(|millis| *millis > 0).map(Duration::from_millis),
             per_try_idle: None,
+            duration: None,
             alternative: false,
         };
         for (whole, per_try, elapsed, expected) in [
