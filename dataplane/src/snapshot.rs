@@ -306,23 +306,27 @@ impl ClusterSpec {
 
     /// The hosts as the cluster's policy chooses among them. Made for the first who asks, shared by all.
     pub fn arranged(&self) -> &Arranged {
-        let arrange = || {
-            let now: Vec<Cow<'_, Endpoint>> = self.hosts.iter().map(|host| host.now()).collect();
-            let endpoints: Vec<&Endpoint> = now.iter().map(AsRef::as_ref).collect();
-            let config = &self.config;
-            let rules = Rules {
-                policy: &config.lb_policy,
-                assignment: &self.policy,
-                panic_percent: config.panic_percent,
-                localities: config.localities,
-                local: self.local.as_deref(),
-            };
-            match &config.subsets {
-                Some(subsets) => Arranged::Subsets(Arc::new(SubsetIndex::new(&endpoints, &rules, subsets))),
-                None => Arranged::Whole(Arc::new(HostSet::new(&endpoints, &rules))),
-            }
+        self.arranged.get_or_init(|| self.arrange(&[]))
+    }
+
+    /// As [`ClusterSpec::arranged`], without hosts of these priorities as long as there are others that can be used. Made
+    /// for each who asks.
+    pub fn arrange(&self, without: &[u32]) -> Arranged {
+        let now: Vec<Cow<'_, Endpoint>> = self.hosts.iter().map(|host| host.now()).collect();
+        let endpoints: Vec<&Endpoint> = now.iter().map(AsRef::as_ref).collect();
+        let config = &self.config;
+        let rules = Rules {
+            policy: &config.lb_policy,
+            assignment: &self.policy,
+            panic_percent: config.panic_percent,
+            localities: config.localities,
+            local: self.local.as_deref(),
+            without,
         };
-        self.arranged.get_or_init(arrange)
+        match &config.subsets {
+            Some(subsets) => Arranged::Subsets(Arc::new(SubsetIndex::new(&endpoints, &rules, subsets))),
+            None => Arranged::Whole(Arc::new(HostSet::new(&endpoints, &rules))),
+        }
     }
 }
 

@@ -27,7 +27,14 @@ fn arranged(assignment: &LoadAssignment, panic_percent: u32, policy: &LbPolicy) 
     let localities = LocalityPolicy::default();
     HostSet::new(
         &endpoints,
-        &Rules { policy, assignment: &assignment.policy, panic_percent, localities, local: None },
+        &Rules {
+            policy,
+            assignment: &assignment.policy,
+            panic_percent,
+            localities,
+            local: None,
+            without: &[],
+        },
     )
 }
 

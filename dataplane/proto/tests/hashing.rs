@@ -30,7 +30,8 @@ fn check(policy: &LbPolicy, endpoints: &[Endpoint], expected: &str) {
     let endpoints: Vec<_> = endpoints.iter().collect();
     let assignment = AssignmentPolicy::default();
     let localities = LocalityPolicy::default();
-    let rules = Rules { policy, assignment: &assignment, panic_percent: 50, localities, local: None };
+    let rules =
+        Rules { policy, assignment: &assignment, panic_percent: 50, localities, local: None, without: &[] };
     let hosts = HostSet::new(&endpoints, &rules);
     let mut rng = fastrand::Rng::with_seed(7);
     let mut balancer = Balancer::new(policy, Arc::new(hosts), &mut rng);
@@ -65,8 +66,14 @@ fn a_ring_has_a_point_for_somebody() {
         let endpoints: Vec<_> = endpoints.iter().collect();
         let assignment = AssignmentPolicy::default();
         let localities = LocalityPolicy::default();
-        let rules =
-            Rules { policy: &policy, assignment: &assignment, panic_percent: 50, localities, local: None };
+        let rules = Rules {
+            policy: &policy,
+            assignment: &assignment,
+            panic_percent: 50,
+            localities,
+            local: None,
+            without: &[],
+        };
         let mut rng = fastrand::Rng::with_seed(7);
         let mut balancer = Balancer::new(&policy, Arc::new(HostSet::new(&endpoints, &rules)), &mut rng);
         assert!(balancer.pick_for(Some(7), &vec![], &mut rng).is_some());

@@ -28,7 +28,8 @@ fn hosts(policy: &LbPolicy, weights: &[u32]) -> Arc<HostSet> {
         })
         .collect();
     let (assignment, localities) = (AssignmentPolicy::default(), LocalityPolicy::default());
-    let rules = Rules { policy, assignment: &assignment, panic_percent: 50, localities, local: None };
+    let rules =
+        Rules { policy, assignment: &assignment, panic_percent: 50, localities, local: None, without: &[] };
     Arc::new(HostSet::new(&endpoints.iter().collect::<Vec<_>>(), &rules))
 }
 

@@ -58,6 +58,7 @@ impl Scene<'_> {
             panic_percent: self.panic_percent,
             localities: self.localities,
             local: self.local.as_ref(),
+            without: &[],
         };
         let hosts = HostSet::new(&endpoints.iter().collect::<Vec<_>>(), &rules);
         Balancer::new(policy, Arc::new(hosts), rng)

@@ -72,8 +72,14 @@ impl Scene {
 
     fn by(given: &[&str], config: Subsets, localities: LocalityPolicy, panic_percent: u32) -> Self {
         let (policy, assignment) = (LbPolicy::RoundRobin, AssignmentPolicy::default());
-        let rules =
-            Rules { policy: &policy, assignment: &assignment, panic_percent, localities, local: None };
+        let rules = Rules {
+            policy: &policy,
+            assignment: &assignment,
+            panic_percent,
+            localities,
+            local: None,
+            without: &[],
+        };
         let endpoints = endpoints(given);
         let index = SubsetIndex::new(&endpoints.iter().collect::<Vec<_>>(), &rules, &Arc::new(config));
         Self {

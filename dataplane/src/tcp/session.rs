@@ -156,8 +156,8 @@ impl Session {
         let choice = Choice {
             hash: self.hash(),
             subset,
-            attempt: 0,
             destination: destination.or_else(|| self.downstream.original_destination()),
+            ..Choice::default()
         };
         let mut picked = None;
         for attempt in 0..=failed.len() {

@@ -96,6 +96,8 @@ pub struct Choice<'c> {
     pub hash: Option<u64>,
     /// The labels that the host has to have, in clusters with subsets.
     pub subset: Option<&'c SubsetMatch>,
+    /// Priorities that are not chosen while there are others that can be used, in order.
+    pub without: &'c [u32],
     /// How many hosts were chosen before and would not do.
     pub attempt: u32,
     /// Where the downstream connection was going, for clusters of type ORIGINAL_DST.
@@ -392,6 +394,11 @@ impl Cluster {
         self.spec.borrow().policy.drops.iter().any(|drop| drop.per_million >= 1_000_000)
     }
 
+    /// Whether [`Cluster::pick`] has just found nothing but at the priorities that it was not to choose.
+    pub fn is_exhausted(&self) -> bool {
+        self.balancer.borrow_mut().last_choice().0.exhausted
+    }
+
     /// Chooses a host for one request; `None` when there is none to choose.
     pub fn pick(&self, rng: &mut fastrand::Rng, choice: Choice<'_>) -> Option<Rc<Host>> {
         let spec = self.spec.borrow();
@@ -403,7 +410,7 @@ impl Cluster {
         let hosts = self.hosts.borrow();
         let mut balancer = self.balancer.borrow_mut();
         let total = u32::try_from(self.stats.upstream_rq_active.value()).unwrap_or(0);
-        let index = balancer.pick(choice, &hosts, total, rng);
+        let index = balancer.pick(&spec, choice, &hosts, total, rng);
         let (how, subset) = balancer.last_choice();
         match subset {
             SubsetChoice::None => {}

@@ -116,3 +116,97 @@ fn a_host_that_is_not_there_is_followed_by_another_one() {
         });
     }
 }
+
+/// A cluster with one endpoint a priority.
+fn by_priority(addresses: &[SocketAddr], fields: &str, endpoint: &str) -> String {
+    let levels: Vec<_> = addresses
+        .iter()
+        .enumerate()
+        .map(|(priority, address)| {
+            format!(
+                "{{priority: {priority}, lb_endpoints: [{{{endpoint} endpoint: {{address: {{socket_address: {{address: \
+                 127.0.0.1, port_value: {}}}}}}}}}]}}",
+                address.port()
+            )
+        })
+        .collect();
+    format!(
+        "- name: levels\n  type: STATIC\n  load_assignment: {{cluster_name: levels, endpoints: [{}]}}\n{fields}",
+        levels.join(", ")
+    )
+}
+
+/// What goes to `levels` avoids priorities after so many attempts.
+fn previous_priorities(frequency: u32, fields: &str) -> String {
+    format!(
+        "cluster: levels, {fields} retry_policy: {{retry_on: 5xx, num_retries: 9, retry_back_off: {{base_interval: \
+         0.001s}}, retry_priority: {{name: p, typed_config: {{\"@type\": \
+         type.googleapis.com/envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig, \
+         update_frequency: {frequency}}}}}}}"
+    )
+}
+
+fn tried(ledger: &Ledger, path: &str) -> Vec<usize> {
+    ledger.of(path).iter().map(|seen| seen.server).collect()
+}
+
+/// As Envoy 1.40 did with the same policies.
+#[test]
+fn priorities_that_were_tried_are_avoided() {
+    let ledger = Ledger::default();
+    let servers = servers(3, &ledger);
+    let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
+    let actions: Vec<_> = (1..=3).map(|frequency| previous_priorities(frequency, "")).collect();
+    let actions: Vec<_> = actions.iter().map(String::as_str).collect();
+    let clusters = by_priority(&addresses, "", "");
+    let scene = Scene {
+        routes: &[("/1", ""), ("/2", ""), ("/3", "")],
+        actions: &actions,
+        clusters: &clusters,
+        ..Scene::default()
+    };
+    scene.run(&addresses, |culvert, port| {
+        let expected: [[usize; 10]; 3] =
+            [[0, 1, 2, 0, 1, 2, 0, 1, 2, 0], [0, 0, 1, 1, 2, 2, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1, 2, 2, 2, 0]];
+        for (frequency, expected) in (1..).zip(&expected) {
+            // The second time with what the first one has arranged.
+            for nth in 0..2 {
+                let path = format!("/{frequency}/{}/{nth}", culvert.pid());
+                assert_eq!(get(port, &path, "503").status, 503);
+                assert_eq!(tried(&ledger, &path), expected);
+            }
+        }
+        // Another request begins from the beginning.
+        let path = format!("/1/{}/ok", culvert.pid());
+        assert_eq!(get(port, &path, "200").status, 200);
+        assert_eq!(tried(&ledger, &path), [0]);
+    });
+}
+
+/// What hashes goes where the hash says, and subsets have priorities of their own; so in Envoy.
+#[test]
+fn priorities_are_avoided_within_a_subset_and_not_by_hashes() {
+    let ledger = Ledger::default();
+    let servers = servers(2, &ledger);
+    let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
+    let run = |fields: &str, endpoint: &str, action: &str, expected: &[usize; 10]| {
+        let action = previous_priorities(1, action);
+        let clusters = by_priority(&addresses, fields, endpoint);
+        let actions = [action.as_str()];
+        let scene =
+            Scene { routes: &[("/", "")], actions: &actions, clusters: &clusters, ..Scene::default() };
+        scene.run(&addresses, |culvert, port| {
+            let path = format!("/{}", culvert.pid());
+            assert_eq!(get(port, &path, "503").status, 503);
+            assert_eq!(tried(&ledger, &path), expected);
+        });
+    };
+    let by_header = "hash_policy: [{header: {header_name: x-script}}],";
+    run("  lb_policy: RING_HASH\n", "", by_header, &[0; 10]);
+    run(
+        "  lb_subset_config: {subset_selectors: [{keys: [v]}]}\n",
+        "metadata: {filter_metadata: {envoy.lb: {v: a}}},",
+        "metadata_match: {filter_metadata: {envoy.lb: {v: a}}},",
+        &[0, 1, 0, 1, 0, 1, 0, 1, 0, 1],
+    );
+}

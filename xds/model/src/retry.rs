@@ -17,6 +17,9 @@ pub struct RetryPolicy {
     pub per_try_idle_timeout: Option<Duration>,
     /// `retry_host_predicate`: hosts that an attempt after the first one avoids.
     pub avoid: Vec<AvoidHost>,
+    /// `retry_priority` as `envoy.retry_priorities.previous_priorities`: after so many attempts each, its
+    /// `update_frequency`, the priorities that were tried are avoided; at least 1.
+    pub avoid_priorities_after: Option<u32>,
     /// `host_selection_retry_max_attempts`: how often another host than one to be avoided is looked for, 1.
     pub host_attempts: u32,
     /// `retriable_status_codes`

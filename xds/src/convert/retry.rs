@@ -9,13 +9,16 @@ use envoy_types::pb::envoy::{
     config::route::v3::{
         self as pb,
         retry_policy::{
-            RateLimitedRetryBackOff, ResetHeaderFormat, RetryBackOff, RetryHostPredicate,
-            retry_host_predicate::ConfigType,
+            RateLimitedRetryBackOff, ResetHeaderFormat, RetryBackOff, RetryHostPredicate, RetryPriority,
+            retry_host_predicate::ConfigType, retry_priority,
         },
     },
-    extensions::retry::host::{
-        omit_canary_hosts::v3::OmitCanaryHostsPredicate, omit_host_metadata::v3::OmitHostMetadataConfig,
-        previous_hosts::v3::PreviousHostsPredicate,
+    extensions::retry::{
+        host::{
+            omit_canary_hosts::v3::OmitCanaryHostsPredicate, omit_host_metadata::v3::OmitHostMetadataConfig,
+            previous_hosts::v3::PreviousHostsPredicate,
+        },
+        priority::previous_priorities::v3::PreviousPrioritiesConfig,
     },
 };
 
@@ -37,6 +40,10 @@ pub(super) fn policy(at: &At<'_>, policy: &pb::RetryPolicy) -> Option<RetryPolic
         .enumerate()
         .map(|(index, predicate)| avoid(&at_predicates.index(index), predicate))
         .collect();
+    let avoid_priorities_after = match policy.retry_priority.as_ref() {
+        Some(priority) => update_frequency(&at.field("retry_priority"), priority).map(Some),
+        None => Some(None),
+    };
     let back_off = match policy.retry_back_off.as_ref() {
         Some(given) => back_off(&at.field("retry_back_off"), given),
         None => Some(BackOff::default()),
@@ -53,6 +60,7 @@ pub(super) fn policy(at: &At<'_>, policy: &pb::RetryPolicy) -> Option<RetryPolic
         per_try_timeout: per_try_timeout?,
         per_try_idle_timeout: per_try_idle_timeout?,
         avoid: avoid.into_iter().collect::<Option<_>>()?,
+        avoid_priorities_after: avoid_priorities_after?,
         host_attempts: match policy.host_selection_retry_max_attempts {
             0 => 1,
             attempts => u32::try_from(attempts).unwrap_or(if attempts < 0 { 0 } else { u32::MAX }),
@@ -84,6 +92,20 @@ fn avoid(at: &At<'_>, predicate: &RetryHostPredicate) -> Option<AvoidHost> {
     let Some(config) = unpack::<OmitHostMetadataConfig>(any) else { return at.unsupported("not supported") };
     let metadata = metadata::metadata(config.metadata_match.as_ref()).unwrap_or_default();
     Some(AvoidHost::Metadata(metadata.0.get("envoy.lb").cloned().unwrap_or_default()))
+}
+
+fn update_frequency(at: &At<'_>, priority: &RetryPriority) -> Option<u32> {
+    let at = at.field("typed_config");
+    let Some(retry_priority::ConfigType::TypedConfig(any)) = priority.config_type.as_ref() else {
+        return at.error("value is required");
+    };
+    let Some(config) = unpack::<PreviousPrioritiesConfig>(any) else {
+        return at.unsupported("not supported");
+    };
+    match u32::try_from(config.update_frequency) {
+        Ok(frequency @ 1..) => Some(frequency),
+        _ => at.field("update_frequency").error("must be greater than 0"),
+    }
 }
 
 fn back_off(at: &At<'_>, given: &RetryBackOff) -> Option<BackOff> {

@@ -227,6 +227,7 @@ pub(super) const TABLES: &[Table] = &[
             "per_try_timeout",
             "per_try_idle_timeout",
             "retry_host_predicate",
+            "retry_priority",
             "host_selection_retry_max_attempts",
             "retriable_status_codes",
             "retry_back_off",
@@ -238,16 +239,25 @@ pub(super) const TABLES: &[Table] = &[
             "refresh_cluster_on_retry",
             "clusters that would choose another one are not supported",
         )],
-        refused: &[
-            ("retry_priority", "the priority of a retry is chosen as that of any request"),
-            ("retry_options_predicates", "the options of connections do not change from retry to retry"),
-        ],
+        refused: &[(
+            "retry_options_predicates",
+            "the options of connections do not change from retry to retry",
+        )],
         ..Table::of("envoy.config.route.v3.RetryPolicy")
     },
     Table {
         used: &["typed_config"],
         no_effect: &[("name", "the type says which predicate it is")],
         ..Table::of("envoy.config.route.v3.RetryPolicy.RetryHostPredicate")
+    },
+    Table {
+        used: &["typed_config"],
+        no_effect: &[("name", "the type says what it is")],
+        ..Table::of("envoy.config.route.v3.RetryPolicy.RetryPriority")
+    },
+    Table {
+        used: &["update_frequency"],
+        ..Table::of("envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig")
     },
     Table::of("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
     Table::of("envoy.extensions.retry.host.omit_canary_hosts.v3.OmitCanaryHostsPredicate"),

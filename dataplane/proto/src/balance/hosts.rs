@@ -24,6 +24,8 @@ pub struct Rules<'a> {
     pub localities: LocalityPolicy,
     /// The zones of the cluster that Culvert is a part of, where that is known.
     pub local: Option<&'a LocalZones>,
+    /// Priorities that are not chosen, unless nothing is available elsewhere.
+    pub without: &'a [u32],
 }
 
 /// The endpoints of a cluster: which can be chosen, and how often. Immutable; share it between workers.
@@ -31,6 +33,7 @@ pub struct Rules<'a> {
 pub struct HostSet {
     len: usize,
     healthy: usize,
+    exhausted: bool,
     tiers: Vec<Tier>,
     pools: Vec<Pool>,
 }
@@ -97,7 +100,14 @@ impl HostSet {
             ..Self::default()
         };
         let levels = levels(endpoints.iter().map(|(_, endpoint)| *endpoint), rules.assignment);
-        let plan = priority::plan(&levels, rules.assignment.overprovisioning, rules.panic_percent);
+        let limits = (rules.assignment.overprovisioning, rules.panic_percent);
+        let plan = match priority::plan_without(&levels, limits, rules.without) {
+            Some(plan) => plan,
+            None => {
+                set.exhausted = !rules.without.is_empty();
+                priority::plan(&levels, limits.0, limits.1)
+            }
+        };
         let mut share_end = 0;
         for share in plan.shares {
             let eligible: Vec<_> =
@@ -187,6 +197,12 @@ impl HostSet {
     #[must_use]
     pub fn healthy(&self) -> usize {
         self.healthy
+    }
+
+    /// Whether nothing is available but at the priorities that were not to be chosen, which count again therefore.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.exhausted
     }
 
     /// Whether health is disregarded somewhere because too few endpoints are healthy (`lb_healthy_panic`).

@@ -96,6 +96,8 @@ pub struct Choice {
     pub panics: bool,
     /// What zones had to do with it.
     pub zone: ZoneChoice,
+    /// See [`HostSet::is_exhausted`].
+    pub exhausted: bool,
 }
 
 /// The state of a policy, by pool where there is any.
@@ -160,7 +162,7 @@ impl Balancer {
         load: &dyn Load,
         rng: &mut fastrand::Rng,
     ) -> Option<usize> {
-        self.choice = Choice::default();
+        self.choice = Choice { exhausted: self.hosts.is_exhausted(), ..Choice::default() };
         let number = match (&self.policy, hash) {
             (Policy::Hashed(_), Some(hash)) => hash,
             _ if self.hosts.tiers().len() == 1 && !matches!(self.policy, Policy::Hashed(_)) => 0,

@@ -36,23 +36,60 @@ pub(super) struct Plan {
 /// percent of its healthy share are above 100. With less than `panic` percent available its health is disregarded:
 /// better a few failures than an overload.
 pub(super) fn plan(levels: &[Level], overprovisioning: u32, panic: u32) -> Plan {
-    let available: Vec<[u64; 2]> = levels
-        .iter()
-        .map(|level| {
-            [level.healthy, level.degraded]
-                .map(|count| percent(u64::from(overprovisioning).saturating_mul(count), level.total))
-        })
-        .collect();
-    let reach = available.iter().flatten().sum::<u64>().min(100);
+    let available = available(levels, overprovisioning);
+    let reach = reach(&available);
     if levels.is_empty() || reach == 0 && panic == 0 {
         return Plan::default();
     }
-    let panicking = |level: &Level| {
-        reach < 100 && 100 * (level.healthy + level.degraded) / level.total < u64::from(panic)
-    };
-    if levels.iter().all(panicking) {
+    let panicking = panicking(reach, panic);
+    if levels.iter().all(&panicking) {
         return by_size(levels);
     }
+    spread(levels, &available, panicking)
+}
+
+/// As [`plan`], without the levels of these priorities: Envoy's `PreviousPrioritiesRetryPriority`. Which levels panic does
+/// not depend on that. `None` when nothing is available at the others, or no priority is left out.
+pub(super) fn plan_without(
+    levels: &[Level],
+    (overprovisioning, panic): (u32, u32),
+    without: &[u32],
+) -> Option<Plan> {
+    if without.is_empty() {
+        return None;
+    }
+    let mut available = available(levels, overprovisioning);
+    let panicking = panicking(reach(&available), panic);
+    for (level, available) in levels.iter().zip(&mut available) {
+        if without.contains(&level.priority) {
+            *available = [0; 2];
+        }
+    }
+    (reach(&available) > 0).then(|| spread(levels, &available, panicking))
+}
+
+/// How many percent of the requests the healthy and the degraded endpoints of each level could take.
+fn available(levels: &[Level], overprovisioning: u32) -> Vec<[u64; 2]> {
+    let available = |level: &Level| {
+        [level.healthy, level.degraded]
+            .map(|count| percent(u64::from(overprovisioning).saturating_mul(count), level.total))
+    };
+    levels.iter().map(available).collect()
+}
+
+/// How many percent all of them can take.
+fn reach(available: &[[u64; 2]]) -> u64 {
+    available.iter().flatten().sum::<u64>().min(100)
+}
+
+/// Whether the health of a level is disregarded.
+fn panicking(reach: u64, panic: u32) -> impl Fn(&Level) -> bool {
+    move |level| reach < 100 && 100 * (level.healthy + level.degraded) / level.total < u64::from(panic)
+}
+
+/// Spreads requests over what is `available`, which is not nothing.
+fn spread(levels: &[Level], available: &[[u64; 2]], panicking: impl Fn(&Level) -> bool) -> Plan {
+    let reach = reach(available);
     let mut left = 100;
     let mut percents = vec![[0; 2]; levels.len()];
     for health in 0..2 {
@@ -188,6 +225,36 @@ mod tests {
         check(&[level(0, 30, 1, 0), level(1, 10, 1, 0)], &[[0, 0, 75], [0, 0, 25]], true);
         check(&[level(0, 10, 0, 0), level(1, 10, 0, 0)], &[[0, 0, 50], [0, 0, 50]], true);
         check(&[], &[], false);
+    }
+
+    /// Percent to each level when these priorities are left out; `None` where nothing else is available.
+    #[track_caller]
+    fn check_without(levels: &[Level], without: &[u32], expected: Option<&[u8]>) {
+        let plan = plan_without(levels, (140, 50), without);
+        let percents = plan.map(|plan| {
+            let of = |level: &Level| {
+                let own = plan.shares.iter().filter(|share| share.priority == level.priority);
+                own.map(|share| share.percent).sum()
+            };
+            levels.iter().map(of).collect::<Vec<u8>>()
+        });
+        assert_eq!(percents.as_deref(), expected, "{levels:?} without {without:?}");
+    }
+
+    #[test]
+    fn priorities_are_left_out() {
+        let three = [level(0, 10, 10, 0), level(1, 10, 10, 0), level(4, 10, 10, 0)];
+        check_without(&three, &[], None);
+        check_without(&three, &[0], Some(&[0, 100, 0]));
+        check_without(&three, &[0, 1], Some(&[0, 0, 100]));
+        check_without(&three, &[1], Some(&[100, 0, 0]));
+        check_without(&three, &[7], Some(&[100, 0, 0]));
+        check_without(&three, &[0, 1, 4], None);
+        // What is left takes all there is: 28 % and 70 % become 28 of 98.
+        let weak = [level(0, 10, 10, 0), level(1, 10, 2, 0), level(2, 10, 5, 0)];
+        check_without(&weak, &[0], Some(&[0, 29, 71]));
+        check_without(&[level(0, 10, 10, 0), level(1, 10, 0, 0)], &[0], None);
+        check_without(&[level(0, 10, 10, 0), level(1, 10, 0, 5)], &[0], Some(&[0, 100]));
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Whether a request is tried again, and when: Envoy's `RetryStateImpl`, without its timers and counters.
 
 mod back_off;
+mod priorities;
 mod recent;
 
 use culvert_model::{RetryOn, RetryPolicy};
 use smallvec::SmallVec;
 
 pub use back_off::{BackOffState, rate_limited};
+pub use priorities::PreviousPriorities;
 pub use recent::Recent;
 
 use crate::{

@@ -378,17 +378,23 @@ impl Exchange<'_> {
         let hash =
             *passage.hash.get_or_init(|| self.affinity(passage.action, cluster, || self.foreseen(passage)));
         let subset = passage.weighted.map_or(&passage.action.subset, |weighted| &weighted.subset).as_ref();
-        let mut choice = Choice { hash, subset, attempt: 0, destination: self.destination(cluster) };
+        let destination = self.destination(cluster);
+        let mut choice = Choice { hash, subset, destination, ..Choice::default() };
         let rng = &mut self.conn.worker.rng.borrow_mut();
-        let mut host = cluster.pick(rng, choice);
-        if let Some(retrying) = passage.retrying.as_ref() {
+        let retrying = passage.retrying.as_ref();
+        let mut pick = |choice| match retrying {
+            Some(retrying) => retrying.pick(cluster, rng, choice),
+            None => cluster.pick(rng, choice),
+        };
+        let mut host = pick(choice);
+        if let Some(retrying) = retrying {
             let again = if passage.is_retry.get() { retrying.host_attempts() } else { 0 };
             for attempt in 1..=again {
                 if !host.as_ref().is_some_and(|host| retrying.avoids(host)) {
                     break;
                 }
                 choice.attempt = attempt;
-                host = cluster.pick(rng, choice);
+                host = pick(choice);
             }
             if let Some(host) = &host {
                 retrying.tries(host, passage.revived.get());

@@ -9,7 +9,7 @@ use std::{
 use culvert_model::{AvoidHost, RetryPolicy, RoutePriority, Struct};
 use culvert_proto::{
     ResponseHead,
-    retry::{BackOffState, Decision, Reset, Retries, rate_limited},
+    retry::{BackOffState, Decision, PreviousPriorities, Reset, Retries, rate_limited},
     route::RequestView,
 };
 use culvert_ring::time;
@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use super::CountedBy;
 use crate::{
     http::log::Flags,
-    upstream::{Cluster, Credit, Host},
+    upstream::{Choice, Cluster, Credit, Host},
 };
 
 /// What a route and its request say about retries, and how many there were.
@@ -34,6 +34,8 @@ pub(super) struct Retrying<'a> {
 struct State<'a> {
     retries: Retries<'a>,
     back_off: BackOffState,
+    /// Where the policy avoids those of the attempts so far.
+    priorities: Option<PreviousPriorities>,
     /// Of the retry that is under way.
     credit: Option<Credit>,
     /// Hosts of the attempts so far, where the policy avoids them.
@@ -160,8 +162,29 @@ impl<'a> Retrying<'a> {
         })
     }
 
-    /// An attempt goes to this host.
-    pub(super) fn tries(&self, host: &Rc<Host>) {
+    /// A host of `cluster`, at another priority than before where the policy says so.
+    pub(super) fn pick(
+        &self,
+        cluster: &Cluster,
+        rng: &mut fastrand::Rng,
+        choice: Choice<'_>,
+    ) -> Option<Rc<Host>> {
+        let priorities = &mut self.state.borrow_mut().priorities;
+        let Some(priorities) = priorities else { return cluster.pick(rng, choice) };
+        let host = cluster.pick(rng, Choice { without: priorities.avoided(), ..choice });
+        if cluster.is_exhausted() {
+            priorities.exhausted();
+        }
+        host
+    }
+
+    /// An attempt goes to this host. `revived`: it is the one before once more.
+    pub(super) fn tries(&self, host: &Rc<Host>, revived: bool) {
+        if let Some(priorities) = &mut self.state.borrow_mut().priorities
+            && !revived
+        {
+            priorities.tries(host.spec().endpoint.priority);
+        }
         if self.policy.is_some_and(|policy| policy.avoid.contains(&AvoidHost::Previous)) {
             self.state.borrow_mut().tried.push(host.clone());
         }

@@ -69,6 +69,8 @@ pub struct Facts<'a> {
     pub bytes_sent: u64,
     /// Name of the route; empty without.
     pub route_name: &'a str,
+    /// Name of the virtual cluster; empty without.
+    pub virtual_cluster: &'a str,
     /// `name` and `alt_stat_name` of the cluster.
     pub cluster: Option<(&'a str, &'a str)>,
     /// The endpoint that was chosen.
