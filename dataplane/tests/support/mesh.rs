@@ -216,7 +216,9 @@ impl Mesh {
         let (socket, bpf_dir) =
             (self.control_socket().display().to_string(), self.world.bpf_dir.display().to_string());
         let common = ["--capture", self.variant.mode, "--control-socket", &socket, "--bpf-dir", &bpf_dir];
-        let flags = [&common[..], flags].concat();
+        let splice = splice_of_this_machine();
+        let splice = splice.iter().filter(|_| !flags.contains(&"--splice")).flat_map(|it| ["--splice", it]);
+        let flags = [&common[..], flags, &splice.collect::<Vec<_>>()].concat();
         Culvert::start_with(self.variant.driver, 0, &bootstrap.text(), &flags)
     }
 
@@ -249,6 +251,12 @@ impl Mesh {
     pub fn socket_mode(&self) -> u32 {
         fs::metadata(self.control_socket()).expect("control socket").permissions().mode() & 0o777
     }
+}
+
+/// `--splice` for tests that do not care, from `CULVERT_TEST_SPLICE`: where the self-test is slow and it is known what it
+/// says, it need not be asked at every start. Without, the default.
+fn splice_of_this_machine() -> Option<String> {
+    std::env::var("CULVERT_TEST_SPLICE").ok().filter(|mode| !mode.is_empty())
 }
 
 /// Waits until `condition` holds.

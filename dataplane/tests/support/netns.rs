@@ -1,7 +1,7 @@
 //! Pods: network namespaces on a bridge of their own, with applications and clients in them.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd as _,
@@ -73,8 +73,7 @@ impl World {
             namespaces: Vec::new(),
         };
         let hub = world.namespace("hub");
-        ip(&format!("-n {hub} link add br0 type bridge forward_delay 0"));
-        ip(&format!("-n {hub} link set br0 up"));
+        ip_all(&hub, &["link add br0 type bridge forward_delay 0", "link set br0 up"]);
         world
     }
 
@@ -86,15 +85,20 @@ impl World {
         let hub = &self.namespaces[0];
         let v4 = Ipv4Addr::new(10, 77, 0, u8::try_from(number).expect("few pods"));
         let v6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number);
-        ip(&format!("-n {hub} link add v{number} type veth peer name eth0 netns {namespace}"));
-        ip(&format!("-n {hub} link set v{number} master br0 up"));
-        // A link-local address would come up some time later, and change what the namespace looks like.
-        ip(&format!("-n {namespace} link set eth0 addrgenmode none"));
-        ip(&format!("-n {namespace} addr add {v4}/24 dev eth0"));
-        ip(&format!("-n {namespace} addr add {v6}/64 dev eth0 nodad"));
-        ip(&format!("-n {namespace} link set eth0 up"));
-        ip(&format!("-n {namespace} route add default dev eth0"));
-        ip(&format!("-n {namespace} -6 route add default dev eth0"));
+        let link = format!("link add v{number} type veth peer name eth0 netns {namespace}");
+        ip_all(hub, &[&link, &format!("link set v{number} master br0 up")]);
+        ip_all(
+            &namespace,
+            &[
+                // A link-local address would come up some time later, and change what the namespace looks like.
+                "link set eth0 addrgenmode none",
+                &format!("addr add {v4}/24 dev eth0"),
+                &format!("addr add {v6}/64 dev eth0 nodad"),
+                "link set eth0 up",
+                "route add default dev eth0",
+                "route add ::/0 dev eth0",
+            ],
+        );
         let netns = Arc::new(File::open(format!("/run/netns/{namespace}")).expect("its namespace"));
         Pod { name: name.to_owned(), namespace, v4, v6, netns }
     }
@@ -130,32 +134,14 @@ impl Pod {
         culvert_ring::net::in_netns(self.netns.as_fd(), run).expect("inside the pod")
     }
 
-    /// A command that will run in the pod.
-    pub fn command(&self, command: &[&str]) -> Command {
-        let mut inside = Command::new("ip");
-        inside.args(["netns", "exec", &self.namespace]).args(command).stdin(Stdio::null());
-        inside
-    }
-
     /// What a command in the pod prints. It must succeed.
     pub fn run(&self, command: &[&str]) -> String {
-        output(&mut self.command(command))
+        self.inside(|| output(&mut words(command)))
     }
 
     /// Runs a command in the pod with this input; what it prints.
     pub fn run_with(&self, command: &[&str], input: &str) -> String {
-        let mut child: Child = self
-            .command(command)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("started");
-        child.stdin.take().expect("its input").write_all(input.as_bytes()).expect("written");
-        let output = child.wait_with_output().expect("its end");
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{command:?}: {errors}");
-        String::from_utf8(output.stdout).expect("text")
+        self.inside(|| feed(&mut words(command), input))
     }
 
     pub fn try_connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
@@ -212,26 +198,31 @@ impl Pod {
 
     /// Everything that capture by rules may leave behind in a namespace, for comparing.
     pub fn footprint(&self) -> String {
-        let commands: [&[&str]; 10] = [
+        const COMMANDS: [&[&str]; 7] = [
             &["iptables-nft-save"],
             &["ip6tables-nft-save"],
-            // Asking iptables-legacy would make the tables it is asked about.
-            &["cat", "/proc/net/ip_tables_names"],
-            &["cat", "/proc/net/ip6_tables_names"],
             &["nft", "list", "ruleset"],
             &["ip", "rule"],
             &["ip", "-6", "rule"],
             &["ip", "route", "show", "table", "all"],
             &["ip", "-6", "route", "show", "table", "all"],
-            &["cat", "/proc/sys/net/ipv4/tcp_fwmark_accept"],
         ];
-        let shown = |command: &[&str]| {
-            let text = output_of_any(&mut self.command(command));
+        const FILES: [&str; 3] = [
+            // Asking iptables-legacy would make the tables it is asked about.
+            "/proc/thread-self/net/ip_tables_names",
+            "/proc/thread-self/net/ip6_tables_names",
+            "/proc/sys/net/ipv4/tcp_fwmark_accept",
+        ];
+        let shown = |what: String, text: String| {
             let lasting = text.lines().filter(|line| !line.starts_with('#')).map(without_counters);
             let lasting = lasting.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n");
-            format!("{}\n{}\n", command.join(" "), without_empty_chains(&lasting))
+            format!("{what}\n{}\n", without_empty_chains(&lasting))
         };
-        commands.iter().map(|command| shown(command)).collect()
+        self.inside(|| {
+            let commands = COMMANDS.map(|it| shown(it.join(" "), output_of_any(&mut words(it))));
+            let files = FILES.map(|it| shown(it.to_owned(), fs::read_to_string(it).unwrap_or_default()));
+            commands.concat() + &files.concat()
+        })
     }
 }
 
@@ -275,9 +266,31 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
+fn words(command: &[&str]) -> Command {
+    let mut words = Command::new(command[0]);
+    words.args(&command[1..]).stdin(Stdio::null());
+    words
+}
+
 /// Runs `ip` with these words. It must succeed.
 pub fn ip(arguments: &str) -> String {
     output(Command::new("ip").args(arguments.split(' ')))
+}
+
+/// Runs `ip` once for several commands in a namespace. All of them must succeed.
+fn ip_all(namespace: &str, commands: &[&str]) {
+    feed(Command::new("ip").args(["-n", namespace, "-batch", "-"]), &commands.join("\n"));
+}
+
+/// Runs a command with this input; what it prints. It must succeed.
+fn feed(command: &mut Command, input: &str) -> String {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child: Child = piped.spawn().expect("started");
+    child.stdin.take().expect("its input").write_all(input.as_bytes()).expect("written");
+    let output = child.wait_with_output().expect("its end");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {errors}");
+    String::from_utf8(output.stdout).expect("text")
 }
 
 fn output(command: &mut Command) -> String {

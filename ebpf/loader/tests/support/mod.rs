@@ -57,8 +57,7 @@ impl World {
             namespaces: Vec::new(),
         };
         let hub = world.namespace("hub");
-        ip(&format!("-n {hub} link add br0 type bridge forward_delay 0"));
-        ip(&format!("-n {hub} link set br0 up"));
+        ip_all(&hub, &["link add br0 type bridge forward_delay 0", "link set br0 up"]);
         world
     }
 
@@ -76,15 +75,20 @@ impl World {
         let number = self.pods;
         let name = self.namespace(&format!("pod{number}"));
         let hub = &self.namespaces[0];
-        ip(&format!("-n {hub} link add v{number} type veth peer name eth0 netns {name}"));
-        ip(&format!("-n {hub} link set v{number} master br0 up"));
-        // A link-local address would come up some time later, and change what the namespace looks like.
-        ip(&format!("-n {name} link set eth0 addrgenmode none"));
         let v4 = Ipv4Addr::new(10, 77, 0, number as u8);
         let v6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number as u16);
-        ip(&format!("-n {name} addr add {v4}/24 dev eth0"));
-        ip(&format!("-n {name} addr add {v6}/64 dev eth0 nodad"));
-        ip(&format!("-n {name} link set eth0 up"));
+        let link = format!("link add v{number} type veth peer name eth0 netns {name}");
+        ip_all(hub, &[&link, &format!("link set v{number} master br0 up")]);
+        ip_all(
+            &name,
+            &[
+                // A link-local address would come up some time later, and change what the namespace looks like.
+                "link set eth0 addrgenmode none",
+                &format!("addr add {v4}/24 dev eth0"),
+                &format!("addr add {v6}/64 dev eth0 nodad"),
+                "link set eth0 up",
+            ],
+        );
         let netns = File::open(format!("/run/netns/{name}")).unwrap();
         let cookie = netns_cookie(netns.as_fd()).unwrap();
         Pod { name, netns, cookie, v4: v4.into(), v6: v6.into() }
@@ -288,6 +292,16 @@ pub fn ip(arguments: &str) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {error}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs `ip` once for several commands in a namespace.
+fn ip_all(namespace: &str, commands: &[&str]) {
+    let mut command = Command::new("ip");
+    command.args(["-n", namespace, "-batch", "-"]).stdin(Stdio::piped());
+    let mut child = spawn(&mut command);
+    child.stdin.take().unwrap().write_all(commands.join("\n").as_bytes()).unwrap();
+    let status = child.wait().unwrap();
+    assert!(status.success(), "ip {commands:?}: {status}");
 }
 
 /// A cgroup of this test process, entered by it while any test needs it.
