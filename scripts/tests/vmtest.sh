@@ -33,6 +33,13 @@ test_a_skipped_program_is_not_a_pass() {
   [ "$(said 'vm: start doctor' 'vm: end doctor 0 at 3 s' 'vm: skipped doctor: for a reason' 'vm: done' | count)" = '0 0 1' ]
 }
 
+test_reasons_are_said_once() {
+  # shellcheck source=scripts/vmtest
+  . "$ROOT/scripts/vmtest"
+  [ "$(said 'vm: skipped a::b: too old: by far' 'vm: skipped c: nothing' 'vm: skipped d: too old: by far' 'vm: done' | reasons)" \
+    = $'2 tests: too old: by far\nc: nothing' ]
+}
+
 test_programs_bring_their_libraries() {
   # shellcheck source=scripts/vmtest
   . "$ROOT/scripts/vmtest"
