@@ -231,7 +231,7 @@ async fn attempt(
         }
         Some(Err(CallError::Timeout)) => {
             if let Some(version) = begun {
-                cluster.count_cut(version == Version::Http2, false);
+                cluster.count_cut(version.is_multiplexed(), false);
             }
             host.stats(|stats| stats.rq_error.inc());
         }

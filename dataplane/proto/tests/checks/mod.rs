@@ -545,8 +545,11 @@ pub(crate) fn http3(input: &[u8]) {
     }
 }
 
+/// Names and values.
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The fields of a section of at most 4,096 bytes.
-fn fields_of(section: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Violation> {
+fn fields_of(section: &[u8]) -> Result<Fields, Violation> {
     let (mut fields, mut scratch) = (Vec::new(), Vec::new());
     qpack::decode(section, 4_096, &mut scratch, |name, value| {
         fields.push((name.to_vec(), value.to_vec()));

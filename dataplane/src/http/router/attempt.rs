@@ -9,7 +9,7 @@ use std::{
 };
 
 use culvert_model::RoutePriority;
-use culvert_proto::{Headers, Version};
+use culvert_proto::Headers;
 use culvert_ring::time;
 
 use super::{

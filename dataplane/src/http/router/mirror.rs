@@ -242,7 +242,7 @@ impl Run {
             Some((started, self.discard_answer(&lent, &host).await))
         };
         let Some(exchanged) = within_stream(cluster, exchange).await else {
-            return cluster.count_cut(lent.conn.version() == Version::Http2, false);
+            return cluster.count_cut(lent.conn.version().is_multiplexed(), false);
         };
         let Some((started, answer)) = exchanged else { return cluster.stats.upstream_rq_tx_reset.inc() };
         match answer {
