@@ -1,7 +1,7 @@
 //! What the programs say to whoever reads culvert's log: what went wrong with a connection, which no counter tells of.
 //!
 //! Messages wait in a ring in memory, also while no culvert runs. Each processor has a few a second; how many were left out
-//! is said with the next one.
+//! is counted, and said by culvert: a second message in each place would double what the kernel has to verify.
 
 use core::mem;
 
@@ -22,14 +22,16 @@ pub struct Said {
     /// When the second began.
     since_ns: u64,
     messages: u32,
+    /// Since the map was made; it wraps.
     left_out: u32,
 }
 
-/// How many messages were left out before this one; `None` when this one is to be left out too.
+/// Whether one more may be said; if not, it is counted.
 #[inline(always)]
-pub fn turn() -> Option<u32> {
+pub fn may_be_said() -> bool {
+    let Some(said) = SAID.get_ptr_mut(0) else { return false };
     // SAFETY: the entry belongs to this processor. A program that interrupts this one makes the count wrong at worst.
-    let said = unsafe { &mut *SAID.get_ptr_mut(0)? };
+    let said = unsafe { &mut *said };
     // SAFETY: the helper only returns a number.
     let now = unsafe { bpf_ktime_get_ns() };
     if now.wrapping_sub(said.since_ns) >= SECOND_NS {
@@ -38,12 +40,10 @@ pub fn turn() -> Option<u32> {
     }
     if said.messages >= SHARE {
         said.left_out = said.left_out.wrapping_add(1);
-        return None;
+        return false;
     }
     said.messages += 1;
-    let left_out = said.left_out;
-    said.left_out = 0;
-    Some(left_out)
+    true
 }
 
 /// The address as messages show it with `{:i}`; IPv4 in its v4-mapped form.
@@ -56,10 +56,7 @@ pub const fn shown(address: Address) -> [u8; 16] {
 /// `say!(warn, ctx, "...", ...)`: one of `aya_log_ebpf`'s levels, the program's context, and what its macros take.
 macro_rules! say {
     ($level:ident, $ctx:expr, $($message:tt)+) => {
-        if let Some(left_out) = $crate::say::turn() {
-            if left_out > 0 {
-                ::aya_log_ebpf::warn!($ctx, "{} messages before this one were left out", left_out);
-            }
+        if $crate::say::may_be_said() {
             ::aya_log_ebpf::$level!($ctx, $($message)+);
         }
     };
