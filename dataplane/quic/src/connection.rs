@@ -1,6 +1,7 @@
 //! A connection.
 
 use std::{
+    any::Any,
     cell::{Cell, Ref, RefCell, RefMut},
     collections::HashMap,
     future::poll_fn,
@@ -50,6 +51,8 @@ pub(crate) struct Conn {
     pub(crate) dirty: Cell<bool>,
     /// The deadline that the driver's queue of timers knows.
     pub(crate) scheduled: Cell<Option<Instant>>,
+    /// What the acceptor has noted.
+    pub(crate) note: RefCell<Option<Rc<dyn Any>>>,
 }
 
 pub(crate) struct State {
@@ -108,8 +111,15 @@ impl Connection {
     /// # Errors
     /// Why the connection has ended.
     pub async fn open_bi(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
-        let id = poll_fn(|cx| self.poll_open(Dir::Bi, cx)).await?;
-        Ok((SendStream::new(&self.0, id), RecvStream::new(&self.0, id)))
+        poll_fn(|cx| self.poll_open_bi(cx)).await
+    }
+
+    /// Opens a stream, like [`Connection::open_bi`].
+    ///
+    /// # Errors
+    /// Why the connection has ended.
+    pub fn poll_open_bi(&self, cx: &Context<'_>) -> Poll<Result<(SendStream, RecvStream), ConnectionError>> {
+        self.poll_open(Dir::Bi, cx).map_ok(|id| (SendStream::new(&self.0, id), RecvStream::new(&self.0, id)))
     }
 
     /// Opens a stream to the peer, as soon as it allows one more.
@@ -117,8 +127,15 @@ impl Connection {
     /// # Errors
     /// Why the connection has ended.
     pub async fn open_uni(&self) -> Result<SendStream, ConnectionError> {
-        let id = poll_fn(|cx| self.poll_open(Dir::Uni, cx)).await?;
-        Ok(SendStream::new(&self.0, id))
+        poll_fn(|cx| self.poll_open_uni(cx)).await
+    }
+
+    /// Opens a stream, like [`Connection::open_uni`].
+    ///
+    /// # Errors
+    /// Why the connection has ended.
+    pub fn poll_open_uni(&self, cx: &Context<'_>) -> Poll<Result<SendStream, ConnectionError>> {
+        self.poll_open(Dir::Uni, cx).map_ok(|id| SendStream::new(&self.0, id))
     }
 
     /// The next stream in both directions that the peer has opened.
@@ -126,8 +143,19 @@ impl Connection {
     /// # Errors
     /// Why the connection has ended.
     pub async fn accept_bi(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
-        let id = poll_fn(|cx| self.poll_accept(Dir::Bi, cx)).await?;
-        Ok((SendStream::new(&self.0, id), RecvStream::new(&self.0, id)))
+        poll_fn(|cx| self.poll_accept_bi(cx)).await
+    }
+
+    /// The next stream, like [`Connection::accept_bi`].
+    ///
+    /// # Errors
+    /// Why the connection has ended.
+    pub fn poll_accept_bi(
+        &self,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(SendStream, RecvStream), ConnectionError>> {
+        self.poll_accept(Dir::Bi, cx)
+            .map_ok(|id| (SendStream::new(&self.0, id), RecvStream::new(&self.0, id)))
     }
 
     /// The next stream from the peer.
@@ -135,8 +163,15 @@ impl Connection {
     /// # Errors
     /// Why the connection has ended.
     pub async fn accept_uni(&self) -> Result<RecvStream, ConnectionError> {
-        let id = poll_fn(|cx| self.poll_accept(Dir::Uni, cx)).await?;
-        Ok(RecvStream::new(&self.0, id))
+        poll_fn(|cx| self.poll_accept_uni(cx)).await
+    }
+
+    /// The next stream, like [`Connection::accept_uni`].
+    ///
+    /// # Errors
+    /// Why the connection has ended.
+    pub fn poll_accept_uni(&self, cx: &Context<'_>) -> Poll<Result<RecvStream, ConnectionError>> {
+        self.poll_accept(Dir::Uni, cx).map_ok(|id| RecvStream::new(&self.0, id))
     }
 
     fn poll_open(&self, dir: Dir, cx: &Context<'_>) -> Poll<Result<StreamId, ConnectionError>> {
@@ -173,14 +208,26 @@ impl Connection {
 
     /// Waits for the end of the connection.
     pub async fn closed(&self) -> ConnectionError {
-        poll_fn(|cx| {
-            let mut state = self.0.state.borrow_mut();
-            match &state.error {
-                Some(error) => Poll::Ready(error.clone()),
-                None => wait(&mut state.waiting.closed, cx),
-            }
-        })
-        .await
+        poll_fn(|cx| self.poll_closed(cx)).await
+    }
+
+    /// Waits for the end of the connection.
+    pub fn poll_closed(&self, cx: &Context<'_>) -> Poll<ConnectionError> {
+        let mut state = self.0.state.borrow_mut();
+        match &state.error {
+            Some(error) => Poll::Ready(error.clone()),
+            None => wait(&mut state.waiting.closed, cx),
+        }
+    }
+
+    /// How many streams have something that the peer has not acknowledged, or are not finished.
+    pub fn sending_streams(&self) -> usize {
+        self.0.state.borrow_mut().proto.streams().send_streams()
+    }
+
+    /// What the endpoint's acceptor has noted of it; see [`crate::Accept::note`].
+    pub fn note(&self) -> Option<Rc<dyn Any>> {
+        self.0.note.borrow().clone()
     }
 
     /// Why the connection has ended, if it has.
@@ -207,6 +254,12 @@ impl Connection {
     /// The own address that the peer speaks to, where the kernel tells.
     pub fn local_ip(&self) -> Option<IpAddr> {
         self.0.state.borrow().proto.local_ip()
+    }
+
+    /// This end of the connection, where the kernel tells. A system call.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        let bound = self.0.shared.local_addr().ok()?;
+        Some(SocketAddr::new(self.local_ip().unwrap_or(bound.ip()), bound.port()))
     }
 
     /// Whether this side has accepted the connection.
@@ -264,6 +317,7 @@ impl Conn {
             handles: Cell::new(0),
             dirty: Cell::new(false),
             scheduled: Cell::new(None),
+            note: RefCell::default(),
         })
     }
 

@@ -1,9 +1,10 @@
 //! An endpoint: the handle of the task that drives a socket and its connections.
 
 use std::{
+    any::Any,
     future::poll_fn,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     rc::Rc,
     sync::Arc,
@@ -26,6 +27,14 @@ pub enum ConnectError {
     /// The handshake failed.
     #[error(transparent)]
     Handshake(#[from] ConnectionError),
+}
+
+/// How a client is accepted.
+pub struct Accept {
+    /// The configuration.
+    pub config: Arc<ServerConfig>,
+    /// What [`Connection::note`] returns: the reason of the choice.
+    pub note: Rc<dyn Any>,
 }
 
 /// A UDP socket of the current worker and the connections on it, accepted and made. All methods must be called inside the
@@ -53,6 +62,12 @@ impl Endpoint {
     /// there are left alone. `None` refuses clients from now on.
     pub fn set_server(&self, server: Option<Arc<ServerConfig>>) {
         self.shared.set_server(server);
+    }
+
+    /// Has `acceptor` choose what each client of the future is accepted with, by its address and the own one that it speaks
+    /// to; `None` refuses it. The configuration of [`Endpoint::bind`] is then good for Retry alone.
+    pub fn set_acceptor(&self, acceptor: impl Fn(SocketAddr, Option<IpAddr>) -> Option<Accept> + 'static) {
+        self.shared.set_acceptor(Rc::new(acceptor));
     }
 
     /// Connects to a server, which is to show a certificate for `name` as the configuration sees it.

@@ -26,7 +26,7 @@ mod stream;
 
 pub use config::{Config, Secret, client, server};
 pub use connection::{Connection, Peer};
-pub use endpoint::{ConnectError, Endpoint};
+pub use endpoint::{Accept, ConnectError, Endpoint};
 pub use error::StreamError;
 pub use id::{ID_LENGTH, worker_of};
 pub use quinn_proto::{

@@ -101,8 +101,13 @@ impl Driver {
     /// Takes a client, or asks it to show that it can be reached, or refuses it.
     fn take_client(&mut self, incoming: Incoming, now: Instant) -> Option<quinn_proto::Transmit> {
         let shared = Rc::clone(&self.shared);
-        let mut proto = shared.proto();
         let handshaking = shared.handshaking();
+        let chosen = shared.acceptor().map(|choose| choose(incoming.remote_address(), incoming.local_ip()));
+        let mut proto = shared.proto();
+        if let Some(None) = chosen {
+            shared.count(|it| it.refused += 1);
+            return Some(proto.refuse(incoming, &mut self.answer));
+        }
         if handshaking >= shared.config.max_handshakes
             || shared.waiting_clients() >= shared.config.max_handshakes
         {
@@ -120,7 +125,8 @@ impl Driver {
         } else {
             incoming
         };
-        match proto.accept(incoming, now, &mut self.answer, None) {
+        let (config, note) = chosen.flatten().map(|it| (it.config, it.note)).unzip();
+        match proto.accept(incoming, now, &mut self.answer, config) {
             Ok((handle, connection)) => {
                 drop(proto);
                 shared.count(|it| {
@@ -128,6 +134,7 @@ impl Driver {
                     it.handshaking += 1;
                 });
                 let conn = Conn::new(&shared, handle, connection);
+                *conn.note.borrow_mut() = note;
                 shared.offer(Connection::new(&conn));
                 shared.insert(handle, &conn);
                 None

@@ -5,7 +5,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
     fmt, io, mem,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -17,7 +17,7 @@ use culvert_ring::UdpSocket;
 use quinn_proto::{ConnectionHandle, ServerConfig, VarInt};
 
 use crate::{
-    Config, Connection, EndpointStats,
+    Accept, Config, Connection, EndpointStats,
     connection::{Conn, wait},
 };
 
@@ -45,7 +45,11 @@ pub(crate) struct Shared {
     /// The driver has ended.
     over: Cell<bool>,
     stats: RefCell<EndpointStats>,
+    acceptor: RefCell<Option<Acceptor>>,
 }
+
+/// See [`crate::Endpoint::set_acceptor`].
+pub(crate) type Acceptor = Rc<dyn Fn(SocketAddr, Option<IpAddr>) -> Option<Accept>>;
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,6 +77,7 @@ impl Shared {
             shut: Cell::new(false),
             over: Cell::new(false),
             stats: RefCell::default(),
+            acceptor: RefCell::default(),
         })
     }
 
@@ -98,6 +103,14 @@ impl Shared {
 
     pub(crate) fn set_server(&self, server: Option<Arc<ServerConfig>>) {
         self.proto().set_server_config(server);
+    }
+
+    pub(crate) fn set_acceptor(&self, acceptor: Acceptor) {
+        *self.acceptor.borrow_mut() = Some(acceptor);
+    }
+
+    pub(super) fn acceptor(&self) -> Option<Acceptor> {
+        self.acceptor.borrow().clone()
     }
 
     pub(crate) fn rebind(&self, socket: UdpSocket) {
@@ -253,6 +266,8 @@ impl Shared {
     pub(crate) fn shut(&self) {
         self.shut.set(true);
         self.set_server(None);
+        // It may refer to what refers to the endpoint.
+        drop(self.acceptor.take());
         // Outside of the borrow, as closing comes back here.
         let clients = mem::take(&mut *self.clients.borrow_mut());
         drop(clients);
