@@ -20,6 +20,7 @@ impl WorkerPort for Port {
             listener: listener.listener_name,
             socket: listener.fd,
             number: 0,
+            quic: false,
             origin: Origin::Pod(listener.pod, listener.direction),
         };
         self.0.tell(worker, Command::AddListener(bound));

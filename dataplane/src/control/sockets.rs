@@ -13,7 +13,7 @@ use culvert_ring::net;
 
 use crate::{
     upstream::keepalive,
-    worker::{BoundListener, Command, Origin, Workers},
+    worker::{BoundListener, Command, Origin, UDP_BUFFER, Workers},
 };
 
 /// A listener could not be bound.
@@ -81,6 +81,8 @@ struct Wanted {
     transparent: bool,
     backlog: Option<u32>,
     reuse_port: bool,
+    /// Of UDP.
+    quic: bool,
 }
 
 impl Sockets {
@@ -197,9 +199,11 @@ impl Sockets {
         for (wanted, sockets) in made {
             self.last += 1;
             let number = self.last;
+            let wanted_quic = wanted.quic;
             bound.push(Bound { wanted, number });
             for (worker, socket) in sockets {
-                let bound = BoundListener { listener: name.clone(), socket, number, origin: Origin::Direct };
+                let (listener, quic) = (name.clone(), wanted_quic);
+                let bound = BoundListener { listener, socket, number, quic, origin: Origin::Direct };
                 workers.tell(worker, Command::AddListener(bound));
             }
         }
@@ -234,6 +238,7 @@ fn wanted(listener: &Listener) -> Vec<Wanted> {
         transparent: listener.transparent,
         backlog: listener.backlog,
         reuse_port: listener.reuse_port,
+        quic: listener.quic.is_some(),
     };
     listener.addresses().zip(sockets).map(wanted).collect()
 }
@@ -241,6 +246,7 @@ fn wanted(listener: &Listener) -> Vec<Wanted> {
 /// One socket per worker, or one that all share.
 fn bind(wanted: &Wanted, workers: usize) -> io::Result<Vec<(usize, OwnedFd)>> {
     match &wanted.address {
+        Address::Ip(ip) if wanted.quic => (0..workers).map(|worker| Ok((worker, udp(wanted, ip)?))).collect(),
         Address::Ip(ip) if wanted.reuse_port => {
             (0..workers).map(|worker| Ok((worker, tcp(wanted, ip)?))).collect()
         }
@@ -271,6 +277,25 @@ fn with_options<T>(wanted: &Wanted, f: impl FnOnce(&net::ListenOptions<'_>) -> T
         mark: None,
     };
     f(&options)
+}
+
+/// A socket for datagrams; the kernel spreads clients over those of an address by theirs.
+fn udp(wanted: &Wanted, address: &SocketAddr) -> io::Result<OwnedFd> {
+    let of = |state: SocketState| -> Vec<net::RawOption<'_>> {
+        let options = wanted.socket.options.iter().filter(|(when, _)| *when == state);
+        options.map(|(_, option)| (option.level, option.name, option.value.as_slice())).collect()
+    };
+    let [prebind, bound] = [SocketState::Prebind, SocketState::Bound].map(of);
+    let options = net::UdpOptions {
+        reuse_port: true,
+        receive_buffer: Some(UDP_BUFFER),
+        send_buffer: Some(UDP_BUFFER),
+        freebind: wanted.freebind,
+        v6only: !wanted.socket.ipv4_compat,
+        options: [&prebind, &bound],
+        ..net::UdpOptions::default()
+    };
+    net::udp_socket(address, &options)
 }
 
 /// Capped by the kernel at `net.core.somaxconn`.

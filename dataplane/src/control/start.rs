@@ -53,6 +53,14 @@ use crate::{
 /// How long start-up waits for the first addresses of DNS clusters before it serves without them.
 const DNS_PATIENCE: Duration = Duration::from_secs(5);
 
+/// A secret that lasts as long as the process.
+fn quic_secret() -> Result<culvert_quic::Secret, ServeError> {
+    culvert_quic::Secret::random().map_err(|_| ServeError::Io {
+        doing: "asking for random bytes",
+        error: std::io::ErrorKind::Unsupported.into(),
+    })
+}
+
 impl Control {
     pub(super) async fn start(
         loaded: &Loaded,
@@ -76,6 +84,7 @@ impl Control {
                 loaded.bootstrap.max_downstream_connections.unwrap_or(u64::MAX),
             ),
             connection_ids: AtomicU64::new(0),
+            quic_secret: quic_secret()?,
             drain: options.drain,
             service_cluster: loaded.bootstrap.node_cluster.clone(),
             node_id: loaded.node().id,

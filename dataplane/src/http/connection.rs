@@ -91,7 +91,8 @@ impl Connection {
         let mut timers = Timers { wait: Timer::new(), route: Timer::new() };
         let mut undecided = match self.shared.agreed() {
             Some(Speaks::Http2) => return self.multiplexed().await,
-            Some(Speaks::Http1) => false,
+            // HTTP/3 does not come over streams of bytes; a listener of these is not configured with it.
+            Some(Speaks::Http1 | Speaks::Http3) => false,
             None => true,
         };
         loop {

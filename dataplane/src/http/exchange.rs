@@ -183,23 +183,18 @@ impl<'c> Exchange<'c> {
     pub(super) fn count_request(&self) {
         let stats = &self.conn.manager.stats;
         stats.downstream_rq_total.inc();
-        match self.stream.is_multiplexed() {
-            false => stats.downstream_rq_http1_total.inc(),
-            true => stats.downstream_rq_http2_total.inc(),
+        match self.downstream_version {
+            Version::Http10 | Version::Http11 => stats.downstream_rq_http1_total.inc(),
+            Version::Http2 => stats.downstream_rq_http2_total.inc(),
+            Version::Http3 => stats.downstream_rq_http3_total.inc(),
         }
     }
 
     /// Answers it with `reply` without looking at it.
     pub(super) fn refuse(self, reply: Reply) -> After {
-        let stats = &self.conn.manager.stats;
-        stats.downstream_rq_total.inc();
-        if self.stream.is_multiplexed() {
-            stats.downstream_rq_http2_total.inc();
-        } else {
-            stats.downstream_rq_http1_total.inc();
-            if self.record.bare.get() {
-                self.count_early_response();
-            }
+        self.count_request();
+        if !self.stream.is_multiplexed() && self.record.bare.get() {
+            self.count_early_response();
         }
         let after = self.reply(reply);
         self.finish();

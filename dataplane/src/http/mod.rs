@@ -1,7 +1,7 @@
 //! The HTTP connection manager: each request through hygiene, routing and forwarding.
 //!
 //! `connection` reads requests off a downstream connection one after the other and decides whether it stays open;
-//! `multiplexed` does so for HTTP/2, where each request is a task of its own. `exchange` is one request and its response;
+//! `multiplexed` does so for HTTP/2, where each request is a task of its own, and `quic` for HTTP/3. `exchange` is one request and its response;
 //! `router` sends it to its upstream; `codec` is the wire.
 
 mod affinity;
@@ -20,6 +20,7 @@ mod hygiene;
 mod log;
 mod metadata;
 mod multiplexed;
+pub mod quic;
 mod reply;
 mod router;
 mod server_name;

@@ -52,10 +52,10 @@ struct Flushing {
 }
 
 /// Streams that have to end before their client is judged (Envoy's `overload.premature_reset_total_stream_count`).
-const JUDGED_STREAMS: u32 = 500;
+pub(super) const JUDGED_STREAMS: u32 = 500;
 
 /// How old a stream is that was not reset prematurely (`overload.premature_reset_min_stream_lifetime_seconds`).
-const PREMATURE: Duration = Duration::from_secs(1);
+pub(super) const PREMATURE: Duration = Duration::from_secs(1);
 
 /// How long a client may take nothing of what is left for it.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(60);

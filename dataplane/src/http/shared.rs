@@ -29,6 +29,7 @@ pub(super) struct Shared {
 pub(super) enum Speaks {
     Http1,
     Http2,
+    Http3,
 }
 
 impl Shared {
@@ -53,6 +54,7 @@ impl Shared {
             },
             Codec::Http1 => Some(Speaks::Http1),
             Codec::Http2 => Some(Speaks::Http2),
+            Codec::Http3 => Some(Speaks::Http3),
         }
     }
 
@@ -95,6 +97,10 @@ impl Open {
                 stats.downstream_cx_http2_total.inc();
                 stats.downstream_cx_http2_active.inc();
             }
+            Speaks::Http3 => {
+                stats.downstream_cx_http3_total.inc();
+                stats.downstream_cx_http3_active.inc();
+            }
         }
     }
 }
@@ -106,6 +112,7 @@ impl Drop for Open {
         match self.protocol.get() {
             Some(Speaks::Http1) => stats.downstream_cx_http1_active.dec(),
             Some(Speaks::Http2) => stats.downstream_cx_http2_active.dec(),
+            Some(Speaks::Http3) => stats.downstream_cx_http3_active.dec(),
             None => {}
         }
         stats.downstream_cx_destroy.inc();

@@ -18,6 +18,7 @@ use crate::{
     listener::Filter,
     snapshot::{ChainSpec, TerminalSpec},
     tcp::TcpManager,
+    tls::ServerContext,
     worker::{DrainPolicy, Worker},
 };
 
@@ -29,6 +30,8 @@ pub struct ChainRuntime {
     pub(super) filters: Vec<Filter>,
     /// What its connections meet at last; they are closed where there is nothing.
     pub terminal: Option<Terminal>,
+    /// What QUIC makes of the TLS context that was in force last.
+    pub(super) quic: RefCell<Option<QuicContext>>,
     draining: Cell<Option<Draining>>,
     /// Whether the end of the drain time is waited for.
     waiting: Cell<bool>,
@@ -36,6 +39,8 @@ pub struct ChainRuntime {
     open: RefCell<HashMap<u64, Option<TaskId>>>,
     next: Cell<u64>,
 }
+
+type QuicContext = (Arc<ServerContext>, Arc<culvert_quic::ServerConfig>);
 
 /// The terminal filter with this worker's state.
 pub enum Terminal {
@@ -71,6 +76,7 @@ impl ChainRuntime {
             spec,
             filters,
             terminal,
+            quic: RefCell::default(),
             draining: Cell::new(None),
             waiting: Cell::new(false),
             open: RefCell::default(),

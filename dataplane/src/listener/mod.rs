@@ -5,6 +5,7 @@ mod chain;
 mod filters;
 mod inspect;
 mod notes;
+mod quic;
 mod runtime;
 mod secure;
 
@@ -25,6 +26,7 @@ pub use filters::Filter;
 pub(crate) use filters::{is_enabled, with_view};
 pub use inspect::{InspectorStats, ProxyCounters};
 pub use notes::{FilterState, Notes};
+pub use quic::accept_quic;
 pub use runtime::{ListenerRuntime, OpenConnection};
 
 use crate::{

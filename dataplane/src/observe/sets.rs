@@ -150,6 +150,8 @@ stat_set! {
         gauge downstream_cx_http1_active,
         counter downstream_cx_http2_total,
         gauge downstream_cx_http2_active,
+        counter downstream_cx_http3_total,
+        gauge downstream_cx_http3_active,
         counter downstream_cx_idle_timeout,
         counter downstream_cx_max_duration_reached,
         counter downstream_cx_max_requests_reached,
@@ -161,6 +163,7 @@ stat_set! {
         gauge downstream_rq_active,
         counter downstream_rq_http1_total,
         counter downstream_rq_http2_total,
+        counter downstream_rq_http3_total,
         counter downstream_rq_failed_path_normalization,
         counter downstream_rq_header_timeout,
         counter downstream_rq_idle_timeout,
@@ -228,6 +231,7 @@ stat_set! {
         counter upstream_cx_destroy_with_active_rq,
         counter upstream_cx_http1_total,
         counter upstream_cx_http2_total,
+        counter upstream_cx_http3_total,
         counter upstream_cx_idle_timeout,
         counter upstream_cx_max_duration_reached,
         counter upstream_cx_max_requests,
@@ -299,6 +303,20 @@ stat_set! {
         counter outbound_control_flood,
         counter requests_rejected_with_underscores_in_headers,
         counter rx_messaging_error,
+        counter rx_reset,
+        gauge streams_active,
+        counter trailers,
+        /// Responses whose rest the client did not take in time.
+        counter tx_flush_timeout,
+        counter tx_reset,
+    }
+}
+
+stat_set! {
+    /// Scope `http3` for clients, `cluster.<alt_stat_name or name>.http3` for upstreams.
+    pub struct Http3Stats {
+        counter dropped_headers_with_underscores,
+        counter requests_rejected_with_underscores_in_headers,
         counter rx_reset,
         gauge streams_active,
         counter trailers,

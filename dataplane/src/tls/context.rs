@@ -72,8 +72,17 @@ pub struct ServerContext {
     pub(super) without_alpn: Option<Arc<ServerConfig>>,
     sessions: Option<Arc<Sessions>>,
     binding: Binding,
+    resolver: Arc<Resolver>,
     /// For `/certs`.
     pub certificates: Certificates,
+}
+
+impl ServerContext {
+    /// The certificate that a client is shown who asks for that name.
+    pub(super) fn shown_for(&self, name: Option<&str>) -> Option<Arc<CertificateInfo>> {
+        let shown = self.resolver.choose(name, &params::SIGALGS.map(|(scheme, _)| scheme));
+        shown.map(|entry| entry.info.clone())
+    }
 }
 
 /// What connections to endpoints are made with.
@@ -276,7 +285,7 @@ pub fn server(
         .with_protocol_versions(&params::versions(&tls.common))
         .map_err(|error| ContextError::of("tls_params", error))?
         .with_client_cert_verifier(Arc::new(verifier))
-        .with_cert_resolver(resolver);
+        .with_cert_resolver(resolver.clone());
     config.ignore_client_order = true;
     let binding = binding(scope, tls, validation, material);
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -301,7 +310,7 @@ pub fn server(
     let without_alpn = (!tls.common.alpn.is_empty()).then(|| Arc::new(config.clone()));
     config.alpn_protocols = alpn(&tls.common);
     let certificates = Certificates { own, trusted, ..Certificates::default() };
-    Ok(ServerContext { config: Arc::new(config), without_alpn, sessions, binding, certificates })
+    Ok(ServerContext { config: Arc::new(config), without_alpn, sessions, binding, resolver, certificates })
 }
 
 /// Compiles an upstream context.

@@ -94,6 +94,7 @@ async fn accept_with(
         session.feed(&lease);
         drop(lease);
         let mut wire = Vec::new();
+        forget_others();
         let mut outcome = session.advance(Outgoing::Nothing, &mut received, &mut wire);
         if let (Err(rustls::Error::NoApplicationProtocol), Some(config)) = (&outcome, &context.without_alpn)
             && let Some(first) = first.take()
@@ -157,6 +158,7 @@ async fn connect_with(
     let mut received = Vec::new();
     let mut signed_with = None;
     loop {
+        forget_others();
         let outcome = stream.write_with(|wire| session.advance(Outgoing::Nothing, &mut received, wire));
         signed_with = take_signed_with().or(signed_with);
         outcome.map_err(HandshakeError::Tls)?;
@@ -165,6 +167,11 @@ async fn connect_with(
         }
         session.feed(&read(&stream).await?);
     }
+}
+
+/// What handshakes of QUIC have left, which are done elsewhere on this thread.
+fn forget_others() {
+    let _ = (take_hello(), take_signed_with());
 }
 
 async fn read(stream: &Stream) -> Result<Lease, HandshakeError> {

@@ -7,7 +7,7 @@ use rustls::{CommonState, HandshakeKind};
 
 use super::{
     certificate::{CertificateInfo, hex},
-    context::Hello,
+    context::{Hello, ServerContext},
     params::{SUITES, VERSIONS},
 };
 use crate::observe::access::{CertificateFacts, TlsFacts};
@@ -68,6 +68,23 @@ impl TlsInfo {
             local,
             cipher_id,
             facts: OnceCell::new(),
+        }
+    }
+
+    /// What is known of a connection of QUIC. Its cipher suite is not.
+    pub fn of_quic(peer: &culvert_quic::Peer, context: &ServerContext) -> Self {
+        let certificate = peer.certificates.split_first().and_then(|(leaf, rest)| {
+            let intermediates = rest.iter().map(|der| der.to_vec()).collect();
+            Some(PeerCertificate { leaf: CertificateInfo::parse(leaf)?, intermediates })
+        });
+        let alpn = peer.protocol.as_deref().map(|it| String::from_utf8_lossy(it).into_owned());
+        Self {
+            version: "TLSv1.3",
+            alpn: alpn.unwrap_or_default(),
+            sni: peer.server_name.clone().unwrap_or_default(),
+            peer: certificate,
+            local: context.shown_for(peer.server_name.as_deref()),
+            ..Self::default()
         }
     }
 

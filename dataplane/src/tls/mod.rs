@@ -6,6 +6,7 @@ mod contexts;
 mod handshake;
 mod info;
 mod params;
+mod quic;
 mod san;
 mod session;
 mod stats;
@@ -22,6 +23,7 @@ pub use context::{
 pub use contexts::Contexts;
 pub use handshake::{HandshakeError, accept, connect};
 pub use info::{PeerCertificate, TlsInfo, url_encoded};
+pub use quic::{Failure, QuicError, quic_base, quic_client, quic_server};
 pub use stats::TlsStats;
 pub use stream::Encrypted;
 pub use tickets::OwnKeys;

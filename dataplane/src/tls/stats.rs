@@ -1,9 +1,9 @@
 //! `listener.<address>.ssl.*`, `cluster.<name>.ssl.*`.
 
-use rustls::{CertificateError, CommonState, Error, SignatureScheme};
+use rustls::{CertificateError, CommonState, Error, ProtocolVersion, SignatureScheme};
 
 use super::{
-    HandshakeError,
+    Failure, HandshakeError,
     params::{CURVES, SIGALGS, SUITES, VERSIONS},
     verify::Distrust,
 };
@@ -69,6 +69,22 @@ impl TlsStats {
             &self.versions,
             VERSIONS.iter().position(|(known, _)| Some(*known) == common.protocol_version()),
         );
+    }
+
+    /// A handshake of QUIC that is complete.
+    pub fn completed_quic(&self, has_certificate: bool) {
+        self.handshake.inc();
+        self.no_certificate.add(u64::from(!has_certificate));
+        count(&self.versions, VERSIONS.iter().position(|(known, _)| *known == ProtocolVersion::TLSv1_3));
+    }
+
+    /// One that failed.
+    pub fn failed_quic(&self, failure: Failure) {
+        match failure {
+            Failure::Distrust => self.fail_verify_error.inc(),
+            Failure::NoCertificate => self.fail_verify_no_cert.inc(),
+            Failure::Other => self.connection_error.inc(),
+        }
     }
 
     pub(super) fn failed(&self, error: &HandshakeError) {

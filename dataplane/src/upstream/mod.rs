@@ -10,6 +10,7 @@ mod original_dst;
 mod outlier;
 mod pool;
 mod queue;
+mod quic;
 mod shared;
 
 use std::{
@@ -36,7 +37,9 @@ pub use pool::{AcquireError, IdleSet, Lent, TcpConn, discard_outdated, discard_w
 use crate::{
     capture::{PodHandle, splice::WorkerSplice},
     listener::Downstream,
-    observe::stats::{ClusterStats, CodeStats, Http2Stats, Registry, StatSet, SubsetStats, ZoneStats},
+    observe::stats::{
+        ClusterStats, CodeStats, Http2Stats, Http3Stats, Registry, StatSet, SubsetStats, ZoneStats,
+    },
     snapshot::{ClusterSpec, HostSpec, Limits},
     tls::TlsStats,
     upstream::{balancer::Balancer, former::Former, original_dst::Passing},
@@ -129,6 +132,7 @@ pub struct Cluster {
     /// Of handshakes; registered with the first.
     tls_stats: OnceCell<Arc<TlsStats>>,
     http2_stats: OnceCell<Arc<Http2Stats>>,
+    http3_stats: OnceCell<Arc<Http3Stats>>,
     zone_stats: OnceCell<Arc<ZoneStats>>,
     subset_stats: OnceCell<Arc<SubsetStats>>,
     /// What filters keep of it, by their names for that.
@@ -163,6 +167,7 @@ impl Cluster {
             origins: Default::default(),
             tls_stats: OnceCell::new(),
             http2_stats: OnceCell::new(),
+            http3_stats: OnceCell::new(),
             zone_stats: OnceCell::new(),
             subset_stats: OnceCell::new(),
             kept: RefCell::default(),
@@ -328,6 +333,15 @@ impl Cluster {
         let made = self.http2_stats.get_or_init(|| {
             let stats = Arc::new(Http2Stats::default());
             self.registry.register(format!("cluster.{}.http2", self.config().stat_name), stats.clone());
+            stats
+        });
+        made.clone()
+    }
+
+    fn http3_stats(&self) -> Arc<Http3Stats> {
+        let made = self.http3_stats.get_or_init(|| {
+            let stats = Arc::new(Http3Stats::default());
+            self.registry.register(format!("cluster.{}.http3", self.config().stat_name), stats.clone());
             stats
         });
         made.clone()

@@ -282,7 +282,9 @@ impl Cluster {
     ) -> Result<Lent, AcquireError> {
         let config = self.config();
         match config.protocol {
-            UpstreamProtocol::Http2 => return Box::pin(self.acquire_shared(worker, host, via, fresh)).await,
+            UpstreamProtocol::Http2 | UpstreamProtocol::Http3 => {
+                return Box::pin(self.acquire_shared(worker, host, via, fresh)).await;
+            }
             UpstreamProtocol::Downstream if downstream.is_multiplexed() => {
                 return Box::pin(self.acquire_shared(worker, host, via, fresh)).await;
             }
@@ -402,21 +404,29 @@ impl Cluster {
         let started = time::now();
         match self.connect(host, via, offer).await {
             Ok(stream) => {
-                self.stats.upstream_cx_connect_ms.record(millis(time::now() - started));
+                self.count_connected(started);
                 Ok(stream)
             }
             Err(error) => {
-                self.stats.upstream_cx_connect_fail.inc();
-                if error == AcquireError::Timeout {
-                    self.stats.upstream_cx_connect_timeout.inc();
-                    self.stats.upstream_cx_destroy_local.inc();
-                } else {
-                    self.stats.upstream_cx_destroy_remote.inc();
-                }
-                host.stats(|s| s.cx_connect_fail.inc());
+                self.count_failed(host, &error);
                 Err(error)
             }
         }
+    }
+
+    pub(super) fn count_connected(&self, started: Instant) {
+        self.stats.upstream_cx_connect_ms.record(millis(time::now() - started));
+    }
+
+    pub(super) fn count_failed(&self, host: &Host, error: &AcquireError) {
+        self.stats.upstream_cx_connect_fail.inc();
+        if *error == AcquireError::Timeout {
+            self.stats.upstream_cx_connect_timeout.inc();
+            self.stats.upstream_cx_destroy_local.inc();
+        } else {
+            self.stats.upstream_cx_destroy_remote.inc();
+        }
+        host.stats(|s| s.cx_connect_fail.inc());
     }
 
     /// Connects one stream to `host`, in the network namespace and from the address that `via` asks for.
@@ -425,6 +435,9 @@ impl Cluster {
     /// The kernel's reason, or the cluster's `connect_timeout` passed.
     async fn connect(&self, host: &Host, via: &Via, offer: &[&[u8]]) -> Result<Transport, AcquireError> {
         let (spec, config) = (host.spec(), self.config());
+        if config.quic.is_some() {
+            return Err(AcquireError::Connect("the cluster speaks HTTP/3 alone".to_owned()));
+        }
         let until = time::now() + config.connect_timeout;
         let stream = connect(&spec.endpoint, &config, via).await?;
         if let Some(pod) = &via.pod {

@@ -1,4 +1,4 @@
-//! Connections that many requests share: HTTP/2.
+//! Connections that many requests share: HTTP/2 and HTTP/3.
 //!
 //! A connection is a task of its own, from connecting to its end. Requests find it in the list of its host; those that
 //! come while it connects wait for it.
@@ -17,13 +17,15 @@ use culvert_ring::{task, time};
 use crate::{
     http::codec::{
         ClientStream, h1,
-        h2::{ClientConn, Opener, Owner, Wire},
+        h2::{self, ClientConn, Owner, Wire},
+        h3,
     },
     upstream::{
         AcquireError, Cluster, Host, Lent, PoolKey, Via,
         limit::Credit,
         pool::{Credits, Guard, Hold, PendingRequest, evict_idle, is_old},
         queue::{Freed, Takes, wait_turn},
+        quic,
     },
     worker::Worker,
 };
@@ -48,7 +50,7 @@ pub(super) struct SharedConn {
     wakers: RefCell<Vec<Waker>>,
 }
 
-enum State {
+pub(super) enum State {
     /// No streams are opened any more.
     Closed,
     Connecting,
@@ -56,6 +58,37 @@ enum State {
     Open(Opener),
     /// The handshake agreed on HTTP/1: one of those who waited gets it.
     Plain(Option<Box<(h1::ClientConn, Guard)>>),
+}
+
+/// What opens streams on a connection.
+pub(super) enum Opener {
+    H2(h2::Opener),
+    H3(h3::Opener),
+}
+
+impl Opener {
+    fn is_going(&self) -> bool {
+        match self {
+            Self::H2(opener) => opener.is_going(),
+            Self::H3(opener) => opener.is_going(),
+        }
+    }
+
+    /// Whether something seems to have come that the connection's task has not seen.
+    fn has_arrived(&self) -> bool {
+        match self {
+            Self::H2(opener) => opener.has_arrived(),
+            // What has come was seen: all connections have one socket.
+            Self::H3(_) => false,
+        }
+    }
+
+    fn stream(&mut self, cx: &mut Context<'_>) -> Option<ClientStream> {
+        match self {
+            Self::H2(opener) => opener.stream(cx).map(ClientStream::H2),
+            Self::H3(opener) => opener.stream().map(ClientStream::H3),
+        }
+    }
 }
 
 /// A stream's place on its connection.
@@ -66,6 +99,7 @@ impl Drop for Slot {
         let conn = &self.0;
         conn.active.set(conn.active.get() - 1);
         conn.idle_since.set(time::now());
+        conn.count_bytes();
         conn.notice_goaway();
         let priority = conn.key.priority;
         // Those of other pools have something of it only when it may be closed for them.
@@ -162,7 +196,10 @@ impl Cluster {
         if config.protocol == UpstreamProtocol::Auto && host.speaks_http2.get() == Some(false) {
             return None;
         }
-        let max = config.http2.unwrap_or_default().max_concurrent_streams;
+        let max = match config.quic {
+            Some(quic) => quic.max_concurrent_streams,
+            None => config.http2.unwrap_or_default().max_concurrent_streams,
+        };
         let max = max.min(host.max_streams.get()).min(config.max_requests_per_connection.unwrap_or(u32::MAX));
         let fits = |conn: &&Rc<SharedConn>| {
             conn.key == *key && matches!(*conn.state.borrow(), State::Connecting) && conn.waiting.get() < max
@@ -193,7 +230,11 @@ impl Cluster {
         host.shared.borrow_mut().push(conn.clone());
         worker.idle.borrow_mut().watch(Rc::downgrade(&conn));
         let guard = Guard::new(self.clone(), host.clone(), credits);
-        task::spawn(drive(conn.clone(), via.clone(), guard));
+        if self.config().quic.is_some() {
+            task::spawn(quic::drive(worker.handle(), conn.clone(), via.clone(), guard));
+        } else {
+            task::spawn(drive(conn.clone(), via.clone(), guard));
+        }
         conn
     }
 }
@@ -237,7 +278,7 @@ fn lend(
         let reused = conn.requests.get() > 0;
         conn.requests.set(conn.requests.get() + 1);
         let slot = Slot(conn.clone());
-        let lent = Lent::shared(ClientStream::H2(stream), host.clone(), key.clone(), slot, credit, reused);
+        let lent = Lent::shared(stream, host.clone(), key.clone(), slot, credit, reused);
         let max = conn.cluster.config().max_requests_per_connection;
         if max.is_some_and(|max| conn.requests.get() >= max) {
             conn.cluster.stats.upstream_cx_max_requests.inc();
@@ -296,7 +337,7 @@ async fn drive(conn: Rc<SharedConn>, via: Via, guard: Guard) {
         Ok(opened) => opened,
         Err(error) => return conn.settle(State::Failed(AcquireError::Connect(error.to_string()))),
     };
-    conn.settle(State::Open(opener));
+    conn.settle(State::Open(Opener::H2(opener)));
     let ended = poll_fn(|cx| driven.poll_end(cx)).await;
     conn.notice_goaway();
     conn.retire();
@@ -320,12 +361,58 @@ async fn drive(conn: Rc<SharedConn>, via: Via, guard: Guard) {
 }
 
 impl SharedConn {
+    pub(super) fn cluster(&self) -> &Rc<Cluster> {
+        &self.cluster
+    }
+
+    pub(super) fn host(&self) -> &Rc<Host> {
+        &self.host
+    }
+
+    /// Whether it is still waited for.
+    pub(super) fn is_wanted(&self) -> bool {
+        matches!(*self.state.borrow(), State::Connecting)
+    }
+
+    /// Whether it has streams.
+    pub(super) fn is_busy(&self) -> bool {
+        self.active.get() > 0
+    }
+
+    /// It could not be connected.
+    pub(super) fn fail(&self, error: AcquireError) {
+        self.cluster.stats.upstream_rq_pending_failure_eject.add(u64::from(self.waiting.get()));
+        self.settle(State::Failed(error));
+    }
+
+    /// It is over.
+    pub(super) fn leave(&self) {
+        self.notice_goaway();
+        self.retire();
+    }
+
+    /// Counts the bytes of a connection that nobody else counts them of.
+    fn count_bytes(&self) {
+        if let State::Open(Opener::H3(opener)) = &*self.state.borrow() {
+            let (received, sent) = opener.take_bytes();
+            self.cluster.stats.upstream_cx_rx_bytes_total.add(received);
+            self.cluster.stats.upstream_cx_tx_bytes_total.add(sent);
+        }
+    }
+
     /// Whether another stream can be opened. Changes nothing in the list, which is being looked through.
     fn has_room(&self) -> bool {
         let State::Open(opener) = &*self.state.borrow() else { return false };
         if opener.is_going() {
             return false;
         }
+        let opener = match opener {
+            Opener::H2(opener) => opener,
+            Opener::H3(opener) => {
+                let ours = self.cluster.config().quic.map_or(0, |quic| quic.max_concurrent_streams);
+                return self.active.get() < ours && opener.has_room();
+            }
+        };
         if let Some(max) = opener.max_streams() {
             self.host.max_streams.set(max);
         }
@@ -376,7 +463,7 @@ impl SharedConn {
         self.host.shared.borrow_mut().retain(|conn| !std::ptr::eq(&**conn, self));
     }
 
-    fn settle(&self, state: State) {
+    pub(super) fn settle(&self, state: State) {
         if !matches!(*self.state.borrow(), State::Connecting) {
             // Nobody wants it any more.
             return;

@@ -22,11 +22,13 @@ pub(super) async fn obey(worker: Rc<Worker>, mut commands: Receiver<Command>) {
             Command::Publish(snapshot) => worker.publish(snapshot),
             Command::Rename { number, listener } => {
                 worker.rename(&listener, |accepting| accepting.pod.is_none() && accepting.number == number);
+                worker.rename_endpoints(&listener, number);
             }
             Command::Retarget { pod, direction, listener } => {
                 worker.rename(&listener, |accepting| accepting.pod == Some((pod, direction)));
             }
             Command::RemoveSocket { number, refuse } => {
+                worker.close_endpoints(number);
                 worker.stop_accepting(refuse, |accepting| {
                     accepting.pod.is_none() && accepting.number == number
                 });

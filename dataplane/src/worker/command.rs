@@ -62,6 +62,8 @@ pub struct BoundListener {
     pub socket: OwnedFd,
     /// By which control refers to it later; workers that share an address have the same. 0 for pods'.
     pub number: u64,
+    /// Whether it is one of UDP, for connections of QUIC.
+    pub quic: bool,
     /// How the original destination of a connection is found.
     pub origin: Origin,
 }

@@ -11,6 +11,7 @@ mod table;
 use std::{
     cell::{Cell, OnceCell, Ref, RefCell},
     collections::{HashMap, HashSet},
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Deref,
     rc::{Rc, Weak},
@@ -26,7 +27,9 @@ use culvert_proto::{
     RequestHead, ResponseHead,
     route::{RequestView, Scopes, Table},
 };
+use culvert_quic::Endpoint;
 use culvert_ring::{
+    net,
     task::{self, TaskId},
     time,
 };
@@ -38,11 +41,11 @@ pub use table::{LocalTable, RequestCounters};
 use crate::{
     capture::{Direction, splice::WorkerSplice},
     http::date::Date,
-    listener::{InspectorStats, ListenerRuntime, ProxyCounters, accept},
+    listener::{InspectorStats, ListenerRuntime, ProxyCounters, accept, accept_quic},
     observe::{
         access::{Loggers, Runtime, pipe::Pipes},
         access_log::AccessLogs,
-        stats::{CaptureStats, ConfigStats, HeapStats, Http2Stats, Registry},
+        stats::{CaptureStats, ConfigStats, HeapStats, Http2Stats, Http3Stats, Registry},
         trace::pipe::SpanPipes,
     },
     snapshot::{Extension, RouteSpec, Snapshot},
@@ -78,6 +81,8 @@ pub struct Process {
     pub fails_health_checks: AtomicBool,
     /// `%HOSTNAME%`
     pub hostname: String,
+    /// What stateless resets and Retry tokens of QUIC are made with.
+    pub quic_secret: culvert_quic::Secret,
     /// How connections of listeners and chains that are no longer configured end.
     pub drain: DrainPolicy,
 }
@@ -112,6 +117,7 @@ pub struct Worker {
     /// Held for the registry, which forgets what nobody holds.
     _heap_stats: Arc<HeapStats>,
     http2_stats: OnceCell<Arc<Http2Stats>>,
+    http3_stats: OnceCell<Arc<Http3Stats>>,
     /// Counters of listener filters.
     pub inspectors: InspectorStats,
     proxy_counters: RefCell<HashMap<String, Rc<ProxyCounters>>>,
@@ -126,6 +132,9 @@ pub struct Worker {
     leaving: RefCell<HashMap<Arc<str>, Rc<ListenerRuntime>>>,
     by_address: RefCell<HashMap<SocketAddr, Rc<ListenerRuntime>>>,
     sockets: RefCell<Vec<Accepting>>,
+    endpoints: RefCell<Vec<Listening>>,
+    /// Where connections of QUIC to upstreams leave from, by IP version; made for the first of them.
+    dialing: [OnceCell<Endpoint>; 2],
     /// Pods whose connections are accepted.
     pods: RefCell<HashSet<u32>>,
     draining: Cell<Option<DrainScope>>,
@@ -182,6 +191,20 @@ struct Accepting {
     task: TaskId,
 }
 
+/// A UDP socket that connections of QUIC are accepted on. Dropped, it goes on for those that are there.
+struct Listening {
+    _endpoint: Rc<Endpoint>,
+    number: u64,
+    listener: Rc<RefCell<Arc<str>>>,
+    task: TaskId,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        task::abort(self.task);
+    }
+}
+
 /// Message heads not in use. Their buffers are kept, so that a request in the steady state allocates none.
 ///
 /// Boxed, because they move in and out with every request and are larger than a pointer by far.
@@ -198,6 +221,9 @@ const ACCEPT_GRACE: Duration = Duration::from_millis(50);
 
 /// How long a listener is remembered after its removal: longer than [`ACCEPT_GRACE`], and than control takes to tell.
 const LEAVING: Duration = Duration::from_secs(5);
+
+/// Bytes that the kernel may keep for a UDP socket in each direction, for bursts.
+pub const UDP_BUFFER: usize = 4 << 20;
 
 /// How many unused heads a worker keeps: enough for a burst, little enough to forget one.
 const HEADS_KEPT: usize = 256;
@@ -225,6 +251,7 @@ impl Worker {
             splice: WorkerSplice::new(&process.registry),
             config_stats,
             http2_stats: OnceCell::new(),
+            http3_stats: OnceCell::new(),
             inspectors: InspectorStats::new(&process.registry),
             proxy_counters: RefCell::default(),
             request_counters: table::KnownCounters::default(),
@@ -237,6 +264,8 @@ impl Worker {
             leaving: RefCell::default(),
             by_address: RefCell::default(),
             sockets: RefCell::default(),
+            endpoints: RefCell::default(),
+            dialing: Default::default(),
             pods: RefCell::default(),
             draining: Cell::new(None),
             heads: RefCell::default(),
@@ -285,6 +314,16 @@ impl Worker {
         let made = self.http2_stats.get_or_init(|| {
             let stats = Arc::new(Http2Stats::default());
             self.process.registry.register("http2", stats.clone());
+            stats
+        });
+        made.clone()
+    }
+
+    /// Counters of HTTP/3 connections of clients; registered with the first.
+    pub fn http3_stats(&self) -> Arc<Http3Stats> {
+        let made = self.http3_stats.get_or_init(|| {
+            let stats = Arc::new(Http3Stats::default());
+            self.process.registry.register("http3", stats.clone());
             stats
         });
         made.clone()
@@ -436,6 +475,20 @@ impl Worker {
             }
         };
         self.pods.borrow_mut().extend(pod.map(|(id, _)| id));
+        if bound.quic {
+            match accept_quic(self, bound.socket, &listener) {
+                Ok((endpoint, task)) => self.endpoints.borrow_mut().push(Listening {
+                    _endpoint: endpoint,
+                    number: bound.number,
+                    listener,
+                    task,
+                }),
+                Err(error) => {
+                    log::error!(target: "worker", "listener {}: cannot accept: {error}", bound.listener);
+                }
+            }
+            return;
+        }
         match culvert_ring::Listener::new(bound.socket) {
             Ok(socket) => {
                 let socket = Rc::new(socket);
@@ -466,6 +519,45 @@ impl Worker {
             }
             true
         });
+    }
+
+    /// Takes no more clients on the UDP sockets of that number.
+    fn close_endpoints(&self, number: u64) {
+        self.endpoints.borrow_mut().retain(|listening| listening.number != number);
+    }
+
+    fn rename_endpoints(&self, listener: &Arc<str>, number: u64) {
+        for known in self.endpoints.borrow().iter().filter(|known| known.number == number) {
+            *known.listener.borrow_mut() = listener.clone();
+        }
+    }
+
+    /// Where connections of QUIC to an upstream of that address leave from.
+    ///
+    /// # Errors
+    /// Those of the kernel for the first of them.
+    pub fn dialing(&self, to: &SocketAddr) -> io::Result<&Endpoint> {
+        let (place, any): (_, IpAddr) = match to {
+            SocketAddr::V4(_) => (&self.dialing[0], Ipv4Addr::UNSPECIFIED.into()),
+            SocketAddr::V6(_) => (&self.dialing[1], Ipv6Addr::UNSPECIFIED.into()),
+        };
+        if place.get().is_none() {
+            let options = net::UdpOptions {
+                receive_buffer: Some(UDP_BUFFER),
+                send_buffer: Some(UDP_BUFFER),
+                v6only: true,
+                ..net::UdpOptions::default()
+            };
+            let socket = net::udp_socket(&SocketAddr::new(any, 0), &options)?;
+            let config = culvert_quic::Config::new(self.number(), self.process.quic_secret.clone());
+            let _ = place.set(Endpoint::bind(socket, config, None)?);
+        }
+        place.get().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// What connection ids call it.
+    pub fn number(&self) -> u16 {
+        u16::try_from(self.index).unwrap_or(u16::MAX)
     }
 
     fn rename(&self, listener: &Arc<str>, which: impl Fn(&Accepting) -> bool) {

@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crate::{
-    ConfigSource, DnsAssignment, HashPolicy, Http2Options, LbPolicy, LoadAssignment, LocalityPolicy,
-    SlowStart, Struct, Subsets,
+    ConfigSource, DnsAssignment, HashPolicy, Http2Options, Http3Options, LbPolicy, LoadAssignment,
+    LocalityPolicy, QuicOptions, SlowStart, Struct, Subsets,
 };
 
 /// `config.cluster.v3.Cluster`.
@@ -74,6 +74,10 @@ pub struct Cluster {
     pub protocol: UpstreamProtocol,
     /// How HTTP/2 is spoken, where it is (`http2_protocol_options`, here or in the HTTP protocol options).
     pub http2: Option<Http2Options>,
+    /// How QUIC is spoken, where it is (`http3_protocol_options.quic_protocol_options`).
+    pub quic: Option<QuicOptions>,
+    /// How HTTP/3 is spoken, where it is (`http3_protocol_options`).
+    pub http3: Http3Options,
     /// `health_checks`: endpoints are what EDS says.
     pub health_check: Option<Arc<crate::HealthCheck>>,
     /// `outlier_detection`: none.
@@ -109,6 +113,8 @@ pub enum UpstreamProtocol {
     Http1,
     /// `explicit_http_config.http2_protocol_options`
     Http2,
+    /// `explicit_http_config.http3_protocol_options`
+    Http3,
 }
 
 /// `Cluster.type` with what belongs to it.

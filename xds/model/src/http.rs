@@ -6,7 +6,8 @@ use std::{sync::Arc, time::Duration};
 use ipnet::IpNet;
 
 use crate::{
-    AccessLog, ConfigSource, HeaderChange, Http2Options, HttpFilter, NamedFilter, RouteConfiguration, Tracing,
+    AccessLog, ConfigSource, HeaderChange, Http2Options, Http3Options, HttpFilter, NamedFilter,
+    RouteConfiguration, Tracing,
 };
 
 /// `HttpConnectionManager`, with Envoy's defaults applied. A timeout of `None` is off.
@@ -93,6 +94,8 @@ pub struct HttpConnectionManager {
     pub http1: Http1Options,
     /// `http2_protocol_options`
     pub http2: Http2Options,
+    /// `http3_protocol_options`
+    pub http3: Http3Options,
     /// `upgrade_configs`: lower-case upgrade type and whether it is enabled.
     pub upgrades: Vec<(String, bool)>,
     /// Whether the `Router` suppresses `x-envoy-*` headers.
@@ -128,6 +131,8 @@ pub enum Codec {
     Http1,
     /// `HTTP2`
     Http2,
+    /// `HTTP3`: of listeners that speak QUIC, and of no others.
+    Http3,
 }
 
 /// Where the routes of a connection manager come from.

@@ -51,6 +51,8 @@ pub struct Listener {
     pub reuse_port: bool,
     /// Whether `drain_type` is `MODIFY_ONLY`: only its own update or removal drains it, not the failing of health checks.
     pub drain_modify_only: bool,
+    /// `udp_listener_config.quic_options`: QUIC is spoken over UDP, instead of bytes over TCP.
+    pub quic: Option<crate::QuicListener>,
     /// `ignore_global_conn_limit`: false.
     pub ignore_global_limit: bool,
     /// `metadata.filter_metadata["culvert"].splice`: true. Whether bytes of captured connections may skip TCP inside the

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use culvert_model::{
-    Cluster, Discovery, HashPolicy, HeaderCase, HealthChecker, Http2Options, LbPolicy, OriginalDst,
-    UpstreamProtocol,
+    Cluster, Discovery, HashPolicy, HeaderCase, HealthChecker, Http2Options, Http3Options, LbPolicy,
+    OriginalDst, UpstreamProtocol,
 };
 use envoy_types::pb::envoy::{
     config::{
@@ -140,6 +140,8 @@ pub(crate) fn cluster(at: &At<'_>, message: &pb::Cluster) -> Option<Cluster> {
         request_names: tls::request_names(message),
         protocol: protocol.protocol,
         http2: protocol.http2,
+        quic: None,
+        http3: Http3Options::default(),
         health_check,
         outlier_detection,
         ignore_new_until_checked: common.is_some_and(|config| config.ignore_new_hosts_until_first_hc),

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use culvert_model::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, HeaderCase, HeaderChange, Http1Options,
-    Http2Options, HttpConnectionManager, InternalAddresses, RouteSource, SchemeChange, ServerHeader,
-    StripPort, UnderscoresAction,
+    Http2Options, Http3Options, HttpConnectionManager, InternalAddresses, RouteSource, SchemeChange,
+    ServerHeader, StripPort, UnderscoresAction,
 };
 use envoy_types::pb::{
     envoy::{
@@ -170,6 +170,7 @@ pub(super) fn connection_manager(
         codec: codec?,
         http1: http1?,
         http2: http2?,
+        http3: Http3Options::default(),
         upgrades: upgrades?,
         suppress_envoy_headers: router.suppress_envoy_headers,
         access_log: log?,

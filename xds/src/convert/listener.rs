@@ -87,6 +87,7 @@ pub(crate) fn listener(at: &At<'_>, message: &pb::Listener, clusters: &Clusters<
         buffer_limit_bytes: buffer_limit_bytes?,
         backlog: message.tcp_backlog_size.as_ref().map(|size| size.value),
         reuse_port: message.enable_reuse_port.as_ref().is_none_or(|enable| enable.value),
+        quic: None,
         drain_modify_only: message.drain_type() == DrainType::ModifyOnly,
         ignore_global_limit: message.ignore_global_conn_limit,
         splice: splice?,

@@ -104,6 +104,7 @@ pub(crate) fn compile(matches: &[FilterChainMatch]) -> Chains {
         backlog: None,
         reuse_port: true,
         drain_modify_only: false,
+        quic: None,
         ignore_global_limit: false,
         splice: true,
         fingerprint: 0,

@@ -8,7 +8,7 @@ use std::{
 use culvert_proto::{Headers, Method, RequestHead, ResponseHead, Version, h1::Framing};
 use culvert_ring::Chunk;
 
-use crate::http::codec::{Body, ReceiveError, h1, h2};
+use crate::http::codec::{Body, ReceiveError, h1, h2, h3};
 
 /// Where a request goes to and its response comes from.
 pub enum ClientStream {
@@ -16,6 +16,8 @@ pub enum ClientStream {
     H1(h1::ClientConn),
     /// One of many streams of a connection.
     H2(h2::ClientStream),
+    /// The same over QUIC.
+    H3(h3::ClientStream),
 }
 
 impl ClientStream {
@@ -24,6 +26,7 @@ impl ClientStream {
         match self {
             Self::H1(_) => Version::Http11,
             Self::H2(_) => Version::Http2,
+            Self::H3(_) => Version::Http3,
         }
     }
 
@@ -32,6 +35,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.local_addr(),
             Self::H2(stream) => stream.local_addr(),
+            Self::H3(stream) => stream.local_addr(),
         }
     }
 
@@ -40,6 +44,7 @@ impl ClientStream {
         match self {
             Self::H1(_) => false,
             Self::H2(stream) => stream.is_unsendable(),
+            Self::H3(stream) => stream.is_unsendable(),
         }
     }
 
@@ -47,7 +52,7 @@ impl ClientStream {
     pub fn bytes_sent(&self) -> u64 {
         match self {
             Self::H1(conn) => conn.bytes_sent(),
-            Self::H2(_) => 0,
+            Self::H2(_) | Self::H3(_) => 0,
         }
     }
 
@@ -56,7 +61,7 @@ impl ClientStream {
     pub fn bytes_acknowledged(&self) -> Option<u64> {
         match self {
             Self::H1(conn) => conn.bytes_acknowledged(),
-            Self::H2(_) => None,
+            Self::H2(_) | Self::H3(_) => None,
         }
     }
 
@@ -65,6 +70,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.send_head(head, framing),
             Self::H2(stream) => stream.send_head(head, framing),
+            Self::H3(stream) => stream.send_head(head, framing),
         }
     }
 
@@ -74,6 +80,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.send_data(chunk),
             Self::H2(stream) => stream.send_data(chunk),
+            Self::H3(stream) => stream.send_data(chunk),
         }
     }
 
@@ -82,6 +89,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.finish(trailers),
             Self::H2(stream) => stream.finish(trailers),
+            Self::H3(stream) => stream.finish(trailers),
         }
     }
 
@@ -94,6 +102,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.poll_ready(cx),
             Self::H2(stream) => stream.poll_ready(cx),
+            Self::H3(stream) => stream.poll_ready(cx),
         }
     }
 
@@ -111,6 +120,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.poll_head(method, head, cx),
             Self::H2(stream) => stream.poll_head(method, head, cx),
+            Self::H3(stream) => stream.poll_head(method, head, cx),
         }
     }
 
@@ -123,6 +133,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.poll_body(cx),
             Self::H2(stream) => stream.poll_body(cx),
+            Self::H3(stream) => stream.poll_body(cx),
         }
     }
 
@@ -131,6 +142,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.take_trailers(),
             Self::H2(stream) => stream.take_trailers(),
+            Self::H3(stream) => stream.take_trailers(),
         }
     }
 
@@ -138,7 +150,7 @@ impl ClientStream {
     pub fn is_reusable(&self) -> bool {
         match self {
             Self::H1(conn) => conn.is_reusable(),
-            Self::H2(_) => false,
+            Self::H2(_) | Self::H3(_) => false,
         }
     }
 
@@ -146,7 +158,7 @@ impl ClientStream {
     pub fn park(&self, tag: u64) {
         match self {
             Self::H1(conn) => conn.park(tag),
-            Self::H2(_) => {}
+            Self::H2(_) | Self::H3(_) => {}
         }
     }
 
@@ -154,7 +166,7 @@ impl ClientStream {
     pub fn unpark(&self) -> bool {
         match self {
             Self::H1(conn) => conn.unpark(),
-            Self::H2(_) => false,
+            Self::H2(_) | Self::H3(_) => false,
         }
     }
 
@@ -163,7 +175,7 @@ impl ClientStream {
         match self {
             Self::H1(conn) => conn.abort(),
             // Its stream is reset.
-            Self::H2(_) => {}
+            Self::H2(_) | Self::H3(_) => {}
         }
     }
 
@@ -172,6 +184,7 @@ impl ClientStream {
         match self {
             Self::H1(_) => false,
             Self::H2(stream) => stream.refuses_upgrades(),
+            Self::H3(stream) => stream.refuses_upgrades(),
         }
     }
 }

@@ -4,6 +4,7 @@ mod client;
 mod detour;
 pub mod h1;
 pub mod h2;
+pub mod h3;
 mod server;
 
 pub use client::ClientStream;

@@ -8,7 +8,7 @@ use culvert_ring::Chunk;
 use crate::http::codec::{
     Body, ReceiveError,
     detour::{Decoder, Detour, Encoder},
-    h1, h2,
+    h1, h2, h3,
 };
 
 /// Where the rest of a request comes from and its response goes to.
@@ -24,6 +24,8 @@ enum Side<'c> {
     H1(&'c h1::ServerConn),
     /// One of many streams of a connection.
     H2(&'c h2::ServerStream),
+    /// The same over QUIC.
+    H3(&'c h3::ServerStream),
 }
 
 impl<'c> ServerStream<'c> {
@@ -35,6 +37,11 @@ impl<'c> ServerStream<'c> {
     /// A stream of HTTP/2.
     pub fn of_stream(stream: &'c h2::ServerStream, detour: &'c Detour) -> Self {
         Self { side: Side::H2(stream), detour }
+    }
+
+    /// A stream of HTTP/3.
+    pub fn of_quic(stream: &'c h3::ServerStream, detour: &'c Detour) -> Self {
+        Self { side: Side::H3(stream), detour }
     }
 
     /// The next piece of the request's body.
@@ -67,6 +74,7 @@ impl<'c> ServerStream<'c> {
         match self.side {
             Side::H1(conn) => conn.poll_body(cx),
             Side::H2(stream) => stream.poll_body(cx),
+            Side::H3(stream) => stream.poll_body(cx),
         }
     }
 
@@ -157,7 +165,7 @@ impl<'c> ServerStream<'c> {
     pub fn start_tunnel(self) {
         match self.side {
             Side::H1(conn) => conn.start_tunnel(),
-            Side::H2(_) => {}
+            Side::H2(_) | Side::H3(_) => {}
         }
     }
 
@@ -169,6 +177,7 @@ impl<'c> ServerStream<'c> {
         match self.side {
             Side::H1(conn) => conn.take_trailers(),
             Side::H2(stream) => stream.take_trailers(),
+            Side::H3(stream) => stream.take_trailers(),
         }
     }
 
@@ -179,6 +188,7 @@ impl<'c> ServerStream<'c> {
             Side::H1(conn) if complete => conn.poll_gone(cx),
             Side::H1(_) => Poll::Pending,
             Side::H2(stream) => stream.poll_gone(cx),
+            Side::H3(stream) => stream.poll_gone(cx),
         }
     }
 
@@ -187,6 +197,7 @@ impl<'c> ServerStream<'c> {
         match self.side {
             Side::H1(conn) => conn.send_continue(),
             Side::H2(stream) => stream.send_continue(),
+            Side::H3(stream) => stream.send_continue(),
         }
     }
 
@@ -199,6 +210,7 @@ impl<'c> ServerStream<'c> {
         match self.side {
             Side::H1(conn) => conn.send_head(head, framing),
             Side::H2(stream) => stream.send_head(head, framing, end),
+            Side::H3(stream) => stream.send_head(head, framing, end),
         }
     }
 
@@ -220,6 +232,7 @@ impl<'c> ServerStream<'c> {
         match self.side {
             Side::H1(conn) => conn.send_data(chunk),
             Side::H2(stream) => stream.send_data(chunk),
+            Side::H3(stream) => stream.send_data(chunk),
         }
     }
 
@@ -249,6 +262,7 @@ impl<'c> ServerStream<'c> {
         match self.side {
             Side::H1(conn) => conn.finish(trailers),
             Side::H2(stream) => stream.finish(trailers),
+            Side::H3(stream) => stream.finish(trailers),
         }
     }
 
@@ -261,6 +275,7 @@ impl<'c> ServerStream<'c> {
         match self.side {
             Side::H1(conn) => conn.poll_ready(cx),
             Side::H2(stream) => stream.poll_ready(cx),
+            Side::H3(stream) => stream.poll_ready(cx),
         }
     }
 
@@ -268,13 +283,13 @@ impl<'c> ServerStream<'c> {
     pub fn is_finished(self) -> bool {
         match self.side {
             Side::H1(conn) => conn.is_finished(),
-            Side::H2(_) => false,
+            Side::H2(_) | Side::H3(_) => false,
         }
     }
 
     /// Whether other requests share the connection, which this one says nothing about.
     pub fn is_multiplexed(self) -> bool {
-        matches!(self.side, Side::H2(_))
+        matches!(self.side, Side::H2(_) | Side::H3(_))
     }
 
     /// Whether the client reset the stream of this request, and not the connection ended.
@@ -282,6 +297,7 @@ impl<'c> ServerStream<'c> {
         match self.side {
             Side::H1(_) => false,
             Side::H2(stream) => stream.was_reset(),
+            Side::H3(stream) => stream.was_reset(),
         }
     }
 
@@ -290,6 +306,7 @@ impl<'c> ServerStream<'c> {
         match self.side {
             Side::H1(_) => {}
             Side::H2(stream) => stream.drain(),
+            Side::H3(stream) => stream.drain(),
         }
     }
 }
