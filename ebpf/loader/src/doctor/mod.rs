@@ -36,6 +36,8 @@ pub fn examine(config: &CaptureConfig) -> Vec<Finding> {
     let denial = Denial::read();
     let mut findings = host::examine(&denial);
     findings.extend(surroundings::examine(config));
+    // Before anything is tried: the kernel takes a moment to free what was.
+    findings.extend(users::examine(config, &denial));
     let inside = |site: &Site<'_>| {
         let mut findings = hooks::examine(site);
         findings.extend(hooks::helpers(site));
@@ -53,7 +55,6 @@ pub fn examine(config: &CaptureConfig) -> Vec<Finding> {
         let why = denial.explain(&error);
         inside(&Site { denial: &denial, cgroup: cgroup.as_ref(), netns: Err(why.clone()), bpffs: Err(why) })
     }));
-    findings.extend(users::examine(config, &denial));
     findings
 }
 

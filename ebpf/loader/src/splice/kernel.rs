@@ -2,6 +2,10 @@
 
 use std::{collections::HashMap, fs};
 
+use aya::{
+    programs::ProgramType,
+    sys::{BpfHelper, is_helper_supported},
+};
 use culvert_bpf_common::SpliceSettings;
 
 use crate::Error;
@@ -35,8 +39,14 @@ const WANTED: [(&str, &[&str]); 6] = [
 /// Looks up what the programs need to know.
 ///
 /// # Errors
-/// [`Error::Kernel`] when the kernel does not describe its types, or not as expected.
+/// [`Error::Kernel`] when the kernel does not describe its types, or not as expected; [`Error::Program`] when it cannot load
+/// the programs for a reason that is known.
 pub(super) fn settings() -> Result<SpliceSettings, Error> {
+    let cookies = is_helper_supported(ProgramType::SkMsg, BpfHelper::BPF_FUNC_get_netns_cookie);
+    if matches!(cookies, Ok(false)) {
+        let reason = "the kernel has no network namespace cookies for it (Linux 5.15 or later)".into();
+        return Err(Error::Program { program: "splice_message", reason });
+    }
     let missing =
         || Error::Kernel { feature: "type information of its sockets (CONFIG_DEBUG_INFO_BTF)", since: "5.4" };
     let bytes = fs::read(VMLINUX).map_err(|_| missing())?;
