@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use crate::{Ledger, Scene, get, scripted, support::upstream::Upstream};
+use crate::{
+    Ledger, Scene, get, scripted,
+    support::{culvert::free_port, upstream::Upstream},
+};
 
 fn predicate(kind: &str, fields: &str) -> String {
     format!(
@@ -34,6 +37,31 @@ fn hosts_that_were_tried_are_avoided() {
             servers.sort_unstable();
             assert_eq!(servers, [0, 1, 2, 3]);
         }
+    });
+}
+
+#[test]
+fn an_attempt_without_a_connection_has_no_protocol() {
+    let ledger = Ledger::default();
+    let server = scripted(0, ledger.clone());
+    let dead = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let action =
+        predicate("previous_hosts.v3.PreviousHostsPredicate", "").replace("num_retries: 3", "num_retries: 1");
+    let actions = [action.as_str()];
+    let scene =
+        Scene { routes: &[("/", "")], actions: &actions, cluster: "lb_policy: RANDOM", ..Scene::default() };
+    scene.run(&[server.address, dead], |culvert, port| {
+        let mut ends = [0; 2];
+        // Either host may be the second, and decides.
+        for nth in 0..50 {
+            let response = get(port, &format!("/{nth}"), "503");
+            let answered = response.header("x-server").is_some();
+            let line = format!("{} LOG /{nth} 503 ", if answered { "HTTP/1.1" } else { "-" });
+            culvert
+                .wait_until(&line, |culvert| culvert.log().lines().any(|logged| logged.starts_with(&line)));
+            ends[usize::from(answered)] += 1;
+        }
+        assert!(!ends.contains(&0), "{ends:?}");
     });
 }
 

@@ -181,7 +181,7 @@ impl Scene<'_> {
              type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, \
              stat_prefix: s, {manager} access_log: [{{name: f, typed_config: {{\"@type\": \
              type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StderrAccessLog, log_format: \
-             {{text_format_source: {{inline_string: \"LOG %REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% \
+             {{text_format_source: {{inline_string: \"%UPSTREAM_PROTOCOL% LOG %REQ(:PATH)% %RESPONSE_CODE% %RESPONSE_FLAGS% \
              %RESPONSE_CODE_DETAILS% %UPSTREAM_REQUEST_ATTEMPT_COUNT%\\n\"}}}}}}}}], http_filters: [{{name: router, \
              typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}], \
              route_config: {{name: r, virtual_hosts: [{{name: v, domains: [\"*\"], {host} routes: [{}]}}]}}}}}}]}}]}}]\n  \

@@ -200,6 +200,8 @@ impl Exchange<'_> {
                     passage.kept.replay(|piece| passage.mirror_piece(piece), |end| passage.mirror_end(end));
                 }
             }
+            // Of an attempt before, not of one that may get no connection.
+            self.record.upstream_version.set(None);
             self.begin_attempt();
             let next = self.attempt(passage, &host, timers).await;
             self.end_attempt(&host, matches!(next, Next::Retry(_) | Next::Revive));
