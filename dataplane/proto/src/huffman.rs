@@ -203,7 +203,7 @@ pub(crate) mod tests {
             let codes = CODES[usize::from(length)];
             let symbols = &SYMBOLS[usize::from(codes.at)..][..codes.count as usize];
             let nth = symbols.iter().position(|it| *it == u16::from(*symbol)).unwrap();
-            bits = bits << length | u64::from(codes.first) + nth as u64;
+            bits = (bits << length) | (u64::from(codes.first) + nth as u64);
             count += length;
             while count >= 8 {
                 count -= 8;
