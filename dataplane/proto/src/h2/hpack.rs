@@ -49,8 +49,6 @@ pub struct Block {
     /// What stands behind the first `#` of the first `:path`.
     pub fragment: Option<Box<[u8]>>,
     path: bool,
-    /// Nothing but changes of the table's size came in this frame so far.
-    resizable: bool,
 }
 
 /// Reads the blocks that one peer sends, in their order.
@@ -62,6 +60,8 @@ pub struct BlockReader {
     state: State,
     literal: Literal,
     block: Block,
+    /// Nothing but changes of the table's size came in this frame so far.
+    resizable: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +127,8 @@ impl BlockReader {
             limit: TABLE_SIZE,
             state: State::Field,
             literal: Literal::default(),
-            block: Block { resizable: true, ..Block::default() },
+            block: Block::default(),
+            resizable: true,
         }
     }
 
@@ -138,7 +139,7 @@ impl BlockReader {
 
     /// What is read next came in a frame of its own: the codec takes changes of the table's size at its beginning.
     pub fn begin_frame(&mut self) {
-        self.block.resizable = true;
+        self.resizable = true;
     }
 
     /// Reads a piece of a block.
@@ -191,7 +192,8 @@ impl BlockReader {
         if !matches!(self.state, State::Field) {
             return Err(Malformed);
         }
-        Ok(std::mem::replace(&mut self.block, Block { resizable: true, ..Block::default() }))
+        self.resizable = true;
+        Ok(std::mem::take(&mut self.block))
     }
 
     /// RFC 7541 section 6: the first byte of a field tells its representation.
@@ -219,7 +221,7 @@ impl BlockReader {
         match of {
             Of::Field => {
                 self.state = State::Field;
-                self.block.resizable = false;
+                self.resizable = false;
                 let name = self.table.name(value)?;
                 if name.kind == Kind::Path && !self.block.path {
                     self.block.fragment = self.table.fragment(value).map(Into::into);
@@ -227,14 +229,14 @@ impl BlockReader {
                 self.block.see(name.kind);
             }
             Of::Size => {
-                if !self.block.resizable || value > self.limit {
+                if !self.resizable || value > self.limit {
                     return Err(Malformed);
                 }
                 self.table.resize(value);
                 self.state = State::Field;
             }
             Of::Name { stored } => {
-                self.block.resizable = false;
+                self.resizable = false;
                 self.literal.stored = stored;
                 self.literal.name = if value == 0 { None } else { Some(self.table.name(value)?) };
                 self.literal.length = 0;
