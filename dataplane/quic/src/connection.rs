@@ -259,7 +259,7 @@ impl Connection {
     /// This end of the connection, where the kernel tells. A system call.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         let bound = self.0.shared.local_addr().ok()?;
-        Some(SocketAddr::new(self.local_ip().unwrap_or(bound.ip()), bound.port()))
+        Some(SocketAddr::new(self.local_ip().unwrap_or_else(|| bound.ip()), bound.port()))
     }
 
     /// Whether this side has accepted the connection.

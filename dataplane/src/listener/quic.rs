@@ -62,7 +62,7 @@ pub fn accept_quic(
     let bound = endpoint.local_addr()?;
     let (handle, listener) = (worker.handle(), name.clone());
     endpoint.set_acceptor(move |remote, local| {
-        let local = SocketAddr::new(local.unwrap_or(bound.ip()), bound.port());
+        let local = SocketAddr::new(local.unwrap_or_else(|| bound.ip()), bound.port());
         choose(&*handle.upgrade()?, &listener.borrow(), unmapped(remote), unmapped(local))
     });
     let task = task::spawn(accept(worker.clone(), endpoint.clone()));

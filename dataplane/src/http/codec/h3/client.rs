@@ -132,9 +132,8 @@ impl ClientStream {
 
     /// Sends a request head.
     pub fn send_head(&self, head: &RequestHead, framing: Framing) {
-        let section = match convert::request_of(head, framing) {
-            Ok(section) => section,
-            Err(_) => return self.unsendable.set(true),
+        let Ok(section) = convert::request_of(head, framing) else {
+            return self.unsendable.set(true);
         };
         if framing == Framing::Tunnel {
             *self.tunnel.borrow_mut() = Some(match head.headers.get("upgrade") {
