@@ -132,6 +132,32 @@ fn a_path_with_a_fragment_is_refused_in_every_form() {
     });
 }
 
+/// More requests than the client was allowed.
+#[test]
+fn a_fragment_of_a_refused_stream_is_nobody_elses() {
+    const REFUSED_STREAM: u32 = 7;
+    let upstream = Upstream::mirror();
+    let options = "http2_protocol_options: {max_concurrent_streams: 1}";
+    on_each(upstream.address, options, &http1(), |culvert, port| {
+        let mut raw = Raw::open(port);
+        raw.send(&frame(HEADERS, END_HEADERS, 1, b"\x83\x86\x84\x41\x04test"));
+        for stream in (3..103).step_by(2) {
+            let path = [&b"\x04\x7f\x81\x7d/#"[..], &[b'x'; 16_126]].concat();
+            raw.send(&frame(HEADERS, WHOLE, stream, &block(&path)));
+            let reset = next(&mut raw);
+            assert_eq!((reset.kind, reset.stream), (RST_STREAM, stream), "{reset:?}");
+            assert_eq!(reset.payload[..], REFUSED_STREAM.to_be_bytes());
+        }
+        raw.send(&frame(DATA, END_STREAM, 1, b"body"));
+        is_answered(&mut raw, 1, OK, "the first");
+        raw.send(&frame(HEADERS, WHOLE, 103, &block(b"\x04\x02/c")));
+        is_answered(&mut raw, 103, OK, "one without");
+        raw.send(&frame(HEADERS, WHOLE, 105, &block(b"\x04\x02/#")));
+        is_refused(&mut raw, 105, "one with it");
+        assert_eq!(culvert.stat(REFUSED), 1);
+    });
+}
+
 #[test]
 fn a_refused_request_that_is_not_complete_is_reset() {
     let upstream = Upstream::mirror();

@@ -104,10 +104,23 @@ impl FrameGuard {
         Self { heads: Some(Heads::new(table_size)), ..self }
     }
 
-    /// What stands behind the `#` in the `:path` of the request on `stream`, if there is one. Has to be asked for in the
-    /// order of the requests, once for each.
-    pub fn take_fragment(&mut self, stream: u32) -> Option<Box<[u8]>> {
-        self.heads.as_mut()?.take_fragment(stream)
+    /// The request on `stream` was accepted: what stands behind the `#` in its `:path`, if there is one; the beginning of
+    /// a long one, and nothing where too much came at once. To be called in the order of the requests, once for each.
+    pub fn accept(&mut self, stream: u32) -> Option<Box<[u8]>> {
+        self.heads.as_mut()?.accept(stream)
+    }
+
+    /// The request on `stream`, which was accepted, is over.
+    pub fn forget(&mut self, stream: u32) {
+        if let Some(heads) = &mut self.heads {
+            heads.forget(stream);
+        }
+    }
+
+    /// How much text is kept for requests that were not accepted yet, in bytes. It does not pass [`TEXT_MAX`].
+    #[must_use]
+    pub fn kept_text(&self) -> usize {
+        self.heads.as_ref().map_or(0, Heads::text)
     }
 
     /// Whether the trailers that came on `stream` have pseudo-header fields, which makes the request malformed (RFC 9113

@@ -15,6 +15,12 @@ pub(super) struct Heads {
     open: Option<u32>,
     frame: Option<Frame>,
     found: Vec<Finding>,
+    /// The text of all fragments in `found`, in bytes.
+    text: usize,
+    /// The stream that was accepted last, or 0.
+    accepted: u32,
+    /// Streams that were accepted and are not over, in order.
+    live: Vec<u32>,
 }
 
 /// The frame whose payload is being read.
@@ -42,7 +48,7 @@ const PRIORITY: u8 = 5;
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Finding {
-    /// The path of a stream's request has a fragment.
+    /// The path of a stream's request has a fragment. Its text is for the log, and may be cut or missing.
     Fragment(u32, Box<[u8]>),
     /// The trailers of a stream's request have pseudo-header fields.
     PseudoTrailers(u32),
@@ -50,6 +56,9 @@ enum Finding {
 
 /// How many findings may wait for their streams. Those of streams that the codec refuses wait for ever.
 const FOUND_MAX: usize = 4_096;
+
+/// How much text of fragments waits with them, in bytes. Of what comes beyond that nothing but the fact is kept.
+pub const TEXT_MAX: usize = 64 * 1_024;
 
 impl Heads {
     pub(super) fn new(table_size: u32) -> Self {
@@ -60,25 +69,52 @@ impl Heads {
             open: None,
             frame: None,
             found: Vec::new(),
+            text: 0,
+            accepted: 0,
+            live: Vec::new(),
         }
     }
 
-    /// The fragment of the path that opened `stream`. What was found of streams before it is forgotten: streams are
-    /// accepted in their order, so nobody will ask for it.
-    pub(super) fn take_fragment(&mut self, stream: u32) -> Option<Box<[u8]>> {
+    /// `stream` was accepted: the fragment of the path that opened it. What was found of streams before it that are not
+    /// there is forgotten: streams are accepted in their order, so nobody will ask for it.
+    pub(super) fn accept(&mut self, stream: u32) -> Option<Box<[u8]>> {
+        self.accepted = self.accepted.max(stream);
+        if let Err(at) = self.live.binary_search(&stream) {
+            self.live.insert(at, stream);
+        }
         if self.found.is_empty() {
             return None;
         }
         let mut taken = None;
+        let live = &self.live;
+        let mut text = 0;
         self.found.retain_mut(|finding| match finding {
             Finding::Fragment(of, fragment) if *of == stream => {
                 taken = Some(std::mem::take(fragment));
                 false
             }
-            Finding::Fragment(of, _) => *of > stream,
-            Finding::PseudoTrailers(_) => true,
+            Finding::Fragment(of, fragment) if *of > stream => {
+                text += fragment.len();
+                true
+            }
+            Finding::Fragment(..) => false,
+            Finding::PseudoTrailers(of) => *of > stream || live.binary_search(of).is_ok(),
         });
+        self.text = text;
         taken
+    }
+
+    /// `stream`, which was accepted, is over: nobody asks for anything of it any more.
+    pub(super) fn forget(&mut self, stream: u32) {
+        if let Ok(at) = self.live.binary_search(&stream) {
+            self.live.remove(at);
+        }
+        self.take_pseudo_trailers(stream);
+    }
+
+    /// How much text waits for its streams, in bytes: at most [`TEXT_MAX`].
+    pub(super) fn text(&self) -> usize {
+        self.text
     }
 
     /// Whether the trailers of `stream` have pseudo-header fields. That is told once.
@@ -172,11 +208,23 @@ impl Heads {
         let block = self.reader.end().map_err(|_| Violation::HeaderCompression)?;
         if stream > self.highest {
             self.highest = stream;
-            self.found.extend(block.fragment.map(|fragment| Finding::Fragment(stream, fragment)));
-        } else if block.pseudo {
-            self.found.push(Finding::PseudoTrailers(stream));
+            let Some(text) = block.fragment else { return Ok(()) };
+            let kept = if self.text + text.len() > TEXT_MAX { Box::default() } else { text };
+            self.text += kept.len();
+            self.find(Finding::Fragment(stream, kept))
+        } else if block.pseudo && (stream > self.accepted || self.live.binary_search(&stream).is_ok()) {
+            self.find(Finding::PseudoTrailers(stream))
+        } else {
+            Ok(())
         }
-        if self.found.len() > FOUND_MAX { Err(Violation::HeaderFrames) } else { Ok(()) }
+    }
+
+    fn find(&mut self, finding: Finding) -> Result<(), Violation> {
+        if self.found.len() == FOUND_MAX {
+            return Err(Violation::HeaderFrames);
+        }
+        self.found.push(finding);
+        Ok(())
     }
 }
 
@@ -198,7 +246,7 @@ impl Frame {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FrameGuard, FrameLimits};
+    use super::super::{FrameGuard, FrameLimits, hpack::FRAGMENT_MAX};
     use super::*;
 
     const END_STREAM: u8 = 0x1;
@@ -258,8 +306,8 @@ mod tests {
                 let mut guard = guard();
                 receive(&mut guard, bytes, size).unwrap();
                 receive(&mut guard, &frame(1, WHOLE, 5, b"\x82\x84"), size).unwrap();
-                assert_eq!(guard.take_fragment(3).as_deref(), Some(&b"b"[..]), "form {form}");
-                assert_eq!((guard.take_fragment(3), guard.take_fragment(5)), (None, None));
+                assert_eq!(guard.accept(3).as_deref(), Some(&b"b"[..]), "form {form}");
+                assert_eq!((guard.accept(3), guard.accept(5)), (None, None));
                 assert!(!guard.take_pseudo_trailers(3));
             }
         }
@@ -270,12 +318,13 @@ mod tests {
         let mut guard = guard();
         let open = frame(1, END_HEADERS, 1, b"\x83\x84");
         receive(&mut guard, &[open, frame(1, END_HEADERS, 3, b"\x83\x84")].concat(), 4_096).unwrap();
+        assert_eq!((guard.accept(1), guard.accept(3)), (None, None));
         // Of another stream, and none.
         receive(&mut guard, &frame(1, WHOLE, 1, b"\x00\x01x\x01y"), 4_096).unwrap();
         assert!(!guard.take_pseudo_trailers(1));
         receive(&mut guard, &[frame(0, 0, 3, b"body"), frame(1, WHOLE, 3, b"\x83")].concat(), 4).unwrap();
         assert!(!guard.take_pseudo_trailers(1));
-        assert!(guard.take_fragment(5).is_none(), "what is asked of others leaves it");
+        assert!(guard.accept(5).is_none(), "what is asked of others leaves it");
         assert!(guard.take_pseudo_trailers(3));
         assert!(!guard.take_pseudo_trailers(3));
     }
@@ -317,7 +366,7 @@ mod tests {
         let itself = [&b"\0\0\0\x01\xff"[..], b"\x44\x04/a#b"].concat();
         receive(&mut guard, &frame(1, WHOLE | PRIORITIZED, 1, &itself), 3).unwrap();
         assert_eq!(receive(&mut guard, &frame(1, WHOLE, 3, b"\xbe"), 3), Err(Violation::HeaderCompression));
-        assert_eq!(guard.take_fragment(1), None);
+        assert_eq!(guard.accept(1), None);
     }
 
     /// The client may use the table that it was offered once it has said so.
@@ -328,6 +377,63 @@ mod tests {
         let new = || FrameGuard::new(FrameLimits::default(), false).with_heads(8_192);
         assert_eq!(receive(&mut new(), &larger, 4_096), Err(Violation::HeaderCompression));
         receive(&mut new(), &[ack, larger].concat(), 4_096).unwrap();
+    }
+
+    /// What a request costs that is refused, and whose stream nobody asks for.
+    #[test]
+    fn the_text_of_what_nobody_asks_for_is_bounded() {
+        let path = |length: usize| {
+            let mut path = b"\x04\x7f".to_vec();
+            path.extend_from_slice(&[(length - 127) as u8 & 0x7f | 0x80, ((length - 127) >> 7) as u8]);
+            path.extend_from_slice(b"/#");
+            path.resize(4 + length, b'x');
+            path
+        };
+        let mut guard = guard();
+        let mut stream = 1;
+        for length in [10_000, 4_000].into_iter().chain([12_000; 400]) {
+            receive(&mut guard, &frame(1, WHOLE, stream, &path(length)), 4_096).unwrap();
+            assert!(guard.kept_text() <= TEXT_MAX);
+            stream += 2;
+        }
+        assert_eq!(guard.kept_text(), TEXT_MAX - FRAGMENT_MAX + 3_998);
+        assert_eq!(guard.clone().accept(1).map(|text| text.len()), Some(FRAGMENT_MAX));
+        assert_eq!(guard.clone().accept(3).map(|text| text.len()), Some(3_998));
+        // The fact is known of all.
+        assert_eq!(guard.clone().accept(stream - 2).as_deref(), Some(&b""[..]));
+        // Once it is asked for there is room again.
+        assert!(guard.accept(101).is_some());
+        assert_eq!(guard.kept_text(), 0);
+        receive(&mut guard, &frame(1, WHOLE, stream, &path(4_000)), 4_096).unwrap();
+        assert_eq!(guard.accept(stream).map(|text| text.len()), Some(3_998));
+    }
+
+    /// Trailers may come on a stream that was answered early, and is over.
+    #[test]
+    fn trailers_of_streams_that_are_gone_leave_nothing() {
+        let mut guard = guard();
+        let open = |stream| frame(1, END_HEADERS, stream, b"\x83\x84");
+        let trailers = |stream| frame(1, WHOLE, stream, b"\x83");
+        receive(&mut guard, &open(1), 4_096).unwrap();
+        guard.accept(1);
+        for stream in (3..).step_by(2).take(2 * FOUND_MAX) {
+            receive(&mut guard, &open(stream), 4_096).unwrap();
+            guard.accept(stream);
+            guard.forget(stream);
+            receive(&mut guard, &trailers(stream), 4_096).unwrap();
+            assert!(!guard.take_pseudo_trailers(stream));
+        }
+        // Those of a stream that was refused go with the next that is accepted; those of one that is there stay.
+        let stream = 100_001;
+        receive(&mut guard, &[open(stream), trailers(stream), trailers(1), open(stream + 2)].concat(), 7)
+            .unwrap();
+        guard.accept(stream + 2);
+        assert!(!guard.take_pseudo_trailers(stream));
+        assert!(guard.take_pseudo_trailers(1));
+        // Before it is accepted, too.
+        receive(&mut guard, &[open(stream + 4), trailers(stream + 4)].concat(), 7).unwrap();
+        guard.accept(stream + 4);
+        assert!(guard.take_pseudo_trailers(stream + 4));
     }
 
     #[test]
@@ -341,8 +447,8 @@ mod tests {
         let one_more = frame(1, WHOLE, stream, b"\x04\x02/#");
         assert_eq!(receive(&mut guard.clone(), &one_more, 4_096), Err(Violation::HeaderFrames));
         // Whoever is asked for takes those before along.
-        assert!(guard.take_fragment(stream - 2).is_some());
+        assert!(guard.accept(stream - 2).is_some());
         receive(&mut guard, &one_more, 4_096).unwrap();
-        assert!(guard.take_fragment(stream).is_some());
+        assert!(guard.accept(stream).is_some());
     }
 }

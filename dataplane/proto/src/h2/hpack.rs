@@ -30,6 +30,9 @@ const INTEGER_BYTES: u32 = 5;
 
 const PATH: &[u8] = b":path";
 
+/// How many bytes of a fragment are kept. The rest of a longer one is not.
+pub const FRAGMENT_MAX: usize = 8 * 1_024;
+
 /// How long the names of the static table are, from index 1 on (RFC 7541 appendix A). Those up to [`STATIC_PSEUDO`] are
 /// pseudo-header fields.
 #[rustfmt::skip]
@@ -46,7 +49,7 @@ const STATIC_PATHS: [u32; 2] = [4, 5];
 pub struct Block {
     /// There are pseudo-header fields.
     pub pseudo: bool,
-    /// What stands behind the first `#` of the first `:path`.
+    /// What stands behind the first `#` of the first `:path`, up to [`FRAGMENT_MAX`].
     pub fragment: Option<Box<[u8]>>,
     path: bool,
 }
@@ -335,7 +338,11 @@ impl Literal {
                 self.like_path = (first || self.like_path) && PATH.get(self.length as usize) == Some(&byte);
             }
             (Some(name), _) if name.kind != Kind::Path => {}
-            (Some(_), Some(fragment)) => fragment.push(byte),
+            (Some(_), Some(fragment)) => {
+                if fragment.len() < FRAGMENT_MAX {
+                    fragment.push(byte);
+                }
+            }
             (Some(_), fragment @ None) if byte == b'#' => *fragment = Some(Vec::new()),
             (Some(_), None) => {}
         }

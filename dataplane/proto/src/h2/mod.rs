@@ -8,4 +8,5 @@ mod hpack;
 
 pub use frame::{FrameHeader, FrameKind, FrameScanner, PREFACE};
 pub use guard::{FrameGuard, FrameLimits, Violation};
-pub use hpack::{Block, BlockReader, Malformed, TABLE_SIZE};
+pub use heads::TEXT_MAX;
+pub use hpack::{Block, BlockReader, FRAGMENT_MAX, Malformed, TABLE_SIZE};

@@ -17,7 +17,7 @@ use culvert_proto::{
         encode_chunk_header, encode_last_chunk, encode_request, encode_response, parse_request,
         parse_response,
     },
-    h2::{BlockReader, FrameGuard, FrameKind, FrameLimits, FrameScanner},
+    h2::{BlockReader, FrameGuard, FrameKind, FrameLimits, FrameScanner, TEXT_MAX},
     h3::{
         Settings, Violation,
         frame::{FrameReader, Piece},
@@ -71,12 +71,13 @@ pub(crate) fn frames(input: &[u8]) {
                 violation = Some(passed);
                 break;
             }
+            assert!(guard.kept_text() <= TEXT_MAX);
         }
         let opened = found.iter().filter(|header| header.kind == FrameKind::Headers);
         let mut streams: Vec<_> = opened.map(|header| header.stream).collect();
         streams.sort_unstable();
         let heads: Vec<_> =
-            streams.iter().map(|id| (guard.take_fragment(*id), guard.take_pseudo_trailers(*id))).collect();
+            streams.iter().map(|id| (guard.accept(*id), guard.take_pseudo_trailers(*id))).collect();
         (violation, found, heads)
     };
     let whole = run(&mut std::iter::once(bytes.len()));

@@ -45,7 +45,7 @@ impl ServerStream {
     pub(super) fn new(wire: Rc<Wire>, body: RecvStream, respond: SendResponse<Bytes>) -> Self {
         wire.stats.streams_active.inc();
         let id = respond.stream_id().into();
-        let fragment = wire.take_fragment(id);
+        let fragment = wire.accept(id);
         let state = State { incoming: Incoming::new(body), respond, outgoing: None, reset: false };
         Self { wire, id, fragment, state: RefCell::new(state) }
     }
@@ -204,8 +204,7 @@ impl State {
 
 impl Drop for ServerStream {
     fn drop(&mut self) {
-        self.wire.forget(self.id);
-        self.wire.take_pseudo_trailers(self.id);
+        self.wire.leave(self.id);
         self.wire.stats.streams_active.dec();
     }
 }

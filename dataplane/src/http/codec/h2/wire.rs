@@ -197,10 +197,16 @@ impl Wire {
         self.ending.borrow_mut().retain(|ending| *ending != stream);
     }
 
-    /// What the codec cut off the path of the request that opened `stream`: the part behind a `#`. Requests have to be
-    /// asked for in their order.
-    pub(super) fn take_fragment(&self, stream: u32) -> Option<Box<[u8]>> {
-        self.guard.borrow_mut().take_fragment(stream)
+    /// Nobody asks for anything of a request any more that was accepted.
+    pub(super) fn leave(&self, stream: u32) {
+        self.forget(stream);
+        self.guard.borrow_mut().forget(stream);
+    }
+
+    /// The request that opened `stream` was accepted: what the codec cut off its path, the part behind a `#`. To be called
+    /// in the order of the requests.
+    pub(super) fn accept(&self, stream: u32) -> Option<Box<[u8]>> {
+        self.guard.borrow_mut().accept(stream)
     }
 
     /// Whether the codec dropped pseudo-header fields from the trailers of a request. That is told once.
