@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Headers that only callers inside the mesh may set (Envoy's `cleanInternalHeaders`).
-const INTERNAL_ONLY: [&str; 13] = [
+const INTERNAL_ONLY: [&str; 14] = [
     "x-envoy-retriable-status-codes",
     "x-envoy-retriable-header-names",
     "x-envoy-retry-on",
@@ -40,6 +40,7 @@ const INTERNAL_ONLY: [&str; 13] = [
     "x-envoy-force-trace",
     "x-envoy-ip-tags",
     "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-upstream-stream-duration-ms",
 ];
 
 /// Headers that an edge also strips.

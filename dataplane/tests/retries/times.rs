@@ -166,6 +166,40 @@ fn requests_say_how_long_they_may_take() {
 }
 
 #[test]
+fn requests_say_how_long_their_streams_may_take() {
+    const DURATION: &str = "x-envoy-upstream-stream-duration-ms";
+    let internal = "use_remote_address: true, internal_address_config: {cidr_ranges: [{address_prefix: 127.0.0.0, \
+                    prefix_len: 8}]},";
+    let scene = Scene {
+        manager: internal,
+        routes: &[("/", "")],
+        actions: &["timeout: 1.5s"],
+        cluster: "common_http_protocol_options: {max_stream_duration: 60s}",
+        ..Scene::default()
+    };
+    with(scene, |culvert, port, ledger| {
+        assert_eq!(ask(port, "GET", "/own", "hang", &[(DURATION, "200")]).status, 504);
+        logged(culvert, "/own 504 UMSDR upstream_max_stream_duration_reached 1");
+        assert_eq!(ledger.of("/own")[0].header(DURATION), None);
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_max_duration_reached"), 1);
+    });
+    let short = Scene { cluster: "common_http_protocol_options: {max_stream_duration: 0.2s}", ..scene };
+    with(short, |culvert, port, _| {
+        assert_eq!(ask(port, "GET", "/none", "hang", &[(DURATION, "0")]).status, 504);
+        logged(culvert, "/none 504 UT response_timeout 1");
+        assert_eq!(ask(port, "GET", "/rubbish", "hang", &[(DURATION, "x")]).status, 504);
+        logged(culvert, "/rubbish 504 UMSDR upstream_max_stream_duration_reached 1");
+    });
+    // Nobody outside the mesh says so.
+    let external = internal.replace("127.0.0.0", "10.0.0.0");
+    with(Scene { manager: &external, ..scene }, |culvert, port, ledger| {
+        assert_eq!(ask(port, "GET", "/outside", "hang", &[(DURATION, "200")]).status, 504);
+        logged(culvert, "/outside 504 UT response_timeout 1");
+        assert_eq!(ledger.of("/outside")[0].header(DURATION), None);
+    });
+}
+
+#[test]
 fn a_client_that_leaves_ends_the_wait() {
     let scene = Scene {
         routes: &[("/", "")],

@@ -7,11 +7,12 @@ use culvert_proto::Headers;
 use culvert_ring::{time, time::Timer};
 
 /// Headers that say how long a request may take. They are for this proxy, not for its upstream.
-pub(super) const REQUEST_HEADERS: [&str; 4] = [
+pub(super) const REQUEST_HEADERS: [&str; 5] = [
     "x-envoy-upstream-rq-timeout-ms",
     "x-envoy-upstream-rq-per-try-timeout-ms",
     "x-envoy-upstream-rq-timeout-alt-response",
     "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-upstream-stream-duration-ms",
 ];
 
 /// How long a request and each of its attempts may take (Envoy's `FilterUtility::finalTimeout`).
@@ -30,7 +31,7 @@ pub(super) struct Timeouts {
 }
 
 impl Timeouts {
-    /// `duration`: the cluster's `max_stream_duration`.
+    /// `duration`: the cluster's `max_stream_duration`, in whose place a request may put its own.
     pub(super) fn new(
         action: &RouteAction,
         policy: Option<&RetryPolicy>,
@@ -46,7 +47,7 @@ impl Timeouts {
             whole,
             per_try: per_try.filter(|per_try| whole.is_none_or(|whole| *per_try < whole)),
             per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
-            duration,
+            duration: asked(headers, REQUEST_HEADERS[4]).unwrap_or(duration),
             alternative: headers.contains(REQUEST_HEADERS[2]),
         }
     }
