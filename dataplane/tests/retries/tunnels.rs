@@ -14,7 +14,12 @@ const MANAGER: &str = "upgrade_configs: [{upgrade_type: CONNECT}],";
 
 /// The routes of a scene match paths, which CONNECT has none of.
 fn run(action: &str, upstream: SocketAddr, test: impl Fn(&crate::Culvert, u16)) {
-    let scene = Scene { manager: MANAGER, routes: &[("/", "")], ..Scene::default() };
+    run_with("", action, upstream, test);
+}
+
+/// With these fields of the cluster.
+fn run_with(cluster: &str, action: &str, upstream: SocketAddr, test: impl Fn(&crate::Culvert, u16)) {
+    let scene = Scene { manager: MANAGER, routes: &[("/", "")], cluster, ..Scene::default() };
     for driver in crate::DRIVERS {
         let port = crate::free_port();
         let text = scene.bootstrap(port, &[upstream]).replace(
@@ -175,5 +180,23 @@ fn a_silent_tunnel_is_no_attempt_that_hangs() {
         client.send("late");
         assert_eq!(client.exactly(4).unwrap(), b"LATE");
         assert_eq!(culvert.stat("cluster.up.upstream_rq_per_try_idle_timeout"), 0);
+    });
+}
+
+/// The streams of its cluster may not take longer: that holds for what is a tunnel by then.
+#[test]
+fn a_tunnel_is_cut_when_it_has_taken_too_long() {
+    let upstream = shouting();
+    let cluster = "common_http_protocol_options: {max_stream_duration: 1s}";
+    run_with(cluster, ENDS, upstream.address, |culvert, port| {
+        let mut client = Client::connect(port);
+        client.send("CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\nearly");
+        assert!(client.until(b"\r\n\r\n").unwrap().starts_with(b"HTTP/1.1 200"));
+        assert_eq!(client.exactly(5).unwrap(), b"EARLY");
+        let _ = client.rest();
+        logged(culvert, "- 200 UMSDR upstream_max_stream_duration_reached 1");
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_max_duration_reached"), 1);
+        culvert.wait_until("its end", |it| it.stat("cluster.up.upstream_cx_active") == 0);
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_active"), 0);
     });
 }
