@@ -235,7 +235,6 @@ fn simple(operator: Operator, facts: &Facts<'_>, out: &mut Vec<u8>) -> Value {
         },
         Operator::UpstreamRequestAttemptCount => number(u64::from(facts.attempts), out),
         Operator::UpstreamTransportFailureReason => spaceless(facts.upstream_failure, out),
-        // Virtual clusters are not kept.
         Operator::VirtualClusterName => text(facts.virtual_cluster, out),
         _ => Value::Absent,
     }
