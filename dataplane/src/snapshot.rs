@@ -21,7 +21,7 @@ use culvert_model::{
     Listener, NetworkRbac, ProxyVersion, TcpProxy,
 };
 use culvert_proto::{
-    balance::{HostSet, LocalZones, Rules, SubsetIndex},
+    balance::{ChildPriorities, HostSet, LocalZones, Rules, SubsetIndex},
     bucket::Bucket,
     chain::Chains,
     filter::{AccessControl, RateLimit},
@@ -265,8 +265,8 @@ pub struct ClusterSpec {
     pub passing_proxy: Option<ProxyVersion>,
     /// `ClusterLoadAssignment.policy`
     pub policy: AssignmentPolicy,
-    /// Of an aggregate cluster: those it stands for, with how many percent of the requests they get.
-    pub children: Vec<(Arc<str>, u8)>,
+    /// Of an aggregate cluster: those it stands for.
+    pub children: Arc<Children>,
     /// The zones of the cluster that Culvert is a part of, for zone-aware routing.
     pub local: Option<Arc<LocalZones>>,
     /// Shared by all workers and by later versions of the cluster.
@@ -275,6 +275,15 @@ pub struct ClusterSpec {
     pub high_limits: Arc<Limits>,
     /// See [`ClusterSpec::arranged`].
     pub arranged: OnceLock<Arranged>,
+}
+
+/// What an aggregate cluster stands for.
+#[derive(Default, PartialEq)]
+pub struct Children {
+    /// In order, with how many percent of the requests they get.
+    pub shares: Vec<(Arc<str>, u8)>,
+    /// Their priorities.
+    pub priorities: ChildPriorities,
 }
 
 impl ClusterSpec {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use culvert_model::{Address, Endpoint, Hashing, Health, LbPolicy, LoadAssignment, LocalityPolicy};
-use culvert_proto::balance::{Balance, Balancer, HostSet, Rules, child_shares};
+use culvert_proto::balance::{Balance, Balancer, ChildPriorities, HostSet, Rules};
 
 const PICKS: usize = 100_000;
 
@@ -308,7 +308,7 @@ fn children_of_an_aggregate_take_over_in_order() {
     use Health::{Healthy, Unhealthy};
     let child = |healths: &[Health]| of(healths.iter().map(|&health| endpoint(1, 0, health)).collect());
     let shares = |children: &[LoadAssignment]| {
-        child_shares(&children.iter().map(|child| (child, 50)).collect::<Vec<_>>())
+        ChildPriorities::new(&children.iter().map(|child| (child, 50)).collect::<Vec<_>>()).shares()
     };
     let (up, half, down) = (child(&[Healthy; 2]), child(&[Healthy, Unhealthy]), child(&[Unhealthy; 2]));
     let none = child(&[]);
@@ -318,4 +318,31 @@ fn children_of_an_aggregate_take_over_in_order() {
     assert_eq!(shares(&[none.clone(), up]), [0, 100]);
     assert_eq!(shares(&[none.clone(), none]), [0, 0]);
     assert_eq!(shares(&[]), Vec::<u8>::new());
+}
+
+/// A retry that avoids priorities goes from child to child.
+#[test]
+fn what_is_avoided_counts_through_the_children() {
+    use Health::{Healthy, Unhealthy};
+    let first = of(vec![endpoint(1, 0, Healthy), endpoint(1, 2, Healthy)]);
+    let second = of(vec![endpoint(1, 0, Unhealthy)]);
+    let third = of(vec![endpoint(1, 1, Healthy)]);
+    let all = ChildPriorities::new(&[(&first, 50), (&second, 50), (&third, 50)]);
+    assert_eq!(
+        [all.number(0, 0), all.number(0, 2), all.number(1, 0), all.number(2, 1)],
+        [Some(0), Some(1), Some(2), Some(3)]
+    );
+    assert_eq!((all.number(0, 1), all.number(3, 0)), (None, None));
+    for drawn in [0, 50, 99] {
+        assert_eq!(all.avoiding(&[0], drawn), Some((0, 2)));
+        assert_eq!(all.avoiding(&[0, 1], drawn), Some((2, 1)));
+        assert_eq!(all.avoiding(&[1], drawn), Some((0, 0)));
+        assert_eq!(all.avoiding(&[0, 1, 3], drawn), None);
+        assert_eq!(all.avoiding(&[], drawn), None);
+    }
+    assert_eq!((all.others(0, 2).as_slice(), all.others(2, 1).as_slice()), (&[0][..], &[][..]));
+    // Those that are healthy by half share.
+    let half = of(vec![endpoint(1, 0, Healthy), endpoint(1, 0, Unhealthy), endpoint(1, 1, Healthy)]);
+    let all = ChildPriorities::new(&[(&third, 50), (&half, 50)]);
+    assert_eq!([all.avoiding(&[0], 69), all.avoiding(&[0], 70)], [Some((1, 0)), Some((1, 1))]);
 }

@@ -416,7 +416,7 @@ impl Builder {
             passing_tls: passing.and_then(|socket| socket.tls.clone()),
             passing_proxy: passing.and_then(|socket| socket.proxy),
             policy: endpoints.policy.clone(),
-            children: Vec::new(),
+            children: Arc::default(),
             local: self.zones.local(),
             limits,
             high_limits,

@@ -40,7 +40,7 @@ use crate::{
     observe::stats::{
         ClusterStats, CodeStats, Http2Stats, Http3Stats, Registry, StatSet, SubsetStats, ZoneStats,
     },
-    snapshot::{ClusterSpec, HostSpec, Limits},
+    snapshot::{Children, ClusterSpec, HostSpec, Limits},
     tls::TlsStats,
     upstream::{balancer::Balancer, former::Former, original_dst::Passing},
     worker::Local,
@@ -378,12 +378,13 @@ impl Cluster {
     /// of them can.
     pub fn child(&self, rng: &mut fastrand::Rng) -> Option<Arc<str>> {
         let spec = self.spec.borrow();
-        let end = spec.children.iter().map(|(_, percent)| *percent).sum::<u8>();
+        let shares = &spec.children.shares;
+        let end = shares.iter().map(|(_, percent)| *percent).sum::<u8>();
         if end == 0 {
             return None;
         }
         let mut drawn = rng.u8(..end);
-        let chosen = spec.children.iter().find(|(_, percent)| match drawn.checked_sub(*percent) {
+        let chosen = shares.iter().find(|(_, percent)| match drawn.checked_sub(*percent) {
             Some(left) => {
                 drawn = left;
                 false
@@ -391,6 +392,12 @@ impl Cluster {
             None => true,
         });
         chosen.map(|(name, _)| name.clone())
+    }
+
+    /// Of an aggregate cluster: what it stands for.
+    pub fn children(&self) -> Option<Arc<Children>> {
+        let children = &self.spec.borrow().children;
+        (!children.shares.is_empty()).then(|| children.clone())
     }
 
     /// Whether this request is one of those that `drop_overloads` sheds.

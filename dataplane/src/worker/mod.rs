@@ -287,6 +287,11 @@ impl Worker {
         }
     }
 
+    /// The aggregate cluster of that name.
+    pub fn aggregate(&self, name: &str) -> Option<Rc<Cluster>> {
+        self.own_cluster(name).filter(|cluster| cluster.children().is_some())
+    }
+
     /// The cluster of that name itself. Its state on this worker is made when it is first asked for.
     fn own_cluster(&self, name: &str) -> Option<Rc<Cluster>> {
         if let Some(cluster) = self.clusters.borrow().get(name) {

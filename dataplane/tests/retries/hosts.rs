@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::{
-    Ledger, Scene, get, scripted,
+    Ledger, Scene, cluster, get, scripted,
     support::{culvert::free_port, upstream::Upstream},
 };
 
@@ -208,6 +208,44 @@ fn priorities_that_were_tried_are_avoided() {
         let path = format!("/1/{}/ok", culvert.pid());
         assert_eq!(get(port, &path, "200").status, 200);
         assert_eq!(tried(&ledger, &path), [0]);
+    });
+}
+
+/// Their priorities are numbered through its children; as Envoy 1.40 did.
+#[test]
+fn an_aggregate_cluster_goes_on_with_its_next_child() {
+    let ledger = Ledger::default();
+    let servers = servers(3, &ledger);
+    let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
+    let aggregate = "- name: all\n  lb_policy: CLUSTER_PROVIDED\n  cluster_type: {name: all, typed_config: {\"@type\": \
+                     type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig, clusters: [a, levels]}}\n";
+    let actions: Vec<_> = (1..=2)
+        .map(|frequency| previous_priorities(frequency, "").replace("cluster: levels", "cluster: all"))
+        .collect();
+    let actions = [&actions[0], &actions[1], "cluster: all, retry_policy: {retry_on: 5xx, num_retries: 2}"];
+    let clusters =
+        [aggregate, &cluster("a", &addresses[..1]), &by_priority(&addresses[1..], "", "")].concat();
+    let scene = Scene {
+        routes: &[("/1", ""), ("/2", ""), ("/without", "")],
+        actions: &actions,
+        clusters: &clusters,
+        ..Scene::default()
+    };
+    scene.run(&addresses, |culvert, port| {
+        for (route, expected) in [
+            ("1", &[0, 1, 2, 0, 1, 2, 0, 1, 2, 0][..]),
+            ("2", &[0, 0, 1, 1, 2, 2, 0, 0, 1, 1]),
+            ("without", &[0, 0, 0]),
+        ] {
+            let path = format!("/{route}/{}", culvert.pid());
+            assert_eq!(get(port, &path, "503").status, 503);
+            assert_eq!(tried(&ledger, &path), expected, "{route}");
+        }
+        // The children are what counts the requests.
+        assert_eq!(culvert.stat("cluster.a.upstream_rq_503"), 1 + 1);
+        let path = format!("/1/{}/second", culvert.pid());
+        assert_eq!(get(port, &path, "503 200").status, 200);
+        assert_eq!(tried(&ledger, &path), [0, 1]);
     });
 }
 

@@ -5,6 +5,7 @@
 //! Picking allocates nothing and locks nothing.
 
 mod bounded;
+mod children;
 mod edf;
 mod hosts;
 mod least_request;
@@ -21,9 +22,9 @@ use std::sync::Arc;
 
 use culvert_model::LbPolicy;
 
+pub use children::ChildPriorities;
 pub use hosts::{HostSet, Rules};
 pub use peak_ewma::Ewma;
-pub use priority::child_shares;
 pub use slow_start::warmth;
 pub use subset::{SubsetBalancer, SubsetChoice, SubsetIndex};
 pub use zone::{LocalZones, ZoneChoice};

@@ -1,11 +1,9 @@
 //! How requests are spread over priorities: Envoy's `LoadBalancerBase::recalculatePerPriorityState`.
 
-use culvert_model::{Health, LoadAssignment};
-
-use crate::balance::hosts;
+use culvert_model::Health;
 
 /// Number, or weight, of endpoints of one priority; at least one.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Level {
     pub(super) priority: u32,
     pub(super) total: u64,
@@ -130,29 +128,6 @@ fn by_size(levels: &[Level]) -> Plan {
         first.percent += 100 - given;
     }
     Plan { shares, panics: true }
-}
-
-/// How many percent of the requests each of an aggregate cluster's children gets: as if the endpoints of the first one had
-/// the highest priorities, those of the second one the next ones, and so on. All 0 when no child can serve any.
-#[must_use]
-pub fn child_shares(children: &[(&LoadAssignment, u32)]) -> Vec<u8> {
-    let mut levels: Vec<Level> = Vec::new();
-    let mut owners = Vec::new();
-    for (child, (assignment, _)) in children.iter().enumerate() {
-        for level in hosts::levels(assignment.endpoints.iter().map(AsRef::as_ref), &assignment.policy) {
-            levels.push(Level { priority: levels.len() as u32, ..level });
-            owners.push(child);
-        }
-    }
-    let overprovisioning = children.first().map_or(140, |(first, _)| first.policy.overprovisioning);
-    let panic = children.first().map_or(50, |(_, panic)| *panic);
-    let mut shares = vec![0; children.len()];
-    for share in plan(&levels, overprovisioning, panic).shares {
-        if let Some(owner) = owners.get(share.priority as usize) {
-            shares[*owner] += share.percent;
-        }
-    }
-    shares
 }
 
 /// Percent of `total`, at most 100.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use culvert_model::{Discovery, LoadAssignment};
-use culvert_proto::balance::child_shares;
+use culvert_proto::balance::ChildPriorities;
 
 use super::Builder;
-use crate::snapshot::ClusterSpec;
+use crate::snapshot::{Children, ClusterSpec};
 
 impl Builder {
     /// Decides which share of an aggregate cluster's requests goes to which of the clusters it stands for.
@@ -27,13 +27,14 @@ impl Builder {
             let present: Vec<_> = present.collect();
             let assignments: Vec<_> =
                 present.iter().map(|(assignment, panic)| (assignment, *panic)).collect();
-            let shares = child_shares(&assignments);
-            let children: Vec<_> =
-                leaves.into_iter().zip(shares).filter(|(_, percent)| *percent > 0).collect();
+            let priorities = ChildPriorities::new(&assignments);
+            let shares = priorities.shares();
+            let children = Children { shares: leaves.into_iter().zip(shares).collect(), priorities };
             let Some(known) = self.clusters.get_mut(&name) else { continue };
-            if known.spec.children == children {
+            if *known.spec.children == children {
                 continue;
             }
+            let children = Arc::new(children);
             known.spec = Arc::new(ClusterSpec { children, ..known.spec.version() });
             if !changed.contains(&name) {
                 changed.push(name);

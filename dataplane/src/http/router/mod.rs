@@ -32,6 +32,7 @@ use culvert_proto::{
 };
 
 use culvert_ring::time;
+use smallvec::SmallVec;
 
 use crate::{
     http::{
@@ -68,7 +69,12 @@ struct Passage<'a> {
     /// Which of several clusters it is, where the route has a choice.
     weighted: Option<&'a WeightedCluster>,
     mutations: Mutations<'a>,
+    /// Of the present attempt.
     cluster: Rc<Cluster>,
+    /// What `cluster` is a child of, where a retry may go to another one.
+    aggregate: Option<Rc<Cluster>>,
+    /// Priorities of `cluster` that the aggregate cluster leaves out in the present attempt.
+    left_out: SmallVec<[u32; 4]>,
     via: Via,
     timeouts: Timeouts,
     deadlines: Deadlines,
@@ -102,6 +108,18 @@ struct Passage<'a> {
 const REVIVED_BYTES: usize = 64 * 1024;
 
 impl Passage<'_> {
+    /// The priority of a host of `cluster`, counted through the children of an aggregate cluster.
+    fn priority_of(&self, host: &Host) -> u32 {
+        let priority = host.spec().endpoint.priority;
+        let number = || {
+            let children = self.aggregate.as_ref()?.children()?;
+            let config = self.cluster.config();
+            let child = children.shares.iter().position(|(name, _)| *name == config.name)?;
+            children.priorities.number(child, priority)
+        };
+        number().unwrap_or(priority)
+    }
+
     /// The body is too large to be kept.
     fn abandon(&self) {
         let retrying = self.retrying.as_ref().filter(|retrying| retrying.is_enabled());
@@ -149,7 +167,7 @@ impl Exchange<'_> {
         random: u64,
         timers: &mut Timers,
     ) -> Forwarded {
-        let passage = match self.begin(action, table, matched, random) {
+        let mut passage = match self.begin(action, table, matched, random) {
             Ok(passage) => passage,
             Err(reply) => return Forwarded::Done(self.reply(reply)),
         };
@@ -158,7 +176,7 @@ impl Exchange<'_> {
         if passage.upgrade {
             self.framing = Framing::Tunnel;
         }
-        let ended = self.attempts(&passage, table, timers).await;
+        let ended = self.attempts(&mut passage, table, timers).await;
         timers.wait.clear();
         timers.route.clear();
         match ended {
@@ -177,7 +195,7 @@ impl Exchange<'_> {
     /// that, if one is to be followed.
     async fn attempts(
         &mut self,
-        passage: &Passage<'_>,
+        passage: &mut Passage<'_>,
         table: &LocalTable,
         timers: &mut Timers,
     ) -> Result<After, (Box<Redirected>, u16)> {
@@ -326,25 +344,20 @@ impl Exchange<'_> {
             self.count_upstream(&cluster, 503);
             return Err(replies::shed());
         }
-        let config = cluster.config();
-        let names = config.request_names.as_deref();
-        let names = names.and_then(|wanted| server_names(self, wanted, action, weighted));
-        let downstream = &self.conn.downstream;
         let policy = action.retry.as_deref().or(matched.vhost.retry.as_deref());
-        let timeouts = Timeouts::new(action, policy, &self.head.headers, config.max_stream_duration);
+        let timeouts =
+            Timeouts::new(action, policy, &self.head.headers, cluster.config().max_stream_duration);
+        let retrying =
+            Retrying::new(policy, action.priority, &self.head.view(), &self.record.counted.borrow());
         Ok(Passage {
             action,
             matched,
             weighted,
             mutations: Mutations::new(table, matched, weighted),
+            via: self.via(&cluster, action, weighted),
             cluster,
-            via: Via {
-                pod: downstream.pod.clone(),
-                source: downstream.preserved_source,
-                priority: action.priority,
-                names,
-                ends: ends_for(&config, downstream),
-            },
+            aggregate: retrying.as_ref().and_then(|_| self.aggregate(action, weighted)),
+            left_out: SmallVec::new(),
             timeouts,
             deadlines: Deadlines::new(
                 action,
@@ -353,12 +366,7 @@ impl Exchange<'_> {
                 &self.head.headers,
                 self.record.started,
             ),
-            retrying: Retrying::new(
-                policy,
-                action.priority,
-                &self.head.view(),
-                &self.record.counted.borrow(),
-            ),
+            retrying,
             upgrade,
             tunnel_open: Cell::new(false),
             kept: self.received(upgrade),
@@ -374,38 +382,83 @@ impl Exchange<'_> {
         })
     }
 
+    /// Where connections of a request to `cluster` are made from.
+    fn via(&self, cluster: &Cluster, action: &RouteAction, weighted: Option<&WeightedCluster>) -> Via {
+        let config = cluster.config();
+        let names = config.request_names.as_deref();
+        let downstream = &self.conn.downstream;
+        Via {
+            pod: downstream.pod.clone(),
+            source: downstream.preserved_source,
+            priority: action.priority,
+            names: names.and_then(|wanted| server_names(self, wanted, action, weighted)),
+            ends: ends_for(&config, downstream),
+        }
+    }
+
     /// A host of the request's cluster; `None` when there is none to choose.
-    fn choose(&self, passage: &Passage<'_>) -> Option<Rc<Host>> {
+    fn choose(&self, passage: &mut Passage<'_>) -> Option<Rc<Host>> {
+        let mut host = self.pick(passage, 0);
+        if let Some(again) = passage.retrying.as_ref().map(Retrying::host_attempts) {
+            for attempt in 1..=if passage.is_retry.get() { again } else { 0 } {
+                let avoids = |host| passage.retrying.as_ref().is_some_and(|retrying| retrying.avoids(host));
+                if !host.as_ref().is_some_and(avoids) {
+                    break;
+                }
+                host = self.pick(passage, attempt);
+            }
+        }
+        if let (Some(retrying), Some(host)) = (&passage.retrying, &host) {
+            retrying.tries(host, passage.priority_of(host), passage.revived.get());
+        }
+        match &host {
+            Some(host) => *self.record.host.borrow_mut() = Some(host.clone()),
+            None => passage.cluster.stats.upstream_cx_none_healthy.inc(),
+        }
+        host
+    }
+
+    /// A host, after so many that would not do.
+    fn pick(&self, passage: &mut Passage<'_>, attempt: u32) -> Option<Rc<Host>> {
+        self.change_child(passage);
+        let passage = &*passage;
         let cluster = &passage.cluster;
         let hash =
             *passage.hash.get_or_init(|| self.affinity(passage.action, cluster, || self.foreseen(passage)));
         let subset = passage.weighted.map_or(&passage.action.subset, |weighted| &weighted.subset).as_ref();
         let destination = self.destination(cluster);
-        let mut choice = Choice { hash, subset, destination, ..Choice::default() };
+        let choice = Choice { hash, subset, without: &passage.left_out, attempt, destination };
         let rng = &mut self.conn.worker.rng.borrow_mut();
-        let retrying = passage.retrying.as_ref();
-        let mut pick = |choice| match retrying {
-            Some(retrying) => retrying.pick(cluster, rng, choice),
-            None => cluster.pick(rng, choice),
+        match &passage.retrying {
+            Some(retrying) if passage.aggregate.is_none() => retrying.pick(cluster, rng, choice),
+            _ => cluster.pick(rng, choice),
+        }
+    }
+
+    /// Before each retry an aggregate cluster decides anew which of its children, and which priority of that, is next.
+    fn change_child(&self, passage: &mut Passage<'_>) {
+        let (Some(aggregate), Some(retrying)) = (&passage.aggregate, &passage.retrying) else { return };
+        if !passage.is_retry.get() || passage.revived.get() {
+            return;
+        }
+        let Some(children) = aggregate.children() else { return };
+        let worker = &self.conn.worker;
+        let drawn = worker.rng.borrow_mut().u8(..100);
+        let (name, left_out) = match retrying.child(&children.priorities, drawn) {
+            Some((child, priority)) => {
+                let name = children.shares.get(child).map(|(name, _)| name.clone());
+                (name, children.priorities.others(child, priority))
+            }
+            None => (aggregate.child(&mut worker.rng.borrow_mut()), SmallVec::new()),
         };
-        let mut host = pick(choice);
-        if let Some(retrying) = retrying {
-            let again = if passage.is_retry.get() { retrying.host_attempts() } else { 0 };
-            for attempt in 1..=again {
-                if !host.as_ref().is_some_and(|host| retrying.avoids(host)) {
-                    break;
-                }
-                choice.attempt = attempt;
-                host = pick(choice);
-            }
-            if let Some(host) = &host {
-                retrying.tries(host, passage.revived.get());
-            }
+        passage.left_out = left_out;
+        let Some(cluster) = name.and_then(|name| worker.cluster(&name)) else { return };
+        if Rc::ptr_eq(&cluster, &passage.cluster) {
+            return;
         }
-        match &host {
-            Some(host) => *self.record.host.borrow_mut() = Some(host.clone()),
-            None => cluster.stats.upstream_cx_none_healthy.inc(),
-        }
-        host
+        passage.via = self.via(&cluster, passage.action, passage.weighted);
+        passage.hash = OnceCell::new();
+        *self.record.cluster.borrow_mut() = Some(cluster.clone());
+        passage.cluster = cluster;
     }
 }

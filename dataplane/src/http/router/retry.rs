@@ -9,6 +9,7 @@ use std::{
 use culvert_model::{AvoidHost, RetryPolicy, RoutePriority, Struct};
 use culvert_proto::{
     ResponseHead,
+    balance::ChildPriorities,
     retry::{BackOffState, Decision, PreviousPriorities, Reset, Retries, rate_limited},
     route::RequestView,
 };
@@ -178,12 +179,29 @@ impl<'a> Retrying<'a> {
         host
     }
 
-    /// An attempt goes to this host. `revived`: it is the one before once more.
-    pub(super) fn tries(&self, host: &Rc<Host>, revived: bool) {
+    /// The child of an aggregate cluster with these priorities, and which of its own, where the policy avoids others.
+    /// `drawn` is a random percentage below 100.
+    pub(super) fn child(&self, all: &ChildPriorities, drawn: u8) -> Option<(usize, u32)> {
+        let priorities = &mut self.state.borrow_mut().priorities;
+        let priorities = priorities.as_mut()?;
+        let without = priorities.avoided();
+        if without.is_empty() {
+            return None;
+        }
+        let chosen = all.avoiding(without, drawn);
+        if chosen.is_none() {
+            priorities.exhausted();
+        }
+        chosen
+    }
+
+    /// An attempt goes to this host, which is at this priority, counted through the children of an aggregate cluster.
+    /// `revived`: it is the one before once more.
+    pub(super) fn tries(&self, host: &Rc<Host>, priority: u32, revived: bool) {
         if let Some(priorities) = &mut self.state.borrow_mut().priorities
             && !revived
         {
-            priorities.tries(host.spec().endpoint.priority);
+            priorities.tries(priority);
         }
         if self.policy.is_some_and(|policy| policy.avoid.contains(&AvoidHost::Previous)) {
             self.state.borrow_mut().tried.push(host.clone());

@@ -31,6 +31,20 @@ impl Exchange<'_> {
         }
     }
 
+    /// The aggregate cluster, if it is one, that `action` names; `weighted` of several.
+    pub(super) fn aggregate(
+        &self,
+        action: &RouteAction,
+        weighted: Option<&WeightedCluster>,
+    ) -> Option<Rc<Cluster>> {
+        let name = match &action.cluster {
+            ClusterSpecifier::Header(header) => std::str::from_utf8(self.head.headers.get(header)?).ok()?,
+            ClusterSpecifier::Name(name) => name,
+            ClusterSpecifier::Weighted(_) => &weighted?.name,
+        };
+        self.conn.worker.aggregate(name)
+    }
+
     /// Where a cluster of type ORIGINAL_DST sends the request: to the address that a header names if the cluster looks at
     /// one, else to where the connection was going before it was captured.
     pub(super) fn destination(&self, cluster: &Cluster) -> Option<SocketAddr> {
