@@ -3,6 +3,8 @@
 //! A part that did not change between two snapshots keeps its `Arc`, so a worker finds out what changed by comparing
 //! pointers, and state that belongs to a part (a cluster's limits, a host's counters) survives updates of its neighbours.
 
+mod avoided;
+
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashMap},
@@ -35,6 +37,8 @@ use crate::{
     tls::{ClientContext, Slot},
     upstream::Monitor,
 };
+
+pub use avoided::AvoidedSets;
 
 /// One generation of the configuration. Maps that did not change are shared with the generation before.
 #[derive(Clone, Default)]
@@ -275,6 +279,8 @@ pub struct ClusterSpec {
     pub high_limits: Arc<Limits>,
     /// See [`ClusterSpec::arranged`].
     pub arranged: OnceLock<Arranged>,
+    /// See [`ClusterSpec::arranged_without`].
+    pub without: AvoidedSets,
 }
 
 /// What an aggregate cluster stands for.
@@ -300,6 +306,7 @@ impl ClusterSpec {
             limits: self.limits.clone(),
             high_limits: self.high_limits.clone(),
             arranged: OnceLock::new(),
+            without: AvoidedSets::default(),
         }
     }
 
@@ -318,9 +325,12 @@ impl ClusterSpec {
         self.arranged.get_or_init(|| self.arrange(&[]))
     }
 
-    /// As [`ClusterSpec::arranged`], without hosts of these priorities as long as there are others that can be used. Made
-    /// for each who asks.
-    pub fn arrange(&self, without: &[u32]) -> Arranged {
+    /// As [`ClusterSpec::arranged`], without hosts of these priorities as long as there are others that can be used.
+    pub fn arranged_without(&self, priorities: &[u32]) -> Arranged {
+        self.without.get(priorities, || self.arrange(priorities))
+    }
+
+    fn arrange(&self, without: &[u32]) -> Arranged {
         let now: Vec<Cow<'_, Endpoint>> = self.hosts.iter().map(|host| host.now()).collect();
         let endpoints: Vec<&Endpoint> = now.iter().map(AsRef::as_ref).collect();
         let config = &self.config;
@@ -340,6 +350,7 @@ impl ClusterSpec {
 }
 
 /// Hosts as they are chosen from.
+#[derive(Clone)]
 pub enum Arranged {
     /// By the labels that are asked for.
     Subsets(Arc<SubsetIndex>),

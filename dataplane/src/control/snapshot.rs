@@ -34,7 +34,7 @@ use zones::Zones;
 use crate::{
     control::sources::Breakers,
     observe::stats::{ClusterControlStats, ClusterManagerStats, Registry},
-    snapshot::{ClusterSpec, HealthFlag, HostSpec, Limits, RouteSpec, Snapshot},
+    snapshot::{AvoidedSets, ClusterSpec, HealthFlag, HostSpec, Limits, RouteSpec, Snapshot},
     tls::Contexts,
     upstream::Tripped,
 };
@@ -421,6 +421,7 @@ impl Builder {
             limits,
             high_limits,
             arranged: OnceLock::new(),
+            without: AvoidedSets::default(),
         });
         Known { spec, endpoints: endpoints.clone(), stats, breakers, sockets }
     }

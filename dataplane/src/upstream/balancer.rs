@@ -69,7 +69,7 @@ impl Balancer {
         if self.without.len() == AVOIDED_SETS_MAX {
             self.without.clear();
         }
-        let policy = Policy::new(spec, &spec.arrange(without), self.slow_start.is_some());
+        let policy = Policy::new(spec, &spec.arranged_without(without), self.slow_start.is_some());
         self.without.push((SmallVec::from_slice(without), policy));
         self.without.len() - 1
     }

@@ -66,6 +66,9 @@ impl Worker {
         if !Arc::ptr_eq(&before.clusters, &snapshot.clusters) {
             left = self.apply_clusters(&before, &snapshot);
         }
+        let tables_stay = Arc::ptr_eq(&before.routes, &snapshot.routes)
+            && Arc::ptr_eq(&before.scopes, &snapshot.scopes)
+            && Arc::ptr_eq(&before.listeners, &snapshot.listeners);
         if !Arc::ptr_eq(&before.routes, &snapshot.routes) {
             self.apply_tables(&snapshot);
         }
@@ -77,6 +80,9 @@ impl Worker {
         }
         let arrived = snapshot.arrived;
         *self.snapshot.borrow_mut() = snapshot;
+        if !tables_stay {
+            self.request_counters.prune();
+        }
         left.hosts.iter().for_each(|host| discard_outdated(self, host));
         if left.whole_clusters {
             discard_where(self, |_, host| host.is_removed());

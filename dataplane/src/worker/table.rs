@@ -68,13 +68,17 @@ impl Deref for LocalTable {
 }
 
 impl KnownCounters {
+    /// Forgets those that no table holds any more.
+    pub(super) fn prune(&self) {
+        self.0.borrow_mut().retain(|_, counters| counters.strong_count() > 0);
+    }
+
     /// Those of another table, or new ones.
     fn get(&self, scope: &str, worker: &Worker) -> Rc<RequestCounters> {
         let mut known = self.0.borrow_mut();
         if let Some(counters) = known.get(scope).and_then(Weak::upgrade) {
             return counters;
         }
-        known.retain(|_, counters| counters.strong_count() > 0);
         let registry = &worker.process.registry;
         let counters = RequestCounters {
             stats: Arc::new(RequestStats::default()),

@@ -1,8 +1,13 @@
 //! Requests that go to another cluster too.
 
+use std::{thread, time::Duration};
+
 use crate::{
     Client, DRIVERS, Ledger, Scene, get, scripted,
-    support::culvert::{Culvert, cluster, free_port},
+    support::{
+        culvert::{Culvert, cluster, free_port},
+        upstream::{Upstream, read_request},
+    },
 };
 
 /// Runs `test` with a ledger for the cluster `up` and one for the cluster `shadow`.
@@ -135,10 +140,34 @@ fn bodies_are_mirrored_whole_or_not_at_all() {
         let mut client = Client::connect(port);
         client.send("POST /half HTTP/1.1\r\nhost: t\r\ncontent-length: 10\r\n\r\nhalf");
         culvert.wait_until("it is there", |it| it.stat("cluster.shadow.upstream_rq_active") == 1);
-        socket2::SockRef::from(&client.stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
         drop(client);
         culvert.wait_until("it is given up", |it| it.stat("cluster.shadow.upstream_rq_active") == 0);
         assert_eq!(shadow.count("/half"), 0);
         assert_eq!(culvert.stat("cluster.shadow.upstream_rq_tx_reset"), 1);
+    });
+}
+
+#[test]
+fn a_mirrored_request_is_cut_when_the_streams_of_its_cluster_may_not_take_longer() {
+    let silent = Upstream::start(|mut stream| {
+        let _ = read_request(&mut stream);
+        thread::sleep(Duration::from_secs(60));
+    });
+    let real = scripted(0, Ledger::default());
+    let duration = "  common_http_protocol_options: {max_stream_duration: 0.2s}\n";
+    let clusters = cluster("shadow", &[silent.address]) + duration;
+    let scene = Scene {
+        host: "request_mirror_policies: [{cluster: shadow}],",
+        routes: &[("/", "")],
+        clusters: &clusters,
+        ..Scene::default()
+    };
+    scene.run(&[real.address], |culvert, port| {
+        assert_eq!(get(port, "/", "200").status, 200);
+        let reached = |it: &Culvert| it.stat("cluster.shadow.upstream_rq_max_duration_reached") == 1;
+        culvert.wait_until("the end of its stream", reached);
+        culvert.wait_until("the connection's", |it| it.stat("cluster.shadow.upstream_cx_active") == 0);
+        assert_eq!(culvert.stat("cluster.up.upstream_rq_max_duration_reached"), 0);
     });
 }

@@ -43,8 +43,8 @@ flags! {
     RATE_LIMIT_SERVICE_ERROR = 14, "RLSE", "RateLimitServiceError";
     DOWNSTREAM_TERMINATION = 15, "DC", "DownstreamConnectionTermination";
     STREAM_IDLE_TIMEOUT = 17, "SI", "StreamIdleTimeout";
-    UPSTREAM_MAX_DURATION = 20, "UMSDR", "UpstreamMaxStreamDurationReached";
     DOWNSTREAM_PROTOCOL_ERROR = 19, "DPE", "DownstreamProtocolError";
+    UPSTREAM_MAX_DURATION = 20, "UMSDR", "UpstreamMaxStreamDurationReached";
     NO_FILTER_CONFIG = 22, "NFCF", "NoFilterConfigFound";
     DURATION_TIMEOUT = 23, "DT", "DurationTimeout";
     UPSTREAM_PROTOCOL_ERROR = 24, "UPE", "UpstreamProtocolError";
