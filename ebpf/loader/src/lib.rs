@@ -21,6 +21,7 @@ mod diag;
 mod direct;
 pub mod doctor;
 mod error;
+mod interrupted;
 mod links;
 mod maps;
 mod memlock;

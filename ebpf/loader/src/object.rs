@@ -20,6 +20,7 @@ use culvert_bpf_common::{LAYOUT_VERSION, POD_COOKIE_PLACEHOLDER};
 use crate::{
     Error,
     cgroup::Cgroup,
+    interrupted::uninterrupted,
     links::Link,
     pins::Pins,
     sandbox,
@@ -127,14 +128,14 @@ pub(crate) fn attach(ebpf: &mut Ebpf, pins: &Pins, cgroup: &Cgroup) -> Result<()
 
     let program = ebpf.program_mut(SOCK_OPS).ok_or_else(|| missing(SOCK_OPS))?;
     let program: &mut SockOps = program.try_into().map_err(error(SOCK_OPS))?;
-    program.load().map_err(error(SOCK_OPS))?;
+    uninterrupted(|| program.load()).map_err(error(SOCK_OPS))?;
     let fd = program.fd().map_err(error(SOCK_OPS))?;
     link(SOCK_OPS, bpf_attach_type::BPF_CGROUP_SOCK_OPS, fd.as_fd())?;
 
     for (name, attach_type) in SOCK_ADDR_PROGRAMS {
         let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
         let program: &mut CgroupSockAddr = program.try_into().map_err(error(name))?;
-        program.load().map_err(error(name))?;
+        uninterrupted(|| program.load()).map_err(error(name))?;
         let fd = program.fd().map_err(error(name))?;
         link(name, attach_type, fd.as_fd())?;
     }

@@ -16,6 +16,8 @@ use aya_obj::generated::{
     bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_type,
 };
 
+use crate::interrupted::uninterrupted;
+
 /// Opens a pinned map or link.
 pub(crate) fn obj_get(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
@@ -327,7 +329,10 @@ pub(crate) fn zeroed() -> bpf_attr {
 }
 
 pub(crate) fn fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
-    let fd = bpf(command, attr)?;
+    let fd = match command {
+        bpf_cmd::BPF_PROG_LOAD => uninterrupted(|| bpf(command, attr))?,
+        _ => bpf(command, attr)?,
+    };
     // SAFETY: these commands answer with a new file descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

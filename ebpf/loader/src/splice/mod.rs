@@ -26,6 +26,7 @@ use culvert_bpf_common::{Leg as LegEntry, SocketKey, SplicedPod};
 use crate::{
     Error,
     cgroup::Cgroup,
+    interrupted::uninterrupted,
     object,
     pins::Pins,
     sys::{self, MapUpdate},
@@ -215,7 +216,7 @@ impl Shared {
 fn program<'a, P>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
-    load: impl FnOnce(&mut P) -> Result<(), aya::programs::ProgramError>,
+    mut load: impl FnMut(&mut P) -> Result<(), aya::programs::ProgramError>,
 ) -> Result<OwnedFd, Error>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
@@ -224,7 +225,7 @@ where
     let error = |e| Error::program(name, &e);
     let missing = || Error::Program { program: name, reason: "not in the embedded object".into() };
     let program: &mut P = ebpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(error)?;
-    load(program).map_err(error)?;
+    uninterrupted(|| load(program)).map_err(error)?;
     program.duplicate().map_err(|e| Error::program(name, &e))
 }
 
