@@ -185,6 +185,8 @@ fn an_address_that_goes_from_one_listener_to_another_is_open_all_the_time() {
             let connects = move || {
                 while !stop.load(Ordering::SeqCst) {
                     TcpStream::connect_timeout(&address, Duration::from_millis(900)).expect("a connection");
+                    // Not so many that they fill the queue of a worker that has to wait for a CPU.
+                    thread::sleep(Duration::from_micros(200));
                 }
             };
             let connecting = scope.spawn(connects);
