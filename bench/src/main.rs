@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use culvert_bench::lab::exec;
-use culvert_bench::scenario::capture;
+use culvert_bench::scenario::{capture, compare};
 use culvert_bench::{forwarder, load, upstream};
 
 /// Load generator, upstreams and comparisons for Culvert.
@@ -20,6 +20,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Capture(capture::Args),
+    Compare(compare::Args),
     Exec(exec::Args),
     Forwarder(forwarder::Args),
     Load(load::Args),
@@ -29,6 +30,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Capture(args) => capture::command(&args),
+        Command::Compare(args) => compare::command(&args),
         Command::Exec(args) => exec::command(&args),
         Command::Forwarder(args) => forwarder::command(&args),
         Command::Load(args) => load::command(&args),

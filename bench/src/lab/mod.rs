@@ -4,6 +4,7 @@
 //! killed process left behind. Needs root and the `ip` command.
 
 pub mod cgroup;
+pub mod cpus;
 pub mod exec;
 pub mod interrupt;
 pub mod iptables;
@@ -11,11 +12,13 @@ pub mod netns;
 pub mod pod;
 pub mod process;
 pub mod tool;
+pub mod usage;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use cgroup::Cgroup;
+pub use cpus::Cpus;
 pub use netns::NetNs;
 pub use pod::Pod;
 pub use process::Process;

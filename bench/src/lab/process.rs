@@ -61,6 +61,11 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, log })
     }
 
+    /// Its process id; stays the same when the command replaces itself.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until `is_ready`, which is asked again and again.
     ///
     /// # Errors
@@ -82,6 +87,28 @@ impl Process {
             thread::sleep(POLL);
         }
         Ok(())
+    }
+
+    /// The first line it writes to stdout; waits for it, and fails when there is none. What it writes later must fit a pipe
+    /// (64 KB).
+    ///
+    /// # Errors
+    /// When the process ends without a line.
+    pub fn first_line(&mut self) -> Result<String, LabError> {
+        let mut line = Vec::new();
+        let mut byte = [0];
+        // Byte by byte: what follows is for others.
+        while let Some(stdout) = &mut self.child.stdout {
+            match stdout.read(&mut byte) {
+                Ok(1) if byte[0] == b'\n' => return Ok(String::from_utf8_lossy(&line).into_owned()),
+                Ok(1) => line.push(byte[0]),
+                Ok(_) => break,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.error(format!("unreadable output: {error}"))),
+            }
+        }
+        let _ = self.child.wait();
+        Err(self.error("ended at once".to_owned()))
     }
 
     /// Waits for the end of the process and returns what it wrote to stdout, which must fit a pipe (64 KB).

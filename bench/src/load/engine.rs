@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -13,8 +12,9 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 use super::meter::Meter;
 use super::plan::{Pacing, Plan, Reuse};
 use super::response::Finished;
+use super::schedule::Schedule;
 use super::slot::{Pending, Phase, Received, Slot, untoken};
-use super::tally::{Failure, Outcome, Tally};
+use super::tally::{Failure, Outcome, Tally, nanoseconds};
 
 /// How long a slot waits after a failed connect, so that a dead target is not hammered.
 const RETRY: Duration = Duration::from_millis(10);
@@ -29,11 +29,11 @@ const READ_BYTES: usize = 64 * 1024;
 const EVENTS_MAX: usize = 256;
 const TIMER_TOKEN: u64 = u64::MAX;
 
-/// Runs a plan to its end and returns what came of it. Takes at most warm-up, duration and timeout together.
+/// Runs a plan of HTTP/1.1 to its end and returns what came of it. Takes at most warm-up, duration and timeout together.
 ///
 /// # Errors
 /// Only when epoll, a timer, or a cgroup to be measured is not to be had; failing requests are part of the outcome.
-pub fn run(plan: &Plan) -> io::Result<Outcome> {
+pub(super) fn run(plan: &Plan) -> io::Result<Outcome> {
     Engine::new(plan)?.run()
 }
 
@@ -53,19 +53,6 @@ struct Engine<'a> {
     /// Requests given to slots and neither answered nor failed.
     outstanding: usize,
     next_housekeeping: Instant,
-}
-
-/// Which requests are due.
-struct Schedule {
-    pacing: Pacing,
-    start: Instant,
-    /// What is measured, once the warm-up is over.
-    window: Option<Range<Instant>>,
-    /// Requests due so far, warm-up included.
-    issued: u64,
-    /// Of these, how many belong to the window.
-    issued_in_window: u64,
-    in_window_max: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,16 +82,9 @@ impl<'a> Engine<'a> {
             timer_set_for: None,
             slots,
             idle: VecDeque::new(),
-            schedule: Schedule {
-                pacing: plan.pacing,
-                start,
-                window: None,
-                issued: 0,
-                issued_in_window: 0,
-                in_window_max: plan.requests_max.unwrap_or(u64::MAX),
-            },
+            schedule: Schedule::new(plan, start),
             stage: Stage::WarmUp,
-            meter: Meter::new(&plan.cpu_of),
+            meter: Meter::new(plan),
             tally: Tally::new(),
             buffer: vec![0; READ_BYTES],
             outstanding: 0,
@@ -150,7 +130,7 @@ impl<'a> Engine<'a> {
             self.meter.start(now)?;
         }
         let Some(end) = self.schedule.window.as_ref().map(|window| window.end) else { return Ok(false) };
-        let sent_all = self.schedule.issued_in_window >= self.schedule.in_window_max && self.outstanding == 0;
+        let sent_all = self.schedule.is_exhausted() && self.outstanding == 0;
         if self.stage == Stage::Window && (now >= end || sent_all) {
             self.stage = Stage::Drain;
             self.meter.stop(now)?;
@@ -171,7 +151,7 @@ impl<'a> Engine<'a> {
             self.tally.failed(Failure::Unfinished);
         }
         let usage = self.meter.usage();
-        Ok(self.tally.outcome(usage.wall, usage.own_cpu, usage.cgroup_cpu_us))
+        Ok(self.tally.outcome(usage))
     }
 
     /// Hands requests that are due to slots that have nothing to do.
@@ -194,7 +174,7 @@ impl<'a> Engine<'a> {
             Reuse::KeepAlive => slot.send_from_start(&self.plan.request),
             Reuse::PerRequest => {
                 slot.connect_began = now;
-                slot.connect(self.plan.target, &self.poll, index)
+                slot.connect(self.plan, &self.poll, index)
             }
         };
         if let Err(failure) = result {
@@ -216,7 +196,7 @@ impl<'a> Engine<'a> {
         }
         slot.connect_began = now;
         slot.deadline = now + self.plan.timeout;
-        if let Err(failure) = slot.connect(self.plan.target, &self.poll, index) {
+        if let Err(failure) = slot.connect(self.plan, &self.poll, index) {
             self.fail(index, failure);
         }
     }
@@ -272,7 +252,8 @@ impl<'a> Engine<'a> {
                         self.tally.bytes_received += count as u64;
                     }
                     self.on_bytes(index, &buffer[..count], to_the_end);
-                    if count < buffer.len() && !to_the_end {
+                    let is_last = count < buffer.len() && self.slots[index as usize].short_read_is_last();
+                    if is_last && !to_the_end {
                         break;
                     }
                 }
@@ -426,43 +407,7 @@ impl<'a> Engine<'a> {
     }
 }
 
-impl Schedule {
-    /// When the next request is or was due, if that is not after `now` and before the end.
-    fn peek(&self, now: Instant) -> Option<Instant> {
-        let due = match self.pacing {
-            Pacing::Closed => now,
-            Pacing::Open { .. } => self.upcoming()?,
-        };
-        let is_over = self.window.as_ref().is_some_and(|window| due >= window.end);
-        (due <= now && !is_over && self.issued_in_window < self.in_window_max).then_some(due)
-    }
-
-    /// Takes the next request that is due.
-    fn next(&mut self, now: Instant) -> Option<Instant> {
-        let due = self.peek(now)?;
-        self.issued += 1;
-        self.issued_in_window += u64::from(self.is_measured(due));
-        Some(due)
-    }
-
-    /// When the next request of an open loop is due, past or future.
-    fn upcoming(&self) -> Option<Instant> {
-        match self.pacing {
-            Pacing::Closed => None,
-            Pacing::Open { rate } => Some(self.start + Duration::from_secs_f64(self.issued as f64 / rate)),
-        }
-    }
-
-    fn is_measured(&self, due: Instant) -> bool {
-        self.window.as_ref().is_some_and(|window| window.contains(&due))
-    }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn timespec(duration: Duration) -> Timespec {
+pub(super) fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(duration.subsec_nanos()),

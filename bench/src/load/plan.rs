@@ -2,7 +2,11 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 
 use crate::wire::append_pattern;
 
@@ -11,7 +15,11 @@ use crate::wire::append_pattern;
 pub struct Plan {
     /// Where to connect.
     pub target: SocketAddr,
-    /// The whole request as it goes onto the wire.
+    /// What is spoken on a connection.
+    pub protocol: Protocol,
+    /// TLS around it, if any.
+    pub tls: Option<Tls>,
+    /// The whole request as it goes onto the wire of HTTP/1.1; unused by others.
     pub request: Vec<u8>,
     /// Whether the method is HEAD, whose responses have no body.
     pub request_is_head: bool,
@@ -31,6 +39,43 @@ pub struct Plan {
     pub timeout: Duration,
     /// Directories of cgroups (version 2) whose CPU time over the window is part of the result.
     pub cpu_of: Vec<PathBuf>,
+    /// Processes whose CPU time over the window, with their descendants', is part of the result.
+    pub cpu_of_processes: Vec<u32>,
+}
+
+/// What is spoken on a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1, one request at a time.
+    Http1,
+    /// HTTP/2, with prior knowledge or by ALPN.
+    Http2(Http2Plan),
+}
+
+/// Requests over HTTP/2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http2Plan {
+    /// Method, for example GET.
+    pub method: String,
+    /// Scheme, authority, path and query in one.
+    pub uri: String,
+    /// Names and values; names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The request's body.
+    pub body: Vec<u8>,
+    /// Requests under way on one connection at the same time; at least one.
+    pub streams: usize,
+    /// The answer must end with `grpc-status: 0`.
+    pub grpc: bool,
+}
+
+/// How to speak TLS.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Versions, trust, ALPN; sessions are resumed through it.
+    pub config: Arc<ClientConfig>,
+    /// SNI, and what a certificate would have to be for.
+    pub name: ServerName<'static>,
 }
 
 /// When requests are sent.
@@ -55,7 +100,7 @@ pub enum Reuse {
     PerRequest,
 }
 
-/// An `http://` URL, resolved.
+/// An `http://` or `https://` URL, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// First address the host resolves to.
@@ -64,6 +109,10 @@ pub struct Target {
     pub authority: String,
     /// Path and query; starts with a slash.
     pub path: String,
+    /// The URL's scheme is https.
+    pub is_https: bool,
+    /// The host alone, as in the authority, without brackets.
+    pub host: String,
 }
 
 /// A URL or header that cannot be used.
@@ -82,26 +131,35 @@ pub enum PlanError {
         /// What the resolver said.
         source: std::io::Error,
     },
-    /// Not an `http://` URL.
-    #[error("url {0:?}: must look like http://host[:port][/path]")]
+    /// The host cannot be named in TLS.
+    #[error("url {0:?}: the host is no name for TLS")]
+    ServerName(String),
+    /// Something that HTTP/2 is not sent with here.
+    #[error("{0} does not go with --http2 or --grpc")]
+    Http2(&'static str),
+    /// Not an `http://` or `https://` URL.
+    #[error("url {0:?}: must look like http://host[:port][/path] or https://...")]
     Url(String),
 }
 
 impl Target {
-    /// Parses `http://host[:port][/path]` and resolves its host.
+    /// Parses `http://host[:port][/path]`, or the same with https, and resolves its host.
     ///
     /// # Errors
     /// Names the URL, when it is malformed or its host has no address.
     pub fn resolve(url: &str) -> Result<Self, PlanError> {
         let malformed = || PlanError::Url(url.to_owned());
-        let rest = url.strip_prefix("http://").ok_or_else(malformed)?;
+        let is_https = url.starts_with("https://");
+        let rest = url.strip_prefix(if is_https { "https://" } else { "http://" }).ok_or_else(malformed)?;
         let split = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(split);
         if authority.is_empty() || url.contains(|c: char| c.is_ascii_control() || c == ' ') {
             return Err(malformed());
         }
-        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let host = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+        let with_port = authority.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
+        let name = with_port.map_or(authority, |(name, _)| name).trim_matches(['[', ']']).to_owned();
+        let port = if is_https { 443 } else { 80 };
+        let host = if with_port.is_some() { authority.to_owned() } else { format!("{authority}:{port}") };
         let resolved = host
             .to_socket_addrs()
             .and_then(|mut addresses| addresses.next().ok_or_else(|| std::io::Error::other("no address")));
@@ -111,7 +169,7 @@ impl Target {
             None if path.is_empty() => "/".to_owned(),
             None => path.to_owned(),
         };
-        Ok(Self { address, authority: authority.to_owned(), path })
+        Ok(Self { address, authority: authority.to_owned(), path, is_https, host: name })
     }
 }
 
@@ -165,18 +223,17 @@ mod tests {
             ("http://127.0.0.1?x", "127.0.0.1:80", "127.0.0.1", "/?x"),
             ("http://[::1]:81/", "[::1]:81", "[::1]:81", "/"),
             ("http://[::1]/", "[::1]:80", "[::1]", "/"),
+            ("https://[::1]/", "[::1]:443", "[::1]", "/"),
         ] {
             let target = Target::resolve(url).expect(url);
             assert_eq!(target.address, address.parse().expect("address"), "{url}");
             assert_eq!((target.authority.as_str(), target.path.as_str()), (authority, path));
+            assert!(["127.0.0.1", "::1"].contains(&target.host.as_str()), "{url}");
+            assert_eq!(target.is_https, url.starts_with("https"));
         }
-        for url in [
-            "127.0.0.1:80",
-            "https://127.0.0.1/",
-            "http:///x",
-            "http://127.0.0.1/a b",
-            "http://127.0.0.1/\r\n",
-        ] {
+        for url in
+            ["127.0.0.1:80", "ftp://127.0.0.1/", "http:///x", "http://127.0.0.1/a b", "http://127.0.0.1/\r\n"]
+        {
             assert!(matches!(Target::resolve(url), Err(PlanError::Url(_))), "{url}");
         }
         assert!(matches!(Target::resolve("http://127.0.0.1:99999/"), Err(PlanError::Resolve { .. })));

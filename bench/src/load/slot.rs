@@ -1,13 +1,15 @@
 //! One of the connections a run uses, and its socket calls. Decisions are the engine's.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
 use rustix::event::epoll;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::plan::Plan;
 use super::response::ResponseReader;
+use super::stream::{Stream, TlsStream};
 use super::tally::Failure;
 
 /// A place for a connection; connections come and go in it.
@@ -23,7 +25,7 @@ pub(super) struct Slot {
     pub(super) connect_began: Instant,
     /// Changes with every connection, so that an event of an earlier one is recognised.
     pub(super) generation: u32,
-    stream: Option<TcpStream>,
+    stream: Option<Stream>,
     sent: usize,
 }
 
@@ -77,26 +79,31 @@ impl Slot {
     /// Begins a connect and registers the socket, edge-triggered, once and for all its life.
     pub(super) fn connect(
         &mut self,
-        target: SocketAddr,
+        plan: &Plan,
         poll: impl std::os::fd::AsFd,
         index: u32,
     ) -> Result<(), Failure> {
         self.generation = self.generation.wrapping_add(1);
         self.sent = 0;
         self.reader.reset();
-        let stream = connecting_stream(target).map_err(|error| classify(&error))?;
+        let stream = connecting_stream(plan.target).map_err(|error| classify(&error))?;
         let events =
             epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         epoll::add(poll, &stream, epoll::EventData::new_u64(token(index, self.generation)), events)
             .map_err(|_| Failure::Connect)?;
-        self.stream = Some(stream);
+        self.stream = Some(match &plan.tls {
+            None => Stream::Plain(stream),
+            Some(tls) => {
+                Stream::Tls(Box::new(TlsStream::new(stream, tls).map_err(|error| classify(&error))?))
+            }
+        });
         self.phase = Phase::Connecting;
         Ok(())
     }
 
     /// How the connect ended, once the socket became writable or failed.
     pub(super) fn connect_result(&self) -> Result<(), Failure> {
-        match self.stream.as_ref().map(TcpStream::take_error) {
+        match self.stream.as_ref().map(|stream| stream.socket().take_error()) {
             Some(Ok(None)) => Ok(()),
             Some(Ok(Some(error)) | Err(error)) => Err(classify(&error)),
             None => Err(Failure::Connect),
@@ -121,7 +128,16 @@ impl Slot {
                 Err(error) => return Err(classify(&error)),
             }
         }
-        Ok(())
+        // A record that did not fit the socket is not in `sent`.
+        match stream.flush() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(classify(&error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a read shorter than the buffer means that there is no more for now.
+    pub(super) fn short_read_is_last(&self) -> bool {
+        matches!(self.stream, Some(Stream::Plain(_)))
     }
 
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Received {
@@ -155,7 +171,7 @@ pub(super) fn untoken(token: u64) -> (u32, u32) {
     (token as u32, (token >> 32) as u32)
 }
 
-fn connecting_stream(target: SocketAddr) -> io::Result<TcpStream> {
+pub(super) fn connecting_stream(target: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     match socket.connect(&target.into()) {
@@ -173,6 +189,7 @@ fn classify(error: &io::Error) -> Failure {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => {
             Failure::Reset
         }
+        io::ErrorKind::InvalidData => Failure::Malformed,
         _ => Failure::Connect,
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use super::meter::Usage;
+
 /// Why a request got no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -18,7 +20,9 @@ pub enum Failure {
     ConnectRefused,
     /// The connection was not made in time.
     ConnectTimeout,
-    /// The response is no valid HTTP/1.1.
+    /// The call was answered with another `grpc-status` than 0, or with none.
+    Grpc,
+    /// The response is no valid HTTP.
     Malformed,
     /// The connection was reset.
     Reset,
@@ -72,7 +76,14 @@ pub struct Outcome {
     pub generator_cpu_us: f64,
     /// CPU time spent in the window by each cgroup asked for, microseconds, in the order given.
     pub cgroup_cpu_us: Vec<u64>,
+    /// CPU time spent in the window by each process asked for and its descendants, microseconds, in the order given.
+    pub process_cpu_us: Vec<u64>,
+    /// Latency from due time at each of [`CURVE`], microseconds; empty without samples.
+    pub curve_us: Vec<f64>,
 }
+
+/// Shares of requests at which [`Outcome::curve_us`] tells the latency.
+pub const CURVE: [f64; 12] = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 1.0];
 
 /// A latency distribution in microseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -110,14 +121,11 @@ impl Tally {
         *self.failures.entry(failure).or_default() += 1;
     }
 
-    /// The numbers; `generator_cpu` is the CPU time this process spent in the window.
-    pub(crate) fn outcome(
-        self,
-        window: Duration,
-        generator_cpu: Duration,
-        cgroup_cpu_us: Vec<u64>,
-    ) -> Outcome {
-        let seconds = window.as_secs_f64();
+    /// The numbers, with what was used meanwhile.
+    pub(super) fn outcome(self, usage: Usage) -> Outcome {
+        let seconds = usage.wall.as_secs_f64();
+        let at = |share| self.latency.value_at_quantile(share) as f64 / 1e3;
+        let curve_us = if self.latency.is_empty() { Vec::new() } else { CURVE.map(at).to_vec() };
         Outcome {
             seconds,
             requests: self.in_window,
@@ -134,8 +142,10 @@ impl Tally {
             statuses: self.statuses,
             failures: self.failures,
             bytes_received: self.bytes_received,
-            generator_cpu_us: generator_cpu.as_secs_f64() * 1e6 / self.in_window.max(1) as f64,
-            cgroup_cpu_us,
+            generator_cpu_us: usage.own_cpu.as_secs_f64() * 1e6 / self.in_window.max(1) as f64,
+            cgroup_cpu_us: usage.cgroup_cpu_us,
+            process_cpu_us: usage.process_cpu_us,
+            curve_us,
         }
     }
 }
@@ -155,6 +165,7 @@ impl Failure {
             Self::Connect => "connect failed",
             Self::ConnectRefused => "connect refused",
             Self::ConnectTimeout => "connect timed out",
+            Self::Grpc => "grpc-status is not 0",
             Self::Malformed => "malformed response",
             Self::Reset => "connection reset",
             Self::Timeout => "response timed out",
@@ -181,6 +192,11 @@ impl Quantiles {
     }
 }
 
+/// A duration as histograms hold it.
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// 100 ns to 10 minutes at three digits; longer samples count as 10 minutes.
 fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(100, 600_000_000_000, 3).expect("constant bounds are valid: 2 * low <= high")
@@ -199,7 +215,13 @@ mod tests {
         tally.in_window = 1000;
         tally.statuses = BTreeMap::from([(200, 990), (404, 7), (503, 3)]);
         tally.failed(Failure::Reset);
-        let outcome = tally.outcome(Duration::from_millis(500), Duration::from_millis(4), vec![]);
+        let usage = Usage {
+            wall: Duration::from_millis(500),
+            own_cpu: Duration::from_millis(4),
+            cgroup_cpu_us: vec![],
+            process_cpu_us: vec![9],
+        };
+        let outcome = tally.outcome(usage);
 
         assert!((outcome.latency_us.p50 - 500.0).abs() < 1.0, "{:?}", outcome.latency_us);
         assert!((outcome.latency_us.p99 - 990.0).abs() < 1.0);
@@ -207,5 +229,7 @@ mod tests {
         assert!((outcome.requests_per_second - 2000.0).abs() < 1e-6);
         assert!((outcome.generator_cpu_us - 4.0).abs() < 1e-6);
         assert_eq!(outcome.connect_us.count, 0);
+        assert_eq!((outcome.curve_us.len(), outcome.process_cpu_us[0]), (CURVE.len(), 9));
+        assert!((outcome.curve_us[2] - 500.0).abs() < 1.0 && outcome.curve_us.is_sorted());
     }
 }

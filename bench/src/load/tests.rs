@@ -195,6 +195,89 @@ fn the_window_is_metered() {
     assert!(outcome.generator_cpu_us > 0.0 && outcome.cgroup_cpu_us.is_empty(), "{outcome:?}");
 }
 
+/// A server of TLS or HTTP/2.
+fn other_upstream(settings: impl FnOnce(Settings) -> Settings) -> Server {
+    let settings = settings(Settings::new(None, 3000).expect("settings"));
+    Server::start("127.0.0.1:0".parse().expect("address"), settings, Io::Auto).expect("upstream")
+}
+
+#[test]
+fn http2_and_grpc_are_counted_like_http1() {
+    let upstream = other_upstream(Settings::with_http2);
+    let url = format!("http://{}/", upstream.address());
+    for more in [&["--http2"][..], &["--grpc"], &["--http2", "--streams", "5", "--body", "100000"]] {
+        let outcome = run(&plan(&url, &[more, &["-n", "300", "-c", "3"]].concat())).expect("run");
+        assert_eq!((outcome.requests, outcome.statuses[&200], outcome.failed()), (300, 300, 0), "{more:?}");
+        assert_eq!((outcome.latency_us.count, outcome.curve_us.len()), (300, CURVE.len()));
+        assert!(outcome.bytes_received >= 300 * 3000, "{outcome:?}");
+    }
+    let paced = run(&plan(&url, &["--grpc", "-R", "200", "-d", "1", "-c", "2"])).expect("run");
+    assert!((199..=201).contains(&paced.latency_us.count), "{paced:?}");
+}
+
+#[test]
+fn http2_failures_are_told_apart() {
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
+    let refused = run(&plan(&format!("http://{nobody}/"), &["--http2", "-n", "4", "-d", "20"])).expect("run");
+    assert_eq!(
+        (refused.failures.get(&Failure::ConnectRefused), refused.requests),
+        (Some(&4), 0),
+        "{refused:?}"
+    );
+
+    // An answer without a status of gRPC's: the server takes it for no call.
+    let upstream = other_upstream(Settings::with_http2);
+    let url = format!("http://{}/", upstream.address());
+    let mut plain = plan(&url, &["--http2", "-n", "3", "-c", "1"]);
+    if let Protocol::Http2(http2) = &mut plain.protocol {
+        http2.grpc = true;
+    }
+    let outcome = run(&plain).expect("run");
+    assert_eq!((outcome.failures.get(&Failure::Grpc), outcome.requests), (Some(&3), 0), "{outcome:?}");
+
+    let silent = server(|mut stream| while read_head(&mut stream) {});
+    let arguments = ["--http2", "-R", "50", "-d", "0.4", "-c", "1", "--timeout", "0.3"];
+    let outcome = run(&plan(&silent, &arguments)).expect("run");
+    assert_eq!((outcome.requests, outcome.failed()), (0, outcome.latency_us.count), "{outcome:?}");
+    assert!(outcome.failed() >= 18, "{outcome:?}");
+}
+
+#[test]
+fn tls_carries_requests_in_both_directions_whatever_their_size() {
+    let identity = rcgen::generate_simple_self_signed(["bench.test".to_owned()]).expect("certificate");
+    let pem = tempfile::NamedTempFile::new().expect("file");
+    std::fs::write(pem.path(), identity.cert.pem() + &identity.signing_key.serialize_pem()).expect("pem");
+    let config = crate::upstream::tls_config(pem.path()).expect("config");
+    let upstream = other_upstream(|settings| settings.with_tls(config));
+    let url = |path: &str| format!("https://{}{path}", upstream.address());
+    let small = run(&plan(&url("/"), &["-n", "200", "-c", "4"])).expect("run");
+    assert_eq!((small.statuses[&200], small.failed()), (200, 0), "{small:?}");
+    let large = run(&plan(&url("/echo"), &["-n", "10", "-c", "2", "--body", "3000000"])).expect("run");
+    assert_eq!((large.statuses[&200], large.failed()), (10, 0), "{large:?}");
+    assert!(large.bytes_received > 10 * 3_000_000);
+    let fresh = run(&plan(&url("/"), &["-n", "20", "-c", "2", "--new-connections"])).expect("run");
+    assert_eq!((fresh.requests, fresh.connect_us.count), (20, 20), "{fresh:?}");
+    // What speaks no TLS is malformed, not a hang.
+    let plain = server(|mut stream| {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        let _ = stream.read(&mut [0; 4096]);
+    });
+    let outcome =
+        run(&plan(&plain.replace("http:", "https:"), &["-n", "2", "-c", "1", "-d", "20"])).expect("run");
+    assert_eq!((outcome.failed(), outcome.failures.get(&Failure::Malformed)), (2, Some(&2)), "{outcome:?}");
+}
+
+#[test]
+fn cpu_of_a_process_is_metered() {
+    let upstream = upstream();
+    let own = std::process::id().to_string();
+    let url = format!("http://{}/", upstream.address());
+    let outcome = run(&plan(&url, &["-d", "0.3", "--cpu-of-process", &own])).expect("run");
+    assert!(outcome.process_cpu_us[0] > 0, "{outcome:?}");
+    let missing = run(&plan(&url, &["-n", "1", "--cpu-of-process", "4999999"]));
+    assert!(missing.expect_err("no process").to_string().contains("4999999"));
+}
+
 #[test]
 fn arguments_out_of_range_are_refused() {
     let parse = |more: &[&str]| {

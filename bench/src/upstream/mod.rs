@@ -1,4 +1,7 @@
-//! `culvert-bench upstream`: an HTTP/1.1 server whose every answer is predictable.
+//! `culvert-bench upstream`: a server whose every answer is predictable.
+//!
+//! With `--http2` every path gets the default answer, and a gRPC call a message of `--body` bytes and `grpc-status: 0`.
+//! Else:
 //!
 //! | path | answer |
 //! |---|---|
@@ -11,16 +14,19 @@
 //!
 //! The query `?chunked` makes an answer chunked. There is no Date header, so that equal requests get equal bytes.
 
+mod http2;
 mod reply;
 mod request;
 mod session;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod tokio_driver;
 mod uring_driver;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -29,8 +35,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::oneshot;
 
 pub use session::{Session, Settings, Step};
+pub use tls::server_config as tls_config;
 
-/// Serves HTTP/1.1 with predictable answers: /bytes/N /echo /addr /name /slow/MS, and --body bytes elsewhere.
+/// Serves HTTP with predictable answers: /bytes/N /echo /addr /name /slow/MS, and --body bytes elsewhere.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Address to listen on; port 0 picks one, which is printed
@@ -42,9 +49,15 @@ pub struct Args {
     /// Put this name into an x-served-by header, and name and client address into the default answer
     #[arg(long)]
     name: Option<String>,
-    /// Which kernel interface to use
+    /// Which kernel interface to use; HTTP/2 and TLS are served on epoll only
     #[arg(long, value_enum, default_value_t = Io::Auto)]
     io: Io,
+    /// Speak HTTP/2 with prior knowledge; every path gets the default answer
+    #[arg(long)]
+    http2: bool,
+    /// Speak TLS 1.3 with this certificate and key, PEM in one file
+    #[arg(long, value_name = "FILE", conflicts_with = "http2")]
+    tls: Option<PathBuf>,
 }
 
 /// Kernel interface of a server.
@@ -80,7 +93,13 @@ const BODY_BYTES: usize = 1024;
 pub fn command(args: &Args) -> anyhow::Result<()> {
     let named = args.name.is_some();
     let body_bytes = args.body.unwrap_or(if named { 0 } else { BODY_BYTES });
-    let settings = Settings::new(args.name.clone(), body_bytes)?;
+    let mut settings = Settings::new(args.name.clone(), body_bytes)?;
+    if args.http2 {
+        settings = settings.with_http2();
+    }
+    if let Some(path) = &args.tls {
+        settings = settings.with_tls(tls::server_config(path)?);
+    }
     let listener = listen(args.listen)?;
     let address = listener.local_addr()?;
     // Never sent to: the process ends by a signal.
@@ -145,9 +164,17 @@ fn run(
     started: impl FnOnce(&str) -> io::Result<()>,
 ) -> io::Result<()> {
     let settings = Arc::new(settings);
+    let is_plain = settings.tls().is_none() && !settings.is_http2();
+    if io == Io::Uring && !is_plain {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "io_uring serves plain HTTP/1.1 only; HTTP/2 and TLS need epoll",
+        ));
+    }
     let uring =
         match io {
             Io::Epoll => None,
+            Io::Auto if !is_plain => None,
             Io::Auto => uring_driver::runtime().ok(),
             Io::Uring => Some(uring_driver::runtime().map_err(|error| {
                 io::Error::new(error.kind(), format!("io_uring is not available: {error}"))

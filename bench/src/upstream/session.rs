@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
+
 use super::reply::{self, Head};
 use super::request::{Ask, Framing, Request};
 use crate::wire::BodyDecoder;
@@ -16,6 +18,8 @@ const OUT_BYTES: usize = 64 * 1024;
 pub struct Settings {
     name: Option<String>,
     body_bytes: usize,
+    http2: bool,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 /// The server's name cannot be sent as a header value.
@@ -76,8 +80,36 @@ impl Settings {
             |name: &String| !name.is_empty() && name.chars().all(|c| c.is_ascii_graphic() || c == ' ');
         match name {
             Some(name) if !is_printable(&name) => Err(InvalidName(name)),
-            name => Ok(Self { name, body_bytes }),
+            name => Ok(Self { name, body_bytes, http2: false, tls: None }),
         }
+    }
+
+    /// Speaks HTTP/2, with prior knowledge, instead of HTTP/1.1. Its paths all get the default answer.
+    #[must_use]
+    pub fn with_http2(self) -> Self {
+        Self { http2: true, ..self }
+    }
+
+    /// Speaks TLS.
+    #[must_use]
+    pub fn with_tls(self, config: Arc<ServerConfig>) -> Self {
+        Self { tls: Some(config), ..self }
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2
+    }
+
+    pub(super) fn tls(&self) -> Option<&Arc<ServerConfig>> {
+        self.tls.as_ref()
+    }
+
+    pub(super) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    pub(super) fn body_bytes(&self) -> usize {
+        self.body_bytes
     }
 }
 

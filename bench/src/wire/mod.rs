@@ -1,4 +1,4 @@
-//! The little HTTP/1.1 both ends share: message bodies as they come off the wire. No I/O.
+//! The little HTTP both ends share: message bodies as they come off the wire. No I/O.
 
 mod body;
 
@@ -21,4 +21,12 @@ const PATTERN_PERIOD: u8 = 251;
 /// Appends bytes `from..from + len` of the generated body to `out`.
 pub fn append_pattern(out: &mut Vec<u8>, from: u64, len: usize) {
     out.extend((from..from + len as u64).map(pattern));
+}
+
+/// A gRPC message as it stands in a body: not compressed, its length in four bytes, itself.
+pub fn grpc_message(message: &[u8]) -> Vec<u8> {
+    let mut framed = vec![0];
+    framed.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
+    framed.extend_from_slice(message);
+    framed
 }

@@ -14,6 +14,7 @@ use super::variant::Variant;
 use super::world::World;
 use crate::lab::{Pod, Process, interrupt};
 use crate::load::Outcome;
+use crate::scenario::rounds::order;
 
 /// Longest wait for a response; what takes longer is a failed request.
 const TIMEOUT_SECONDS: f64 = 2.0;
@@ -79,16 +80,6 @@ pub(super) fn run(
         }
     }
     Ok(results)
-}
-
-/// The order of the rows in a round: each begins with another, every other runs backwards.
-fn order(round: usize, rows: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..rows).collect();
-    order.rotate_left((round / 2) % rows.max(1));
-    if round % 2 == 1 {
-        order.reverse();
-    }
-    order
 }
 
 /// Sends a few requests and fails unless they are answered, and by way of culvert where that is the point.
@@ -166,23 +157,4 @@ fn load(
     let process = Process::start("load", &pod.placement(&world.cpus().client), command, world.directory())?;
     let text = process.output(limit + SLACK)?;
     serde_json::from_str(&text).context("result of the load generator")
-}
-
-#[cfg(test)]
-mod order_tests {
-    use super::order;
-
-    #[test]
-    fn every_round_has_every_row_and_first_places_go_round() {
-        let mut first = [0; 4];
-        for round in 0..16 {
-            let mut rows = order(round, 4);
-            first[rows[0]] += 1;
-            rows.sort_unstable();
-            assert_eq!(rows, [0, 1, 2, 3]);
-        }
-        assert_eq!(first, [4, 4, 4, 4]);
-        assert_eq!(order(3, 1), [0]);
-        assert_eq!(order(5, 0), Vec::<usize>::new());
-    }
 }

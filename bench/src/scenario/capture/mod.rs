@@ -15,12 +15,7 @@ mod variant;
 mod world;
 
 use std::fs;
-use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::time::Duration;
-
-use anyhow::Context;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use self::culvert::Proxies;
 use self::measure::Results;
@@ -28,6 +23,8 @@ use self::variant::Variant;
 use self::world::World;
 use crate::lab::{self, interrupt};
 use crate::report::Machine;
+use crate::scenario::{find_culvert, progress};
+use anyhow::Context;
 
 /// Compares no mesh, capture by iptables and capture by eBPF, in pods that it makes and removes.
 #[derive(Clone, Debug, clap::Args)]
@@ -45,7 +42,7 @@ pub struct Args {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: Option<u32>,
     /// Length of each measurement in seconds, two to a row and round [default: 1, or 0.4 with --quick]
-    #[arg(long, value_parser = seconds)]
+    #[arg(long, value_parser = super::seconds)]
     seconds: Option<f64>,
     /// Requests per second of the latency measurement
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -102,7 +99,7 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
     let settings = args.settings();
     let modes: Vec<Mode> = args.modes.iter().copied().filter(|mode| *mode != Mode::None).collect();
     let variants = Variant::all(&modes, args.rules);
-    let binary = if modes.is_empty() { None } else { Some(culvert::find(args.culvert.as_deref())?) };
+    let binary = if modes.is_empty() { None } else { Some(find_culvert(args.culvert.as_deref())?) };
 
     let results = {
         let progress = progress(u64::from(settings.rounds) * variants.len() as u64);
@@ -150,27 +147,5 @@ impl Mode {
             Self::Iptables => "iptables",
             Self::None => "none",
         }
-    }
-}
-
-/// A bar on a terminal; elsewhere nothing, see [`measure::run`].
-fn progress(steps: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(steps);
-    let template = "{bar:30} {pos}/{len}  {elapsed} of about {duration}  {msg}";
-    // The template is a constant; without it the bar only looks different.
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("##-"));
-    }
-    bar.enable_steady_tick(Duration::from_millis(250));
-    bar
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if (0.05..=60.0).contains(&value) => Ok(value),
-        _ => Err("must be a number from 0.05 to 60".to_owned()),
     }
 }

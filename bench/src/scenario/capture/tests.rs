@@ -19,6 +19,8 @@ fn run(requests: u64, p50: f64, client_cpu_us: u64, proxy_cpu_us: u64) -> Run {
         bytes_received: 0,
         generator_cpu_us: 0.0,
         cgroup_cpu_us: vec![],
+        process_cpu_us: vec![],
+        curve_us: vec![],
     };
     Run { outcome, client_cpu_us, server_cpu_us: 1, proxy_cpu_us }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Mode;
 use super::variant::Variant;
-use crate::lab::{self, Cgroup, LabError, Pod, Process};
+use crate::lab::{self, Cgroup, Cpus, LabError, Pod, Process};
 
 /// The server's address, on its loopback interface; from the range set aside for benchmarks (RFC 2544).
 const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 19, 255, 1), 9080);
@@ -26,14 +26,6 @@ pub(super) struct World {
     base: Cgroup,
     cpus: Cpus,
     files: Files,
-}
-
-/// Which CPUs who runs on.
-#[derive(Clone, Debug)]
-pub(super) struct Cpus {
-    pub(super) client: Vec<usize>,
-    pub(super) server: Vec<usize>,
-    pub(super) proxy: Vec<usize>,
 }
 
 /// A directory for logs and configuration, removed when dropped.
@@ -115,22 +107,6 @@ fn start_upstream(server: &Pod, cpus: &Cpus, body_bytes: usize, logs: &Path) -> 
     let arguments = ["upstream", "--listen", &SERVICE.to_string(), "--body", &body_bytes.to_string()];
     command.extend(arguments.map(OsString::from));
     Process::start("server", &server.placement(&cpus.server), command, logs)
-}
-
-impl Cpus {
-    /// The proxy has a CPU of its own where there are two, client and server where there are three.
-    fn share_out() -> Self {
-        let allowed = rustix::thread::sched_getaffinity(None).map(|set| {
-            (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect::<Vec<_>>()
-        });
-        match allowed.unwrap_or_default().as_slice() {
-            [] | [_] => Self { client: vec![], server: vec![], proxy: vec![] },
-            [first, second] => Self { client: vec![*second], server: vec![*second], proxy: vec![*first] },
-            [first, second, third, ..] => {
-                Self { client: vec![*second], server: vec![*third], proxy: vec![*first] }
-            }
-        }
-    }
 }
 
 impl Files {
