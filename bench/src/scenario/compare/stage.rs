@@ -19,7 +19,7 @@ use crate::wire::grpc_message;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// Longest wait for a connection and an answer while a contender starts.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Requests that must be answered before anything is measured.
 const PROBES: u64 = 20;
