@@ -183,7 +183,12 @@ fn choose(only: &[Choice]) -> (Vec<Scenario>, Vec<Contender>) {
     let named = |choice: Choice| only.contains(&choice);
     let scenarios: Vec<Scenario> =
         Scenario::ALL.into_iter().filter(|scenario| named(Choice::Scenario(*scenario))).collect();
-    let rows: Vec<Contender> = Contender::ALL.into_iter().filter(|row| named(Choice::Row(*row))).collect();
+    let mut rows: Vec<Contender> =
+        Contender::ALL.into_iter().filter(|row| named(Choice::Row(*row))).collect();
+    // The control is a second Culvert on uring: beside epoll alone it would compare drivers.
+    if !rows.contains(&Contender::CulvertUring) {
+        rows.retain(|row| *row != Contender::Control);
+    }
     let usual = || Contender::ALL.into_iter().filter(|row| !row.is_optional()).collect();
     (
         if scenarios.is_empty() { Scenario::ALL.to_vec() } else { scenarios },
