@@ -9,16 +9,18 @@ use serde_json::Value;
 
 const BENCH: &str = env!("CARGO_BIN_EXE_culvert-bench");
 
-/// A Culvert to measure: the one the environment names, else the one built beside the program. A build of this package
-/// alone has none.
-fn culvert() -> Option<PathBuf> {
+/// A Culvert to measure: the one the environment names, else the one built beside the program, as the tests of the whole
+/// workspace do.
+fn culvert() -> PathBuf {
     let named = std::env::var_os("CULVERT").map(PathBuf::from);
-    named.or_else(|| Some(Path::new(BENCH).with_file_name("culvert"))).filter(|path| path.is_file())
+    let path = named.unwrap_or_else(|| Path::new(BENCH).with_file_name("culvert"));
+    assert!(path.is_file(), "no {}: build culvert, or name one by CULVERT", path.display());
+    path
 }
 
 fn compare(arguments: &[&str]) -> Output {
     let mut command = Command::new(BENCH);
-    command.arg("compare").args(["--rounds", "1", "--seconds", "0.1"]).args(arguments).stdin(Stdio::null());
+    command.arg("compare").args(["--rounds", "1", "--seconds", "0.4"]).args(arguments).stdin(Stdio::null());
     command.output().expect("culvert-bench")
 }
 
@@ -29,7 +31,7 @@ fn said(output: &Output) -> String {
 /// The row of a contender, or why it has none.
 fn row<'a>(scenario: &'a Value, name: &str) -> Result<&'a Value, &'a Value> {
     let rows = scenario["rows"].as_array().expect("rows");
-    rows.iter().find(|row| row["name"] == name).ok_or(&scenario["absent"][name])
+    rows.iter().find(|row| row["name"] == name).ok_or_else(|| &scenario["absent"][name])
 }
 
 fn is_positive(row: &Value, metric: &str) -> bool {
@@ -38,7 +40,7 @@ fn is_positive(row: &Value, metric: &str) -> bool {
 
 #[test]
 fn every_scenario_runs_with_every_row_there_can_be() {
-    let Some(culvert) = culvert() else { return };
+    let culvert = culvert();
     let directory = tempfile::tempdir().expect("directory");
     let (json, html) = (directory.path().join("result.json"), directory.path().join("result.html"));
     let output = compare(&[
@@ -94,7 +96,7 @@ fn every_scenario_runs_with_every_row_there_can_be() {
 
 #[test]
 fn peers_that_are_missing_are_named_with_the_way_to_get_them() {
-    let Some(culvert) = culvert() else { return };
+    let culvert = culvert();
     let empty = tempfile::tempdir().expect("directory");
     let mut command = Command::new(BENCH);
     command.args([
@@ -138,7 +140,7 @@ fn a_culvert_that_does_not_start_is_an_error_with_its_words() {
 
 #[test]
 fn a_signal_ends_it_and_its_processes() {
-    let Some(culvert) = culvert() else { return };
+    let culvert = culvert();
     let mut command = Command::new(BENCH);
     command
         .args(["compare", "--rounds", "1000", "--only", "http1,none,culvert-epoll", "--culvert"])

@@ -61,7 +61,7 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 fn targets(page: &mut String, judged: &[Judged]) {
-    let _ = write!(page, "<h2>Targets: {}</h2>\n", text::count(judged));
+    let _ = writeln!(page, "<h2>Targets: {}</h2>", text::count(judged));
     page.push_str(
         "<p>Median of the ratios within rounds with its 95 % bootstrap interval. Met: the interval reaches the target and \
          the control, Culvert against itself, contains 1.00.</p>\n<div class=\"scroll\"><table>\n\
@@ -78,10 +78,10 @@ fn targets(page: &mut String, judged: &[Judged]) {
         let figure = |summary: &Option<Summary>| {
             summary.as_ref().map_or_else(String::new, |summary| text::interval(summary, digits))
         };
-        let _ = write!(
+        let _ = writeln!(
             page,
             "<tr><td>{}</td><td class=\"words\">{}</td><td>{} {}</td><td>{}</td><td>{}</td>\
-             <td class=\"words {class}\">{}</td></tr>\n",
+             <td class=\"words {class}\">{}</td></tr>",
             escape(judged.what),
             escape(judged.against),
             judged.at_most,
@@ -95,7 +95,7 @@ fn targets(page: &mut String, judged: &[Judged]) {
 }
 
 fn section(page: &mut String, results: &ScenarioResults) {
-    let _ = write!(page, "<h2>{}</h2>\n", escape(results.scenario.title()));
+    let _ = writeln!(page, "<h2>{}</h2>", escape(results.scenario.title()));
     let metrics = results.scenario.metrics();
     let charted: &[Metric] = if metrics.contains(&Metric::Rss500) {
         &[metrics[0], Metric::Rss500, Metric::Rss9000]
@@ -133,9 +133,9 @@ fn section(page: &mut String, results: &ScenarioResults) {
         );
         for (name, summary) in &ratios {
             let interval = text::interval(summary, 2);
-            let _ = write!(
+            let _ = writeln!(
                 page,
-                "<tr><td>{}</td><td>{interval}</td><td>{}</td></tr>\n",
+                "<tr><td>{}</td><td>{interval}</td><td>{}</td></tr>",
                 escape(name),
                 summary.rounds
             );
@@ -143,7 +143,7 @@ fn section(page: &mut String, results: &ScenarioResults) {
         page.push_str("</table></div>\n");
     }
     for line in text::remark_lines(results) {
-        let _ = write!(page, "<p class=\"note\">{}</p>\n", escape(&line));
+        let _ = writeln!(page, "<p class=\"note\">{}</p>", escape(&line));
     }
 }
 

@@ -159,7 +159,7 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
 /// A Culvert that did not start is an error, not a gap in a table.
 fn failed_culverts(results: &Results) -> anyhow::Result<()> {
     for scenario in &results.scenarios {
-        for (contender, why) in scenario.absent.iter().filter(|(contender, _)| contender.is_culvert()) {
+        if let Some((contender, why)) = scenario.absent.iter().find(|(contender, _)| contender.is_culvert()) {
             anyhow::bail!("{}: {}: {why}", scenario.scenario.name(), contender.label());
         }
     }

@@ -279,8 +279,8 @@ fn text_is_escaped(text: &str) -> Result<(), String> {
 
 fn attributes_are_quoted(mut attributes: &str) -> Result<(), String> {
     while !attributes.trim().is_empty() {
-        let (_, value) = attributes.split_once("=\"").ok_or(format!("attribute {attributes}"))?;
-        let (value, rest) = value.split_once('"').ok_or(format!("attribute {attributes}"))?;
+        let (_, value) = attributes.split_once("=\"").ok_or_else(|| format!("attribute {attributes}"))?;
+        let (value, rest) = value.split_once('"').ok_or_else(|| format!("attribute {attributes}"))?;
         text_is_escaped(value)?;
         attributes = rest;
     }
