@@ -219,6 +219,9 @@ struct Heads {
 /// How long a socket that is to be closed still accepts: a close resets whatever the kernel has queued.
 const ACCEPT_GRACE: Duration = Duration::from_millis(50);
 
+/// Long enough for a turn of the worker's loop in between.
+const ACCEPT_TURN: Duration = Duration::from_millis(1);
+
 /// How long a listener is remembered after its removal: longer than [`ACCEPT_GRACE`], and than control takes to tell.
 const LEAVING: Duration = Duration::from_secs(5);
 
@@ -517,6 +520,10 @@ impl Worker {
                 let (task, socket) = (accepting.task, accepting.socket.clone());
                 task::spawn(async move {
                     time::sleep(ACCEPT_GRACE).await;
+                    // A worker that was held up for so long has not yet seen who came: its next turns do.
+                    for _ in 0..2 {
+                        time::sleep(ACCEPT_TURN).await;
+                    }
                     task::abort(task);
                     drop(socket);
                 });
